@@ -1,0 +1,153 @@
+"""Files that appear whole or not at all, and directories that are never overwritten."""
+
+import contextlib
+import json
+import os
+import pathlib
+
+from tfrecords.errors import InputError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yields a temporary path beside `path`; it takes the name `path`, fsynced, when the block ends without an error.
+
+    A killed process leaves at most a file or directory with the suffix `.partial`; the name itself always holds
+    the old content or the new. An existing directory is not replaced: `path` must then be free.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    try:
+        yield partial
+    except BaseException:
+        if partial.is_file():
+            partial.unlink()
+        raise
+    for file in [partial] if partial.is_file() else sorted(partial.rglob("*")):
+        _fsync(file)
+    _fsync(partial)
+    os.replace(partial, path)
+    _fsync(path.parent)
+
+
+def _fsync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path, text):
+    """Writes `text` as UTF-8 to `path`, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path, value):
+    """Writes `value` as indented JSON to `path`, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path, what):
+    """Reads the JSON object in `path`; `what` names it in errors ("the manifest of the records").
+
+    Raises:
+        InputError: The file is missing or is not a JSON object.
+    """
+    try:
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"Expected {what} at {path}. Received: no such file.") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"Expected {what} at {path}. Received: a file that cannot be read as JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise InputError(f"Expected {what} at {path}, a JSON object. Received: a {type(value).__name__}.")
+    return value
+
+
+def new_file(path, overwrite=False):
+    """Returns `path` if it may be written: it does not exist yet (or `overwrite`), and its directory does.
+
+    Raises:
+        InputError: Something is there already, or the parent is not a directory.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise InputError(f"Expected the name of a file to write. Received: the directory {path}; name a file in it.")
+    if path.exists() and not overwrite:
+        raise InputError(f"Expected a new file. Received: {path}, which exists; name another or remove it.")
+    make_directory(path.parent)
+    return path
+
+
+def new_directory(path):
+    """Makes the directory `path`, which must not exist or be empty, and returns it.
+
+    Raises:
+        InputError: It holds something already.
+    """
+    path = make_directory(path)
+    there = sorted(path.iterdir())
+    if there:
+        raise InputError(
+            f"Expected an empty or new directory. Received: {path}, which already holds {there[0].name}"
+            + (f" and {len(there) - 1} more" if len(there) > 1 else "")
+            + "; name another or empty it."
+        )
+    return path
+
+
+def claim_directory(path, identity, name):
+    """Makes the directory `path` the place of the job that `identity` describes, or recognises it as that already.
+
+    The identity is kept as JSON in the file `name`, so that a rerun of the same job continues in the same directory
+    and any other job is refused.
+
+    Args:
+        path: The directory.
+        identity: A flat dict of JSON values: everything the job's output depends on.
+        name: The file in the directory that keeps the identity.
+
+    Returns:
+        The directory as a Path, and whether the job had been there before.
+
+    Raises:
+        InputError: The directory holds something else, or the same job with another configuration; the message names
+            the differences.
+    """
+    path = pathlib.Path(path)
+    identity = json.loads(json.dumps(identity))
+    if (path / name).exists():
+        there = read_json(path / name, "the configuration of an earlier run")
+        differences = difference(there, identity)
+        if differences:
+            raise InputError(
+                f"Expected the configuration that {path} was made with. Received another: {differences}; "
+                "use the same, or name another directory."
+            )
+        return path, True
+    path = new_directory(path)
+    write_json(path / name, identity)
+    return path, False
+
+
+def difference(before, after):
+    """Says how two dicts differ, in one line: `"seed: 1 before, 2 now; size: ..."`; empty if they do not."""
+    return "; ".join(
+        f"{key}: {before.get(key)!r} before, {after.get(key)!r} now"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    )
+
+
+def make_directory(path):
+    """Makes the directory `path` with its parents, if it does not exist, and returns it as a Path."""
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Expected a directory that can be made at {path}. Received: {error.strerror}.") from None
+    return path

@@ -1,0 +1,83 @@
+"""BERT's tokenization as TensorFlow operations, for data and for export: text in, WordPiece ids out.
+
+It equals `FullTokenizer` of google-research/bert (tokenization.py): clean, set CJK characters apart, lower and strip
+accents (uncased), split at white space and punctuation, then greedy longest-match-first WordPiece. tensorflow-text's
+own BERT tokenizers differ from it (NFKC case folding, control characters kept, long words), so its normaliser stays off
+and the normalisation is done here.
+"""
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from tfrecords.vocabulary import UNK
+
+MAX_WORD_CHARACTERS = 200
+"""A longer word becomes [UNK], as in Google's WordpieceTokenizer (max_input_chars_per_word)."""
+
+# All of category Zs but the plain space itself, which would make RE2 rewrite every word of the text.
+_OTHER_SPACE = r"[\t\n\r\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}]"
+_CONTROL = r"[\p{Cc}\p{Cf}\x{fffd}]"
+_CJK = (
+    r"\x{4e00}-\x{9fff}\x{3400}-\x{4dbf}\x{20000}-\x{2a6df}\x{2a700}-\x{2b73f}\x{2b740}-\x{2b81f}\x{2b820}-\x{2ceaf}"
+    r"\x{f900}-\x{faff}\x{2f800}-\x{2fa1f}"
+)
+_WORD_ENDS = r"([!-/:-@\[-`{-~\p{P}\p{Zl}\p{Zp}" + _CJK + "])"
+_LONG_WORD = f"[^ ]{{{MAX_WORD_CHARACTERS + 1},}}"
+_MAX_WORD_BYTES = 4 * MAX_WORD_CHARACTERS
+
+
+class Tokenizer(tf.Module):
+    """Turns a batch of texts into ragged WordPiece ids.
+
+    A special token typed in a text, such as "[MASK]", is split like any other text and never becomes the special id.
+
+    >>> from tfrecords import Vocabulary
+    >>> tokenizer = Tokenizer(Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "run", "##ning", "!")))
+    >>> tokenizer(tf.constant(["Running!", "", "jump"])).to_list()
+    [[5, 6, 7], [], [1]]
+
+    Args:
+        vocabulary: A Vocabulary.
+        cased: Whether to keep case and accents; None takes what the vocabulary itself shows.
+    """
+
+    def __init__(self, vocabulary, cased=None):
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.cased = vocabulary.cased if cased is None else cased
+        self._wordpiece = tf_text.FastWordpieceTokenizer(
+            vocab=list(vocabulary.tokens),
+            unknown_token=UNK,
+            max_bytes_per_word=_MAX_WORD_BYTES,
+            token_out_type=tf.int32,
+        )
+
+    def __call__(self, texts):
+        """Tokenizes `texts` (string [B], valid UTF-8) to a RaggedTensor of ids (int32 [B, None])."""
+        return self._wordpiece.tokenize(_reject_long_words(normalize(texts, self.cased)))
+
+
+def normalize(texts, cased):
+    """Cleans `texts` (string [B], valid UTF-8) as BERT does before it splits words; uncased also lowers and strips accents."""
+    texts = tf.strings.regex_replace(texts, _OTHER_SPACE, " ")
+    texts = tf.strings.regex_replace(texts, _CONTROL, "")
+    if not cased:
+        texts = tf.strings.lower(texts, encoding="utf-8")
+        texts = tf_text.normalize_utf8(texts, "NFD")
+        texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
+    return texts
+
+
+def _reject_long_words(texts):
+    """Puts a word that is certainly [UNK] in the place of every word of more than MAX_WORD_CHARACTERS characters.
+
+    The WordPiece operation limits bytes, BERT limits characters. Setting a text's word ends apart changes no token, and
+    is done only where some text has a run without a space that is long enough (1 in 10,000 lines).
+    """
+
+    def replace():
+        apart = tf.strings.regex_replace(texts, _WORD_ENDS, r" \1 ")
+        return tf.strings.regex_replace(apart, _LONG_WORD, "x" * (_MAX_WORD_BYTES + 1))
+
+    some = tf.reduce_any(tf.strings.regex_full_match(texts, rf"(?s).*{_LONG_WORD}.*"))
+    return tf.cond(some, replace, lambda: texts)
