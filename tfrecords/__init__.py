@@ -1,28 +1,31 @@
 """The data half of kbert: text to masked sentence pairs in TFRecord shards, and those to tf.data."""
 
-from tfrecords.build import build
-from tfrecords.documents import read_documents
-from tfrecords.errors import InputError
-from tfrecords.inspection import inspect
-from tfrecords.python_docs import python_docs
-from tfrecords.reader import describe, read
-from tfrecords.schema import Manifest, RecordsConfig, load_manifest
-from tfrecords.tokenizer import Tokenizer
-from tfrecords.vocabulary import Vocabulary
-from tfrecords.wordpiece import learn_vocabulary
+import importlib
 
-__all__ = [
-    "InputError",
-    "Manifest",
-    "RecordsConfig",
-    "Tokenizer",
-    "Vocabulary",
-    "build",
-    "describe",
-    "inspect",
-    "learn_vocabulary",
-    "load_manifest",
-    "python_docs",
-    "read",
-    "read_documents",
-]
+_HOMES = {
+    "InputError": "tfrecords.errors",
+    "Manifest": "tfrecords.schema",
+    "RecordsConfig": "tfrecords.schema",
+    "Tokenizer": "tfrecords.tokenizer",
+    "Vocabulary": "tfrecords.vocabulary",
+    "build_records": "tfrecords.build",
+    "describe": "tfrecords.reader",
+    "inspect": "tfrecords.inspection",
+    "learn_vocabulary": "tfrecords.wordpiece",
+    "load_manifest": "tfrecords.schema",
+    "python_documents": "tfrecords.python_docs",
+    "read": "tfrecords.reader",
+    "read_documents": "tfrecords.documents",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name):
+    """Imports what is asked for and no more: reading records does not load the tokenizer, nor `kbert --help` TensorFlow."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tfrecords' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__():
+    return __all__

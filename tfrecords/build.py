@@ -13,7 +13,7 @@ from tfrecords.documents import input_files, read_documents
 from tfrecords.errors import InputError
 from tfrecords.files import PARTIAL_SUFFIX, claim_directory
 from tfrecords.masking import Masking, mask_tokens
-from tfrecords.pairs import NUM_SPECIAL_TOKENS, Documents, sentence_pairs
+from tfrecords.pairs import Documents, sentence_pairs
 from tfrecords.schema import Manifest, load_manifest
 from tfrecords.tokenizer import Tokenizer
 from tfrecords.writer import write_shard
@@ -23,7 +23,7 @@ _SENTENCES_PER_BATCH = 4096
 _RECORDS_PER_BATCH = 1024
 
 
-def build(inputs, vocabulary, output, config, *, format="sentences", errors="strict", progress=False):
+def build_records(inputs, vocabulary, output, config, *, format="sentences", errors="strict", progress=False):
     """Makes records of masked sentence pairs from text files.
 
     The bytes of the records are a pure function of the documents, the vocabulary and the configuration. The manifest is

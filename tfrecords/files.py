@@ -28,7 +28,7 @@ def atomic_path(path):
     for file in [partial] if partial.is_file() else sorted(partial.rglob("*")):
         _fsync(file)
     _fsync(partial)
-    os.replace(partial, path)
+    partial.replace(path)
     _fsync(path.parent)
 
 

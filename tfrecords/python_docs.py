@@ -31,7 +31,7 @@ _ROLE = re.compile(r":[a-z:]+:`~?([^`<]*?)(?:\s*<[^`]*>)?`")
 _MARKUP = re.compile(r"``|`|\*\*|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)")
 
 
-def python_docs(packages=()):
+def python_documents(packages=()):
     """Yields the documents (lists of sentences) of the documentation of this Python: one per module, then one per topic.
 
     The docstrings of modules, classes and functions are read from the sources without importing them, those of
@@ -104,7 +104,7 @@ def _compiled_docstrings(name):
     while waiting:
         owner = waiting.pop(0)
         docstrings.append(inspect.getdoc(owner))
-        for key, value in sorted(vars(owner).items()):
+        for _key, value in sorted(vars(owner).items()):
             if isinstance(value, type):
                 if value not in seen and value.__module__ in (name, "builtins"):
                     seen.add(value)

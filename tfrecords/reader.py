@@ -103,8 +103,8 @@ def _parse(serialized, manifest, batch_size):
 
 
 def _features(sequence_length, max_predictions):
-    lengths = {name: sequence_length for name in schema.SEQUENCE_FEATURES}
-    lengths |= {name: max_predictions for name in schema.PREDICTION_FEATURES}
+    lengths = dict.fromkeys(schema.SEQUENCE_FEATURES, sequence_length)
+    lengths |= dict.fromkeys(schema.PREDICTION_FEATURES, max_predictions)
     lengths[schema.NEXT_SENTENCE_LABELS] = 1
     return {
         name: tf.io.FixedLenFeature([length], tf.float32 if name == schema.MASKED_LM_WEIGHTS else tf.int64)

@@ -5,6 +5,7 @@ the slowest step of all.
 """
 
 import hashlib
+import itertools
 
 import numba
 import numpy as np
@@ -55,7 +56,7 @@ def encode_records(features):
         np.array([features[name].dtype == np.float32 for name in names]),
     )
     data = buffer.tobytes()
-    return [data[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    return [data[start:end] for start, end in itertools.pairwise(starts)]
 
 
 @numba.njit(cache=True)

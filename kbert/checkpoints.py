@@ -1,0 +1,119 @@
+"""Checkpoints: a directory per step that appears whole, is verified before it is trusted, and is never overwritten.
+
+A checkpoint holds every variable of the model and of its optimizer as safetensors, and a JSON file with the step and
+the SHA-256 of the weights. Nothing in it is ever unpickled or executed.
+"""
+
+import hashlib
+import pathlib
+import re
+import shutil
+import warnings
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from tfrecords import InputError
+from tfrecords.files import PARTIAL_SUFFIX, atomic_path, make_directory, read_json, write_json
+
+WEIGHTS = "weights.safetensors"
+STATE = "state.json"
+_NAME = re.compile(r"step-(\d{9})")
+
+
+def save_checkpoint(directory, model, step, keep=3):
+    """Writes the checkpoint of `step` below `directory` and then removes all but the newest `keep`.
+
+    Args:
+        directory: Where a run keeps its checkpoints.
+        model: A compiled and built keras.Model.
+        step: How many updates it has had.
+        keep: How many checkpoints stay.
+
+    Returns:
+        The path of the checkpoint.
+    """
+    directory = make_directory(directory)
+    path = directory / f"step-{step:09d}"
+    if not path.exists():
+        for leftover in directory.glob(f"*{PARTIAL_SUFFIX}"):
+            shutil.rmtree(leftover)
+        with atomic_path(path) as partial:
+            partial.mkdir()
+            safetensors.numpy.save_file(_values(model), partial / WEIGHTS)
+            write_json(partial / STATE, {"step": step, "weights_sha256": _sha256(partial / WEIGHTS)})
+    for old in list_checkpoints(directory)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def list_checkpoints(directory):
+    """The checkpoints below `directory`, oldest first."""
+    return sorted(path for path in pathlib.Path(directory).glob("step-*") if _NAME.fullmatch(path.name))
+
+
+def restore_checkpoint(directory, model):
+    """Loads the newest checkpoint that is intact into `model`, and warns of those that are not.
+
+    Args:
+        directory: Where a run keeps its checkpoints.
+        model: The model they were made of: built, and compiled if it is to be trained further; a model that is not compiled
+            gets its weights alone.
+
+    Returns:
+        The step of the checkpoint, or None if there is no checkpoint at all.
+
+    Raises:
+        InputError: No checkpoint is intact, or they are of another model; the message says what differs.
+    """
+    checkpoints = list_checkpoints(directory)
+    for path in reversed(checkpoints):
+        try:
+            state = read_json(path / STATE, "the state of a checkpoint")
+            if _sha256(path / WEIGHTS) != state["weights_sha256"]:
+                raise InputError(
+                    f"Expected the weights that {path / STATE} tells the hash of. Received: others in {path / WEIGHTS}."
+                )
+            values = safetensors.numpy.load_file(path / WEIGHTS)
+        except (InputError, OSError, KeyError, safetensors.SafetensorError) as error:
+            warnings.warn(f"The checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
+            continue
+        _assign(model, values, path)
+        return state["step"]
+    if checkpoints:
+        raise InputError(f"Expected an intact checkpoint in {directory}. Received: {len(checkpoints)}, all of them damaged.")
+    return None
+
+
+def _variables(model):
+    """Every variable of the model and its optimizer, by a name that is the same in every process."""
+    variables = {f"model/{variable.path}": variable for variable in model.variables}
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        optimizer.build(model.trainable_variables)
+        variables |= {f"optimizer/{variable.path}": variable for variable in optimizer.variables}
+    return variables
+
+
+def _values(model):
+    return {name: np.asarray(variable.numpy()) for name, variable in _variables(model).items()}
+
+
+def _assign(model, values, path):
+    variables = _variables(model)
+    wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
+    there = {name: value.shape for name, value in values.items() if name in wanted or name.startswith("model/")}
+    if there != wanted:
+        name = next(name for name in sorted(wanted.keys() | there.keys()) if wanted.get(name) != there.get(name))
+        raise InputError(
+            f"Expected a checkpoint of this model at {path}. Received: another model's, which differs first in {name}: "
+            f"shape {there.get(name, 'absent')} there, {wanted.get(name, 'absent')} here; use its own configuration."
+        )
+    for name, variable in variables.items():
+        variable.assign(values[name])
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,249 @@
+"""The command line: every command reads its options, builds a configuration and calls one function."""
+
+import contextlib
+import importlib
+import os
+import pathlib
+import sys
+
+import click
+
+SIZES_HELP = "tiny, mini, small, medium, base, large, or one of the 24 miniatures as L-4_H-256."
+_PATH = click.Path(path_type=pathlib.Path)
+_INPUTS = click.argument("inputs", nargs=-1, required=True, type=_PATH)
+_FORMAT = click.option(
+    "--format",
+    type=click.Choice(["sentences", "text"]),
+    default="sentences",
+    show_default=True,
+    help="sentences: one per line, an empty line between documents. text: paragraphs, two empty lines between documents.",
+)
+_ERRORS = click.option(
+    "--errors",
+    type=click.Choice(["strict", "replace"]),
+    default="strict",
+    show_default=True,
+    help="What invalid UTF-8 does: stop with its place, or be passed over.",
+)
+_CASED = click.option(
+    "--cased/--uncased", default=None, help="Keep case and accents.  [default: as the vocabulary; uncased for a new one]"
+)
+
+
+class _Commands(click.Group):
+    """Turns errors that are the user's to mend into one line and exit code 2."""
+
+    def invoke(self, context):
+        from tfrecords.errors import InputError
+
+        try:
+            return super().invoke(context)
+        except InputError as error:
+            failure = click.ClickException(str(error))
+            failure.exit_code = 2
+            raise failure from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="kbert")
+def main():
+    """Pretrains BERT on your own text: corpus, vocabulary, records, pretrain, evaluate, export, predict.
+
+    'kbert demo' runs the whole chain on real text.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@main.command()
+@click.argument("output", type=_PATH)
+@click.option("--packages", multiple=True, metavar="NAME", help="An installed package to add; may be given several times.")
+def corpus(output, packages):
+    """Write the documentation of this Python installation to the file OUTPUT: real English, nothing downloaded.
+
+    One sentence per line, one document per module, an empty line between documents; only prose, every paragraph once.
+    """
+    from tfrecords import python_docs
+    from tfrecords.files import new_file, write_text
+
+    new_file(output)
+    documents = list(python_docs.python_documents(packages))
+    write_text(output, "\n".join("\n".join(document) + "\n" for document in documents))
+    sentences = sum(map(len, documents))
+    click.echo(f"{output}: {len(documents):,} documents, {sentences:,} sentences, {output.stat().st_size / 1e6:.1f} MB")
+
+
+@main.command()
+@_INPUTS
+@click.option("--output", required=True, type=_PATH, help="The vocabulary file to write.")
+@click.option("--size", default=30522, show_default=True, help="Pieces, special tokens included.")
+@click.option("--min-frequency", default=2, show_default=True, help="How often a pair must occur to become a piece.")
+@click.option("--cased/--uncased", default=False, show_default=True, help="Keep case and accents.")
+@_FORMAT
+@_ERRORS
+def vocabulary(inputs, output, size, min_frequency, cased, format, errors):
+    """Learn a WordPiece vocabulary from the text files (or directories of them) INPUTS."""
+    tfrecords = _import("tfrecords")
+    from tfrecords.files import new_file
+
+    new_file(output)
+    learned = tfrecords.learn_vocabulary(
+        inputs, size, cased=cased, min_frequency=min_frequency, format=format, errors=errors, progress=sys.stderr.isatty()
+    )
+    learned.save(output)
+    click.echo(f"{output}: {len(learned):,} pieces, {'cased' if cased else 'uncased'}, sha256 {learned.sha256[:12]}")
+    if len(learned) < size:
+        click.echo(f"warning: the text gives only {len(learned):,} pieces, not {size:,}; use more text or this size.", err=True)
+
+
+@main.command()
+@_INPUTS
+@click.option("--vocabulary", "vocabulary_path", required=True, type=_PATH, help="A vocabulary file, one piece per line.")
+@click.option("--output", required=True, type=_PATH, help="The directory to make.")
+@click.option("--sequence-length", default=128, show_default=True, help="Tokens of the longest pair, special ones included.")
+@click.option("--max-predictions", default=20, show_default=True, help="Masked tokens of a pair, at most.")
+@click.option("--duplicates", default=5, show_default=True, help="Passes over the text, with other pairs and masks.")
+@click.option("--mask-rate", default=0.15, show_default=True, help="Share of the tokens that is predicted.")
+@click.option("--short-sequence-probability", default=0.1, show_default=True, help="Share of shorter targets.")
+@click.option("--validation-fraction", default=0.05, show_default=True, help="Share of the documents that is held out.")
+@click.option("--shards", default=1, show_default=True, help="Files of the training split.")
+@click.option("--seed", default=12345, show_default=True, help="Every draw follows from it.")
+@_CASED
+@_FORMAT
+@_ERRORS
+def records(inputs, vocabulary_path, output, shards, cased, format, errors, **options):
+    """Make records of masked sentence pairs from the text files (or directories of them) INPUTS."""
+    tfrecords = _import("tfrecords")
+    vocabulary = tfrecords.Vocabulary.load(vocabulary_path)
+    cased = vocabulary.cased if cased is None else cased
+    config = tfrecords.RecordsConfig(num_shards=shards, cased=cased, **options)
+    tfrecords.build_records(inputs, vocabulary, output, config, format=format, errors=errors, progress=sys.stderr.isatty())
+    click.echo(tfrecords.inspect(output, num_examples=0))
+
+
+@main.command()
+@click.argument("directory", type=_PATH)
+@click.option("--examples", default=3, show_default=True, help="Records to decode.")
+def inspect(directory, examples):
+    """Tell what is in the records in DIRECTORY: counts, warnings and decoded examples."""
+    click.echo(_import("tfrecords").inspect(directory, num_examples=examples))
+
+
+@main.command()
+@click.argument("records", type=_PATH)
+@click.option("--output", required=True, type=_PATH, help="The directory of the run; given again, the run continues.")
+@click.option("--size", default="base", show_default=True, help=SIZES_HELP)
+@click.option("--dropout", default=0.1, show_default=True, help="Share of values dropped in training.")
+@click.option("--max-positions", default=512, show_default=True, help="Longest sequence that the model could ever take.")
+@click.option("--steps", default=100_000, show_default=True, help="Updates of the weights.")
+@click.option("--batch-size", default=256, show_default=True, help="Sequences in an update.")
+@click.option("--learning-rate", default=1e-4, show_default=True, help="At its peak.")
+@click.option("--warmup-steps", type=int, help="Updates in which it rises.  [default: 10000, at most a tenth of the steps]")
+@click.option("--mlm-weight", default=1.0, show_default=True, help="Weight of the masked language modelling loss.")
+@click.option("--nsp-weight", default=1.0, show_default=True, help="Weight of the next sentence prediction loss.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--evaluate-every", type=int, help="Updates between held-out evaluations.  [default: a twentieth of the steps]")
+@click.option("--evaluate-steps", type=int, help="Batches of an evaluation during training.  [default: all]")
+@click.option("--checkpoint-every", default=1000, show_default=True, help="Updates between checkpoints.")
+@click.option("--keep-checkpoints", default=3, show_default=True, help="Newest checkpoints to keep.")
+@click.option("--seed", default=0, show_default=True, help="Initial weights, dropout and order follow from it.")
+def pretrain(records, output, size, dropout, max_positions, **options):
+    """Pretrain BERT on the RECORDS in a directory; the same command again continues where it stopped."""
+    tfrecords, kbert = _import("tfrecords"), _import("kbert")
+    manifest = tfrecords.load_manifest(records)
+    bert = kbert.BertConfig.of_size(
+        size, vocabulary_size=manifest.vocabulary_size, dropout=dropout, max_positions=max_positions
+    )
+    try:
+        _, results = kbert.pretrain(
+            records,
+            output,
+            bert=bert,
+            pretraining=kbert.PretrainingConfig(**options),
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    except kbert.TrainingError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{output}: trained for {options['steps']:,} steps")
+    if results:
+        click.echo(kbert.results_table(results))
+
+
+@main.command()
+@click.argument("run", type=_PATH)
+@click.argument("records", type=_PATH)
+@click.option("--split", type=click.Choice(["validation", "train"]), default="validation", show_default=True)
+@click.option("--batch-size", default=256, show_default=True, help="Sequences at once.")
+def evaluate(run, records, split, batch_size):
+    """Measure the RUN's newest checkpoint on a split of RECORDS, beside what is reached without a model."""
+    tfrecords, kbert = _import("tfrecords"), _import("kbert")
+    loaded = kbert.load_run(run)
+    manifest = tfrecords.load_manifest(records)
+    if manifest.vocabulary_sha256 != loaded.vocabulary.sha256:
+        raise tfrecords.InputError(
+            f"Expected records with the vocabulary of the run, {loaded.vocabulary.sha256[:12]}. "
+            f"Received: {records}, written with {manifest.vocabulary_sha256[:12]}."
+        )
+    results = kbert.evaluate(loaded.load_model(), manifest, split=split, batch_size=batch_size)
+    click.echo(f"{run} on the {manifest.num_records(split):,} {split} records of {records}")
+    click.echo(kbert.results_table(results))
+
+
+@main.command()
+@click.argument("run", type=_PATH)
+@click.option("--output", required=True, type=_PATH, help="The directory to make.")
+@click.option("--format", type=click.Choice(["saved-model"]), default="saved-model", show_default=True)
+@click.option("--top-k", default=5, show_default=True, help="Words that fill_mask gives for each [MASK].")
+def export(run, output, format, top_k):
+    """Export the RUN's newest checkpoint as a SavedModel that takes plain texts."""
+    kbert = _import("kbert")
+    loaded = kbert.load_run(run)
+    kbert.export_saved_model(
+        loaded.load_model(),
+        loaded.vocabulary,
+        output,
+        sequence_length=loaded.sequence_length,
+        cased=loaded.cased,
+        top_k=top_k,
+    )
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    click.echo(f"{output}: {size / 1e6:.1f} MB, signatures serving_default, fill_mask, next_sentence, embed_ids")
+
+
+@main.command()
+@click.argument("model", type=_PATH)
+@click.argument("text", nargs=-1)
+@click.option("--pair", nargs=2, type=str, metavar="A B", help="Two texts: does B follow A?")
+def predict(model, text, pair):
+    """Fill every [MASK] in TEXT with a MODEL (a run or a SavedModel), or tell whether one text follows another."""
+    if bool(text) == bool(pair):
+        raise click.UsageError("Expected either texts with [MASK] or --pair A B.")
+    predictor = _import("kbert").load_predictor(model)
+    if pair:
+        click.echo(f"{predictor.next_sentence(*pair):.3f}  probability that B follows A")
+    for one in text:
+        for number, words in enumerate(predictor.fill_mask(one), start=1):
+            best = "  ".join(f"{word.token} {word.probability:.3f}" for word in words)
+            click.echo(f"[MASK] {number}: {best}")
+
+
+@main.command()
+@click.option("--output", default="demo", show_default=True, type=_PATH, help="The directory of the demo.")
+def demo(output):
+    """Run the whole chain on the documentation of this Python, with the command for every step."""
+    from kbert.demo import run_demo
+
+    run_demo(output, lambda words: main.main(words, prog_name="kbert", standalone_mode=False))
+
+
+def _import(name):
+    """Imports a package that brings TensorFlow, without the lines that its C++ code prints before any setting counts."""
+    with open(os.devnull, "w") as null, contextlib.ExitStack() as stack:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        stack.callback(os.close, stderr)
+        stack.callback(os.dup2, stderr, 2)
+        os.dup2(null.fileno(), 2)
+        importlib.import_module("tensorflow").config.list_physical_devices()
+    return importlib.import_module(name)

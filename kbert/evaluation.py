@@ -1,0 +1,111 @@
+"""How good a model is on held-out records, beside what can be had without a model."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+import tfrecords
+from kbert.objective import pretraining_objective
+
+_BASELINE_BATCH = 1024
+_BASELINE_RECORDS = 200_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """What is reached without a model, computed from the records themselves."""
+
+    unigram_loss: float
+    """Cross-entropy (nats per token) of the held-out masked tokens under the frequencies of the training split's masked tokens,
+    each count raised by one."""
+    unigram_accuracy: float
+    """The share of held-out masked tokens that are the training split's most frequent one."""
+    majority_loss: float
+    """Cross-entropy (nats) of the held-out next sentence labels under the frequencies of the training split's."""
+    majority_accuracy: float
+    """The share of held-out next sentence labels that are the training split's most frequent one."""
+
+
+def baselines(records, split="validation"):
+    """Computes the Baselines of a split; the frequencies come from at most the first 200,000 records of the training split.
+
+    Args:
+        records: A directory of records, or a Manifest.
+        split: The split they are measured on.
+    """
+    manifest = tfrecords.describe(records)
+    tokens, labels = _label_counts(manifest, "train")
+    held_out_tokens, held_out_labels = _label_counts(manifest, split)
+    return Baselines(
+        unigram_loss=_cross_entropy(held_out_tokens, tokens + 1),
+        unigram_accuracy=float(held_out_tokens[tokens.argmax()] / max(1, held_out_tokens.sum())),
+        majority_loss=_cross_entropy(held_out_labels, labels + 1),
+        majority_accuracy=float(held_out_labels[labels.argmax()] / held_out_labels.sum()),
+    )
+
+
+def _label_counts(manifest, split):
+    """Counts the masked tokens (float64 [V]) and the next sentence labels (float64 [2]) of a split."""
+    tokens, labels = np.zeros(manifest.vocabulary_size), np.zeros(2)
+    batches = tfrecords.read(manifest, split, batch_size=_BASELINE_BATCH, shuffle=False)
+    for _, y, sample_weight in batches.take(-(-_BASELINE_RECORDS // _BASELINE_BATCH)).as_numpy_iterator():
+        tokens += np.bincount(y["mlm"].ravel(), sample_weight["mlm"].ravel(), minlength=len(tokens))
+        labels += np.bincount(y["nsp"], sample_weight["nsp"], minlength=2)
+    return tokens, labels
+
+
+def _cross_entropy(observed, frequencies):
+    """The mean of -log(probability) over `observed` counts, with probabilities in proportion to `frequencies`; in nats."""
+    return float(-(observed * np.log(frequencies / frequencies.sum())).sum() / max(1, observed.sum()))
+
+
+def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
+    """Measures a pretraining model on a split of records, every record once.
+
+    Args:
+        model: A pretraining model; if it is not compiled, it is compiled here.
+        records: A directory of records, or a Manifest.
+        split: The split to measure on.
+        batch_size: Sequences at once; no influence on the results but by rounding.
+        verbose: As for `keras.Model.evaluate`.
+
+    Returns:
+        A dict of floats: mlm_loss (nats per masked token), mlm_perplexity, mlm_accuracy, nsp_loss (nats), nsp_accuracy, and
+        the fields of Baselines.
+    """
+    manifest = tfrecords.describe(records)
+    if not model.compiled:
+        model.compile(**pretraining_objective(steps=1))
+    logs = model.evaluate(
+        tfrecords.read(manifest, split, batch_size=batch_size, shuffle=False), return_dict=True, verbose=verbose
+    )
+    return {
+        "mlm_loss": logs["mlm_cross_entropy"],
+        "mlm_perplexity": math.exp(logs["mlm_cross_entropy"]),
+        "mlm_accuracy": logs["mlm_accuracy"],
+        "nsp_loss": logs["nsp_cross_entropy"],
+        "nsp_accuracy": logs["nsp_accuracy"],
+        **dataclasses.asdict(baselines(manifest, split)),
+    }
+
+
+def results_table(results):
+    """Writes the results of `evaluate` as a table beside the baselines."""
+    rows = [
+        ("", "model", "without a model"),
+        ("masked tokens: loss (nats)", f"{results['mlm_loss']:.3f}", f"{results['unigram_loss']:.3f}  unigram"),
+        (
+            "masked tokens: perplexity",
+            f"{results['mlm_perplexity']:,.1f}",
+            f"{math.exp(results['unigram_loss']):,.1f}  unigram",
+        ),
+        (
+            "masked tokens: accuracy",
+            f"{results['mlm_accuracy']:.1%}",
+            f"{results['unigram_accuracy']:.1%}  most frequent token",
+        ),
+        ("next sentence: loss (nats)", f"{results['nsp_loss']:.3f}", f"{results['majority_loss']:.3f}  label frequencies"),
+        ("next sentence: accuracy", f"{results['nsp_accuracy']:.1%}", f"{results['majority_accuracy']:.1%}  majority label"),
+    ]
+    return "\n".join(f"  {name:<28}{model:>9}   {baseline}" for name, model, baseline in rows)

@@ -1,0 +1,1 @@
+"""Ways out: what a trained model can become."""

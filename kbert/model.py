@@ -1,0 +1,99 @@
+"""BERT as functional Keras models: the encoder, and the encoder with both pretraining heads."""
+
+import keras
+
+from kbert.heads import MaskedTransform, Pooler, VocabularyBias
+from kbert.layers import EncoderBlock, InputEmbedding, TokenEmbedding, kernel_initializer
+
+
+def pretraining_model(config, *, seed=0, dtype="float32"):
+    """Builds BERT with the heads of masked language modelling and next sentence prediction. Devlin et al. 2019, section 3.1.
+
+    Args:
+        config: A BertConfig.
+        seed: The key of the initial weights and of dropout.
+        dtype: The Keras dtype policy of the layers, "float32" or "mixed_bfloat16"; logits are float32 in both.
+
+    Returns:
+        A functional keras.Model. Inputs: a dict of token_ids, segment_ids, padding_mask (int32 [B, S]) and mask_positions
+        (int32 [B, P]). Outputs: a dict of logits, mlm (float32 [B, P, V]) and nsp (float32 [B, 2]; class 0 = B follows A,
+        1 = random).
+    """
+    inputs = _encoder_inputs()
+    mask_positions = keras.Input((None,), dtype="int32", name="mask_positions")
+    token_embedding, sequence_BSH, pooled_BH = _encode(config, inputs, seed, dtype)
+    transformed_BPH = MaskedTransform(
+        exact_gelu=config.exact_gelu,
+        layer_norm_epsilon=config.layer_norm_epsilon,
+        initializer_range=config.initializer_range,
+        seed=seed,
+        name="mlm_transform",
+        dtype=dtype,
+    )(sequence_BSH, mask_positions)
+    mlm_BPV = VocabularyBias(name="mlm", dtype="float32")(token_embedding(transformed_BPH, reverse=True))
+    nsp_B2 = keras.layers.Dense(
+        2,
+        kernel_initializer=kernel_initializer(config.initializer_range, seed, "nsp"),
+        name="nsp",
+        dtype="float32",
+    )(pooled_BH)
+    return keras.Model(inputs | {"mask_positions": mask_positions}, {"mlm": mlm_BPV, "nsp": nsp_B2}, name="bert_pretraining")
+
+
+def encoder_model(config, *, seed=0, dtype="float32"):
+    """Builds the bare encoder, with new weights.
+
+    Args:
+        config: A BertConfig.
+        seed: The key of the initial weights and of dropout.
+        dtype: The Keras dtype policy of the layers.
+
+    Returns:
+        A functional keras.Model. Inputs: a dict of token_ids, segment_ids and padding_mask (int32 [B, S]). Outputs: a dict of
+        sequence_output (float [B, S, H]) and pooled_output (float [B, H]).
+    """
+    inputs = _encoder_inputs()
+    _, sequence_BSH, pooled_BH = _encode(config, inputs, seed, dtype)
+    return _encoder(inputs, sequence_BSH, pooled_BH)
+
+
+def encoder_of(model):
+    """Returns the encoder of a pretraining model; it shares the model's weights. Inputs and outputs as of `encoder_model`."""
+    inputs = {name: model.input[name] for name in ("token_ids", "segment_ids", "padding_mask")}
+    pooler = model.get_layer("pooler")
+    return _encoder(inputs, pooler.input, pooler.output)
+
+
+def _encoder(inputs, sequence_BSH, pooled_BH):
+    return keras.Model(inputs, {"sequence_output": sequence_BSH, "pooled_output": pooled_BH}, name="bert_encoder")
+
+
+def _encoder_inputs():
+    return {name: keras.Input((None,), dtype="int32", name=name) for name in ("token_ids", "segment_ids", "padding_mask")}
+
+
+def _encode(config, inputs, seed, dtype):
+    """The encoder on symbolic inputs: the word embedding layer, the sequence output and the pooled output."""
+    shared = {"initializer_range": config.initializer_range, "seed": seed, "dtype": dtype}
+    token_embedding = TokenEmbedding(
+        vocabulary_size=config.vocabulary_size, hidden_size=config.hidden_size, name="token_embedding", **shared
+    )
+    x_BSH = InputEmbedding(
+        max_positions=config.max_positions,
+        num_segments=config.num_segments,
+        dropout=config.dropout,
+        layer_norm_epsilon=config.layer_norm_epsilon,
+        name="embeddings",
+        **shared,
+    )(token_embedding(inputs["token_ids"]), inputs["segment_ids"])
+    for index in range(config.num_layers):
+        x_BSH = EncoderBlock(
+            num_heads=config.num_heads,
+            intermediate_size=config.intermediate_size,
+            dropout=config.dropout,
+            exact_gelu=config.exact_gelu,
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            name=f"layer_{index}",
+            **shared,
+        )(x_BSH, inputs["padding_mask"])
+    return token_embedding, x_BSH, Pooler(name="pooler", **shared)(x_BSH)

@@ -1,0 +1,95 @@
+"""BERT's optimizer and its learning rate."""
+
+import keras
+from keras import ops
+
+EXCLUDED_FROM_DECAY = ("bias", "gamma", "beta")
+"""Names of the variables that weight decay leaves alone: biases, and the scales and offsets of normalisation."""
+
+
+@keras.saving.register_keras_serializable("kbert")
+class BertAdamW(keras.optimizers.AdamW):
+    """Adam with decoupled weight decay as in google-research/bert (optimization.py, AdamWeightDecayOptimizer).
+
+    It departs from Keras' AdamW in one thing: Adam's bias correction is off unless asked for. Its defaults are BERT's, with
+    gradients clipped to a global norm of 1 and no decay of biases and normalisation.
+
+    Args:
+        learning_rate: A float or a schedule.
+        weight_decay: The share of a weight, times the learning rate, that an update takes away.
+        beta_1: Decay of the mean of gradients.
+        beta_2: Decay of the mean of squared gradients.
+        epsilon: Added to the root of the mean of squared gradients.
+        bias_correction: Whether to scale both means up in the first updates, as Kingma and Ba 2015 do.
+        global_clipnorm: The largest norm of all gradients together; None does not clip.
+        **kwargs: As for keras.optimizers.AdamW.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-4,
+        *,
+        weight_decay=0.01,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-6,
+        bias_correction=False,
+        global_clipnorm=1.0,
+        name="bert_adamw",
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            global_clipnorm=global_clipnorm,
+            name=name,
+            **kwargs,
+        )
+        self.bias_correction = bias_correction
+        self.exclude_from_weight_decay(var_names=list(EXCLUDED_FROM_DECAY))
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.bias_correction:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        index = self._get_variable_index(variable)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        gradient = ops.cast(gradient, variable.dtype)
+        self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
+        self.assign_add(velocity, (ops.square(gradient) - velocity) * (1 - self.beta_2))
+        rate = ops.cast(learning_rate, variable.dtype)
+        self.assign_sub(variable, rate * momentum / (ops.sqrt(velocity) + self.epsilon))
+
+    def get_config(self):
+        return super().get_config() | {"bias_correction": self.bias_correction}
+
+
+@keras.saving.register_keras_serializable("kbert")
+class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of BERT: linear from 0 to the peak, then on the line that falls to 0 at the last update.
+
+    As in google-research/bert (create_optimizer), the falling line starts at update 0, so that at the end of the warmup
+    the rate is `peak * (1 - warmup_steps / steps)`.
+
+    Args:
+        peak: The learning rate that the falling line starts from.
+        steps: The number of updates.
+        warmup_steps: The updates of the warmup.
+    """
+
+    def __init__(self, peak, steps, warmup_steps):
+        self.peak = peak
+        self.steps = steps
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rising = step / max(1, self.warmup_steps)
+        falling = ops.maximum(1.0 - step / self.steps, 0.0)
+        return self.peak * ops.where(step < self.warmup_steps, rising, falling)
+
+    def get_config(self):
+        return {"peak": self.peak, "steps": self.steps, "warmup_steps": self.warmup_steps}

@@ -1,0 +1,120 @@
+"""The directory of a pretraining run: its configuration, vocabulary, checkpoints, history and curves."""
+
+import csv
+import dataclasses
+import pathlib
+
+from kbert.checkpoints import restore_checkpoint
+from kbert.config import BertConfig, PretrainingConfig
+from kbert.model import pretraining_model
+from tfrecords import InputError, Vocabulary
+from tfrecords.files import claim_directory, read_json, write_json
+
+CONFIGURATION = "config.json"
+VOCABULARY = "vocab.txt"
+HISTORY = "history.csv"
+CURVES = "curves.png"
+RESULTS = "results.json"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run directory says of itself."""
+
+    directory: pathlib.Path
+    bert: BertConfig
+    pretraining: PretrainingConfig
+    sequence_length: int
+    """S of the records; longer inputs would meet positions that were never trained."""
+    cased: bool
+    """Whether the vocabulary keeps case and accents."""
+    records: str
+    """The directory of the records."""
+    records_sha256: str
+    """The hash of their manifest."""
+
+    @property
+    def checkpoints(self):
+        return self.directory / CHECKPOINTS
+
+    @property
+    def vocabulary(self):
+        return Vocabulary.load(self.directory / VOCABULARY)
+
+    def claim(self):
+        """Makes the directory this run's, or recognises it; returns whether the run had been there before.
+
+        Raises:
+            InputError: The directory holds something else, or a run with another configuration.
+        """
+        identity = {f"bert.{key}": value for key, value in dataclasses.asdict(self.bert).items()}
+        identity |= {f"pretraining.{key}": value for key, value in dataclasses.asdict(self.pretraining).items()}
+        identity |= {name: getattr(self, name) for name in ("sequence_length", "cased", "records", "records_sha256")}
+        return claim_directory(self.directory, identity, CONFIGURATION)[1]
+
+    def load_model(self):
+        """The model with the weights of the newest checkpoint, not compiled.
+
+        Raises:
+            InputError: There is no checkpoint.
+        """
+        model = pretraining_model(self.bert, seed=self.pretraining.seed, dtype=self.pretraining.dtype_policy)
+        if restore_checkpoint(self.checkpoints, model) is None:
+            raise InputError(f"Expected a checkpoint in {self.checkpoints}. Received: none yet; train with 'kbert pretrain'.")
+        return model
+
+
+def is_run(path):
+    """Whether `path` looks like the directory of a run."""
+    return (pathlib.Path(path) / CONFIGURATION).is_file() and (pathlib.Path(path) / VOCABULARY).is_file()
+
+
+def load_run(directory):
+    """Reads the description of a run.
+
+    Raises:
+        InputError: `directory` is not that of a run.
+    """
+    directory = pathlib.Path(directory)
+    fields = read_json(directory / CONFIGURATION, "the configuration of a run by 'kbert pretrain'")
+    parts = {"bert": {}, "pretraining": {}, "": {}}
+    for key, value in fields.items():
+        part, _, name = key.rpartition(".")
+        parts.setdefault(part, {})[name] = value
+    try:
+        return Run(
+            directory=directory,
+            bert=BertConfig(**parts["bert"]),
+            pretraining=PretrainingConfig(**parts["pretraining"]),
+            **parts[""],
+        )
+    except TypeError as error:
+        raise InputError(
+            f"Expected a run by 'kbert pretrain' in {directory}. Received: another configuration ({error})."
+        ) from None
+
+
+def append_history(run, row):
+    """Adds a row (a dict with "step") to history.csv in place of any of the same or a later step."""
+    rows = [there for there in read_history(run) if there["step"] < row["step"]] + [row]
+    path = run.directory / HISTORY
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row), restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_history(run):
+    """The rows of history.csv: dicts of numbers, oldest first."""
+    path = run.directory / HISTORY
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]
+
+
+def save_results(run, results):
+    """Writes the held-out results beside the run."""
+    write_json(run.directory / RESULTS, results)
