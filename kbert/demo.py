@@ -45,7 +45,7 @@ def run_demo(output, command):
     step(
         "5. pretraining",
         *("pretrain", records, "--output", run, "--size", "tiny", "--dropout", 0, "--steps", 5000, "--batch-size", 32),
-        *("--learning-rate", 0.002, "--evaluate-every", 500, "--evaluate-steps", 40),
+        *("--learning-rate", 0.001, "--evaluate-every", 500, "--evaluate-steps", 40),
     )
     step("6. the held-out results", "evaluate", run, records)
     step("7. a SavedModel with the tokenizer in it", "export", run, "--output", saved_model, made=saved_model)

@@ -57,7 +57,6 @@ def pretrain(records, output, *, bert, pretraining=None, verbose=1):
         pretraining=pretraining,
         sequence_length=manifest.sequence_length,
         cased=manifest.config.cased,
-        records=str(records),
         records_sha256=hashlib.sha256((manifest.directory / MANIFEST).read_bytes()).hexdigest(),
     )
     vocabulary = Vocabulary.load(manifest.vocabulary_path)
@@ -78,17 +77,17 @@ def pretrain(records, output, *, bert, pretraining=None, verbose=1):
         )
     )
     first_step = restore_checkpoint(run.checkpoints, model) or 0
+    if first_step == pretraining.steps and runs.is_finished(run):
+        return model, runs.read_results(run)
     if verbose and first_step:
         print(f"continuing {run.directory} at step {first_step:,} of {pretraining.steps:,}", flush=True)
 
     # Train.
     reference = baselines(manifest) if held_out else None
     for start, stop, interval in _segments(first_step, pretraining.steps, pretraining.evaluate_every):
-        validation = tfrecords.read(manifest, "validation", batch_size=pretraining.batch_size) if held_out else None
         model.fit(
             train_batches(manifest, pretraining, start_step=start),
-            validation_data=validation,
-            validation_steps=pretraining.evaluate_steps if held_out else None,
+            validation_data=_validation_batches(manifest, pretraining) if held_out else None,
             steps_per_epoch=interval,
             initial_epoch=start // pretraining.evaluate_every,
             epochs=start // pretraining.evaluate_every + (stop - start) // interval,
@@ -101,10 +100,8 @@ def pretrain(records, output, *, bert, pretraining=None, verbose=1):
         )
 
     # What came of it.
-    results = None
-    if held_out:
-        results = evaluate(model, manifest, batch_size=pretraining.batch_size)
-        runs.save_results(run, results)
+    results = evaluate(model, manifest, batch_size=pretraining.batch_size) if held_out else None
+    runs.save_results(run, results)
     return model, results
 
 
@@ -113,6 +110,12 @@ def train_batches(manifest, pretraining, *, start_step):
     return tfrecords.read(
         manifest, "train", batch_size=pretraining.batch_size, seed=pretraining.seed, epochs=None, start_step=start_step
     )
+
+
+def _validation_batches(manifest, pretraining):
+    """The batches of an evaluation during training, the same every time."""
+    batches = tfrecords.read(manifest, "validation", batch_size=pretraining.batch_size)
+    return batches if pretraining.evaluate_steps is None else batches.take(pretraining.evaluate_steps)
 
 
 def _check(bert, manifest):
@@ -215,7 +218,7 @@ class _Keeper(keras.callbacks.Callback):
             }.items():
                 if prefix + keras_name in logs:
                     row[prefix + ours] = round(float(logs[prefix + keras_name]), 6)
-        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        row["learning_rate"] = float(f"{float(self.model.optimizer.learning_rate):.6g}")
         runs.append_history(self._run, row)
         try:
             with atomic_path(self._run.directory / runs.CURVES) as partial:

@@ -29,10 +29,8 @@ class Run:
     """S of the records; longer inputs would meet positions that were never trained."""
     cased: bool
     """Whether the vocabulary keeps case and accents."""
-    records: str
-    """The directory of the records."""
     records_sha256: str
-    """The hash of their manifest."""
+    """The hash of the manifest of the records."""
 
     @property
     def checkpoints(self):
@@ -50,7 +48,7 @@ class Run:
         """
         identity = {f"bert.{key}": value for key, value in dataclasses.asdict(self.bert).items()}
         identity |= {f"pretraining.{key}": value for key, value in dataclasses.asdict(self.pretraining).items()}
-        identity |= {name: getattr(self, name) for name in ("sequence_length", "cased", "records", "records_sha256")}
+        identity |= {name: getattr(self, name) for name in ("sequence_length", "cased", "records_sha256")}
         return claim_directory(self.directory, identity, CONFIGURATION)[1]
 
     def load_model(self):
@@ -116,5 +114,15 @@ def read_history(run):
 
 
 def save_results(run, results):
-    """Writes the held-out results beside the run."""
-    write_json(run.directory / RESULTS, results)
+    """Writes the held-out results (None where there is no held-out split) of a finished run."""
+    write_json(run.directory / RESULTS, {"held_out": results})
+
+
+def read_results(run):
+    """The held-out results of a finished run."""
+    return read_json(run.directory / RESULTS, "the results of a finished run")["held_out"]
+
+
+def is_finished(run):
+    """Whether the run has come to its end."""
+    return (run.directory / RESULTS).exists()

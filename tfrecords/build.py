@@ -51,7 +51,7 @@ def build_records(inputs, vocabulary, output, config, *, format="sentences", err
     if within:
         raise InputError(f"Expected an output directory apart from the input. Received: {output}, which holds {within[0]}.")
     identity = {
-        "inputs": [str(file) for file in files],
+        "input_bytes": sum(file.stat().st_size for file in files),
         "input_sha256": _digest(files),
         "format": format,
         "errors": errors,
