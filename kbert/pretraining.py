@@ -150,10 +150,7 @@ def _segments(first, last, interval):
 
 
 class _Progress(keras.callbacks.Callback):
-    """Keras' progress bar up to each held-out evaluation, with the few figures that fit into a line.
-
-    Keras' own callback shows running means averaged over once more; here they are shown as they are.
-    """
+    """Keras' progress bar up to each held-out evaluation, with the few figures that fit into a line."""
 
     _SHOWN = ("loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
 
@@ -166,17 +163,18 @@ class _Progress(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self._stop += self.params["steps"]
         print(f"step {self._stop - self.params['steps']:,} to {self._stop:,} of {self._last:,}")
-        shown = [prefix + name for prefix in ("", "val_") for name in self._SHOWN]
-        self._bar = keras.utils.Progbar(self.params["steps"], stateless_metrics=shown)
+        self._bar = keras.utils.Progbar(self.params["steps"], stateless_metrics=())
 
     def on_train_batch_end(self, batch, logs=None):
-        self._bar.update(batch + 1, self._few(logs), finalize=False)
+        self._bar.update(batch + 1, self._few(logs), finalize=batch + 1 == self.params["steps"])
 
     def on_epoch_end(self, epoch, logs=None):
-        self._bar.update(self.params["steps"], self._few(logs), finalize=True)
+        held_out = self._few({key.removeprefix("val_"): value for key, value in logs.items() if key.startswith("val_")})
+        if held_out:
+            print("held-out - " + " - ".join(f"{key}: {value:.4f}" for key, value in held_out))
 
     def _few(self, logs):
-        return [(key, value) for key, value in logs.items() if key.removeprefix("val_") in self._SHOWN]
+        return [(key, logs[key]) for key in self._SHOWN if key in logs]
 
 
 class _Keeper(keras.callbacks.Callback):
