@@ -7,6 +7,7 @@ _HOMES = {
     "PretrainingConfig": "kbert.config",
     "Predictor": "kbert.prediction",
     "TrainingError": "kbert.pretraining",
+    "baselines": "kbert.evaluation",
     "encoder_model": "kbert.model",
     "encoder_of": "kbert.model",
     "evaluate": "kbert.evaluation",

@@ -4,6 +4,7 @@ import hashlib
 import math
 import pathlib
 import time
+import warnings
 
 import keras
 
@@ -222,7 +223,7 @@ class _Keeper(keras.callbacks.Callback):
             with atomic_path(self._run.directory / runs.CURVES) as partial:
                 draw_curves(runs.read_history(self._run), self._reference, partial)
         except ImportError:
-            pass  # the history has all that the picture shows
+            warnings.warn("No curves.png without matplotlib: pip install 'kbert[plots]'.", stacklevel=2)
         self._save()
         if self._verbose == 2:
             shown = ", ".join(f"{key} {value:.4f}" for key, value in row.items() if "mlm" in key or "nsp" in key)

@@ -77,7 +77,7 @@ def _examples(manifest, split, count):
 
 
 def decode(token_ids, labels, positions, weights, next_sentence_label, vocabulary):
-    """Writes one record as readable text.
+    """Writes one record as readable text; … stands for the lost beginning of a word that was cut.
 
     Args:
         token_ids: int [n], without padding.
@@ -91,8 +91,8 @@ def decode(token_ids, labels, positions, weights, next_sentence_label, vocabular
     for position, label, weight in zip(positions, labels, weights, strict=True):
         if weight:
             shown, original = pieces[position], vocabulary.tokens[label]
-            prefix = "##" if original.startswith("##") else ""
-            mark = f"[{original.removeprefix('##')}=]" if shown == original else f"[{shown.strip('[]')}→{original}]"
-            pieces[position] = prefix + mark
+            joint, word = ("##", original[2:]) if original.startswith("##") else ("", original)
+            pieces[position] = joint + (f"[{word}=]" if shown == original else f"[{shown.strip('[]').removeprefix('##')}→{word}]")
     kind = "B is random (1)" if next_sentence_label else "B follows A (0)"
-    return f"{kind}\n  " + " ".join(pieces).replace(" ##", "").replace(" [SEP] ", " [SEP]\n  ", 1)
+    text = " ".join(pieces).replace("[CLS] ##", "[CLS] …").replace("[SEP] ##", "[SEP] …").replace(" ##", "")
+    return f"{kind}\n  " + text.replace(" [SEP] ", " [SEP]\n  ", 1)
