@@ -223,9 +223,9 @@ def predict(model, text, pair):
     if pair:
         click.echo(f"{predictor.next_sentence(*pair):.3f}  probability that B follows A")
     for one in text:
-        for number, words in enumerate(predictor.fill_mask(one), start=1):
-            best = "  ".join(f"{word.token} {word.probability:.3f}" for word in words)
-            click.echo(f"[MASK] {number}: {best}")
+        click.echo(one)
+        for words in predictor.fill_mask(one):
+            click.echo("  [MASK] " + "  ".join(f"{word.token} {word.probability:.3f}" for word in words))
 
 
 @main.command()

@@ -49,7 +49,6 @@ def run_demo(output, command):
     )
     step("6. the held-out results", "evaluate", run, records)
     step("7. a SavedModel with the tokenizer in it", "export", run, "--output", saved_model, made=saved_model)
-    for sentence in SENTENCES:
-        step("a masked word", "predict", saved_model, sentence)
-    step("a sentence pair", "predict", saved_model, "--pair", *PAIR)
+    step("8. masked words", "predict", saved_model, *SENTENCES)
+    step("9. a sentence pair", "predict", saved_model, "--pair", *PAIR)
     print(f"\nThe curves of the training are in {run / 'curves.png'}.", flush=True)

@@ -1,6 +1,7 @@
 """A corpus to a directory of records: tokenize once, part the documents into shards, then make each shard by itself."""
 
 import dataclasses
+import fcntl
 import hashlib
 import pathlib
 
@@ -47,9 +48,7 @@ def build_records(inputs, vocabulary, output, config, *, format="sentences", err
     """
     files = input_files(inputs)
     output = pathlib.Path(output)
-    within = [file for file in files if output.resolve() in file.resolve().parents]
-    if within:
-        raise InputError(f"Expected an output directory apart from the input. Received: {output}, which holds {within[0]}.")
+    _check_apart(output, [*map(pathlib.Path, inputs), *files])
     identity = {
         "input_bytes": sum(file.stat().st_size for file in files),
         "input_sha256": _digest(files),
@@ -61,15 +60,36 @@ def build_records(inputs, vocabulary, output, config, *, format="sentences", err
     output, _ = claim_directory(output, identity, CONFIGURATION)
     if (output / schema.MANIFEST).exists():
         return load_manifest(output)
+    with open(output / CONFIGURATION) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"Expected {output} to be free. Received: a directory that another build writes to.") from None
+        return _build(files, vocabulary, output, config, format, errors, progress)
+
+
+def _check_apart(output, inputs):
+    """Refuses an output that would become input of the next build, or the other way round."""
+    output = output.resolve()
+    for path in inputs:
+        there = path.resolve()
+        if there.is_relative_to(output) or (there.is_dir() and output.is_relative_to(there)):
+            raise InputError(f"Expected an output directory apart from the input. Received: {output} for {path}.")
+
+
+def _build(files, vocabulary, output, config, format, errors, progress):
     for leftover in [*output.glob("*.tfrecord"), *output.glob(f"*{PARTIAL_SUFFIX}")]:
         leftover.unlink()
 
-    documents, counts = _tokenize(read_documents(files, format, errors), Tokenizer(vocabulary, config.cased), progress)
+    try:
+        documents, counts = _tokenize(read_documents(files, format, errors), Tokenizer(vocabulary, config.cased), progress)
+        parts = list(_partition(documents, config))
+    except InputError:
+        (output / CONFIGURATION).unlink()  # nothing is built: the directory is free for a corrected attempt
+        raise
     shards = []
     total = {split: dict(_COUNTERS) for split in schema.SPLITS}
-    for split, index, shard_documents in tqdm(
-        list(_partition(documents, config)), desc="writing", unit=" shards", disable=not progress
-    ):
+    for split, index, shard_documents in tqdm(parts, desc="writing", unit=" shards", disable=not progress):
         num_shards = config.num_shards if split == "train" else 1
         path = output / f"{split}-{index:05d}-of-{num_shards:05d}.tfrecord"
         batches = _shard_batches(shard_documents, split, index, vocabulary, config, total[split])
@@ -94,8 +114,7 @@ def _digest(files):
     for path in files:
         try:
             with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+                digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise InputError(f"Expected a readable text file. Received: {path} ({error.strerror}).") from None
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from tfrecords.errors import InputError
 FORMATS = ("sentences", "text")
 ERRORS = ("strict", "replace")
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BYTE_ORDER_MARK = "\ufeff"
 # Full stops that nupunkt does not know and that need no white space behind them: CJK, Devanagari, Arabic, Ethiopic, Armenian.
 _OTHER_STOPS = re.compile(r"(?<=[。！？｡।॥؟۔።։])(?![。！？｡।॥؟۔።։」』”’）\"'])\s*")
 
@@ -66,7 +66,7 @@ def _read_lines(path, errors):
         with open(path, "rb") as file:
             for line in file:
                 try:
-                    text = line.removeprefix(_BYTE_ORDER_MARK).decode("utf-8", errors)
+                    text = line.decode("utf-8", errors).removeprefix(_BYTE_ORDER_MARK)
                 except UnicodeDecodeError as error:
                     raise InputError(
                         f"{path}: expected UTF-8. Received: an invalid byte at offset {offset + error.start}; "

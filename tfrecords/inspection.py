@@ -1,6 +1,7 @@
 """What is in a directory of records, in words: counts, warnings and decoded examples."""
 
-from tfrecords.reader import describe, read
+from tfrecords.reader import read
+from tfrecords.schema import load_manifest
 from tfrecords.vocabulary import Vocabulary
 
 
@@ -20,7 +21,7 @@ def inspect(directory, num_examples=3):
     Raises:
         InputError: The directory holds no finished records.
     """
-    manifest = describe(directory)
+    manifest = load_manifest(directory)
     lines = [
         f"{manifest.directory}: records of S = {manifest.sequence_length} tokens with P = {manifest.max_predictions} slots "
         f"for masked tokens, {manifest.vocabulary_size:,} pieces of vocabulary ({manifest.vocabulary_sha256[:12]})",
@@ -90,9 +91,10 @@ def decode(token_ids, labels, positions, weights, next_sentence_label, vocabular
     pieces = [vocabulary.tokens[index] for index in token_ids]
     for position, label, weight in zip(positions, labels, weights, strict=True):
         if weight:
-            shown, original = pieces[position], vocabulary.tokens[label]
+            original = vocabulary.tokens[label]
             joint, word = ("##", original[2:]) if original.startswith("##") else ("", original)
-            pieces[position] = joint + (f"[{word}=]" if shown == original else f"[{shown.strip('[]').removeprefix('##')}→{word}]")
+            shown = pieces[position].strip("[]").removeprefix("##")
+            pieces[position] = f"{joint}[{word}=]" if pieces[position] == original else f"{joint}[{shown}→{word}]"
     kind = "B is random (1)" if next_sentence_label else "B follows A (0)"
     text = " ".join(pieces).replace("[CLS] ##", "[CLS] …").replace("[SEP] ##", "[SEP] …").replace(" ##", "")
     return f"{kind}\n  " + text.replace(" [SEP] ", " [SEP]\n  ", 1)

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import sys
 import sysconfig
+import warnings
 
 from tfrecords.documents import break_sentences
 from tfrecords.errors import InputError
@@ -74,16 +75,20 @@ def _package_root(name):
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         spec = None
-    if spec is None or not (spec.origin or spec.submodule_search_locations):
+    if spec is None:
         raise InputError(f"Expected an installed package. Received: {name!r}, which this Python cannot find; install it.")
-    return pathlib.Path(next(iter(spec.submodule_search_locations or [spec.origin])))
+    root = next(iter(spec.submodule_search_locations or [spec.origin or ""]))
+    if not spec.submodule_search_locations and not root.endswith(".py"):
+        raise InputError(f"Expected a package with Python sources. Received: {name!r}, which has none.")
+    return pathlib.Path(root)
 
 
 def _source_docstrings(path):
     """The docstrings of a source file in the order they stand in."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     try:
-        tree = ast.parse(path.read_bytes())
+        with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
+            tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):  # a template, or a file for another version of Python
         return []
     nodes = sorted((node for node in ast.walk(tree) if isinstance(node, documented)), key=lambda n: getattr(n, "lineno", 0))
@@ -97,7 +102,8 @@ def _compiled_modules(standard_library):
 
 def _compiled_docstrings(name):
     try:
-        module = importlib.import_module(name)
+        with warnings.catch_warnings(action="ignore"):  # some are deprecated
+            module = importlib.import_module(name)
     except ImportError:  # built without a library that this machine lacks
         return []
     docstrings, waiting, seen = [], [module], set()

@@ -50,6 +50,8 @@ def read(records, split="train", *, batch_size, seed=0, epochs=1, start_step=0, 
             f"Expected at least {batch_size if shuffle else 1} records in the split {split!r} of {manifest.directory}. "
             f"Received: {num_records}; make more records or smaller batches."
         )
+    if start_step < 0:
+        raise InputError(f"Expected a start step of at least 0. Received: {start_step}.")
     steps = num_records // batch_size if shuffle else -(-num_records // batch_size)
     first_epoch, skipped = divmod(start_step, steps)
 
@@ -60,8 +62,8 @@ def read(records, split="train", *, batch_size, seed=0, epochs=1, start_step=0, 
 
     dataset = tf.data.Dataset.range(first_epoch, tf.int64.max if epochs is None else epochs).flat_map(epoch_batches)
     dataset = dataset.map(lambda batch: _parse(batch, manifest, batch_size), num_parallel_calls=tf.data.AUTOTUNE)
-    if epochs is not None:
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(max(0, epochs * steps - start_step)))
+    cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else max(0, epochs * steps - start_step)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
@@ -75,6 +77,7 @@ def _epoch_records(files, epoch, seed):
     files = tf.random.experimental.stateless_shuffle(files, key)
     shards = tf.data.Dataset.from_tensor_slices(files)
     dataset = shards.interleave(tf.data.TFRecordDataset, cycle_length=_SHARDS_AT_ONCE)
+    tf.random.set_seed(1)  # of the graph that this is traced in: the order must not follow the global seed
     buffer_seed = tf.random.stateless_uniform([], key, minval=None, maxval=None, dtype=tf.int64, alg="philox")
     return dataset.shuffle(_SHUFFLE_RECORDS, seed=buffer_seed, reshuffle_each_iteration=False)
 
@@ -121,9 +124,10 @@ def describe(records):
     if isinstance(records, Manifest):
         return records
     if isinstance(records, str | os.PathLike):
-        if pathlib.Path(records).is_dir() or not glob.glob(str(records)):
+        matches = [records] if pathlib.Path(records).exists() else sorted(glob.glob(str(records)))
+        if not matches or pathlib.Path(matches[0]).is_dir():
             return load_manifest(records)
-        records = sorted(glob.glob(str(records)))
+        records = matches
     files = [pathlib.Path(file) for file in records]
     lengths = _first_record_lengths(files)
     return Manifest(
@@ -137,7 +141,7 @@ def describe(records):
             Shard(
                 name=str(file.absolute()),
                 split="train",
-                records=sum(1 for _ in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()),
+                records=_count_records(file),
                 bytes=file.stat().st_size,
                 sha256="",
             )
@@ -145,6 +149,13 @@ def describe(records):
         ),
         counts={},
     )
+
+
+def _count_records(file):
+    try:
+        return sum(1 for _ in tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+    except tf.errors.DataLossError as error:
+        raise InputError(f"{file}: expected TFRecords of tf.train.Example. Received: {error}.") from None
 
 
 def _first_record_lengths(files):

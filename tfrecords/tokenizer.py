@@ -62,7 +62,8 @@ def normalize(texts, cased):
     texts = tf.strings.regex_replace(texts, _OTHER_SPACE, " ")
     texts = tf.strings.regex_replace(texts, _CONTROL, "")
     if not cased:
-        texts = tf.strings.lower(texts, encoding="utf-8")
+        # ASCII first, without regard to the machine's language: where that is Turkish, ICU makes ı of I.
+        texts = tf.strings.lower(tf.strings.lower(texts), encoding="utf-8")
         texts = tf_text.normalize_utf8(texts, "NFD")
         texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
     return texts

@@ -46,6 +46,8 @@ class Vocabulary:
                 f"{self.source}: expected the special tokens {' '.join(SPECIAL_TOKENS)}. "
                 f"Received: a vocabulary without {' '.join(missing)}; add them or make one with 'kbert vocabulary'."
             )
+        if len(self.tokens) == len(SPECIAL_TOKENS):
+            raise InputError(f"{self.source}: expected pieces of words. Received: a vocabulary of special tokens alone.")
 
     @classmethod
     def load(cls, path):

@@ -1,0 +1,73 @@
+"""A corpus that the tests make themselves. Every word of it is unlike every other and says where it stands."""
+
+import contextlib
+import random
+
+import pytest
+import tensorflow as tf
+
+from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
+from tfrecords.vocabulary import SPECIAL_TOKENS
+
+
+@pytest.fixture(scope="session")
+def documents():
+    """43 documents of 1 to 7 sentences of 1 to 11 words: "d2s3w5" is word 5 in sentence 3 of document 2."""
+    draw = random.Random(1)
+    return [
+        [[f"d{d}s{s}w{w}" for w in range(draw.randint(1, 11))] for s in range(1 if d == 5 else draw.randint(1, 7))]
+        for d in range(43)
+    ]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory, documents):
+    """The documents as a text file, one sentence per line and an empty line after each document."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text("".join("".join(" ".join(words) + "\n" for words in document) + "\n" for document in documents))
+    return path
+
+
+@pytest.fixture(scope="session")
+def vocabulary(documents):
+    """Every word of the documents is one piece of it."""
+    words = [word for document in documents for sentence in document for word in sentence]
+    return Vocabulary(SPECIAL_TOKENS + tuple(words))
+
+
+@pytest.fixture(scope="session")
+def config():
+    return RecordsConfig(
+        sequence_length=29, max_predictions=5, duplicates=3, validation_fraction=0.17, num_shards=3, seed=7, cased=False
+    )
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory, corpus, vocabulary, config):
+    """A directory of records made from the corpus: three shards to train on, one to validate on."""
+    directory = tmp_path_factory.mktemp("built") / "records"
+    build_records([corpus], vocabulary, directory, config)
+    return directory
+
+
+@pytest.fixture
+def refused():
+    """`with refused(pattern):` expects an InputError of one line that says what was expected and what was received."""
+
+    @contextlib.contextmanager
+    def expect(pattern):
+        with pytest.raises(InputError, match=pattern) as caught:
+            yield
+        message = str(caught.value)
+        assert "\n" not in message
+        assert "xpected" in message
+        assert "Received" in message
+
+    return expect
+
+
+@pytest.fixture
+def global_seed():
+    """tf.random.set_seed, undone after the test."""
+    yield tf.random.set_seed
+    tf.random.set_seed(None)

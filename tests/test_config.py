@@ -1,0 +1,127 @@
+"""The released sizes, the defaults, and what is refused."""
+
+import dataclasses
+
+import pytest
+
+from kbert.config import BertConfig, PretrainingConfig
+from tfrecords import InputError
+
+SHAPE = {"vocabulary_size": 53, "num_layers": 2, "hidden_size": 26, "num_heads": 2, "intermediate_size": 37}
+
+
+@pytest.mark.parametrize("num_layers", [2, 4, 6, 8, 10, 12])
+@pytest.mark.parametrize("hidden_size", [128, 256, 512, 768])
+def test_miniatures_have_the_released_numbers(num_layers, hidden_size):
+    heads_and_intermediate = {128: (2, 512), 256: (4, 1024), 512: (8, 2048), 768: (12, 3072)}
+    config = BertConfig.of_size(f"L-{num_layers}_H-{hidden_size}", vocabulary_size=30522)
+    assert (config.num_layers, config.hidden_size) == (num_layers, hidden_size)
+    assert (config.num_heads, config.intermediate_size) == heads_and_intermediate[hidden_size]
+
+
+@pytest.mark.parametrize(
+    ("size", "numbers"),
+    [
+        ("tiny", (2, 128, 2, 512)),
+        ("mini", (4, 256, 4, 1024)),
+        ("small", (4, 512, 8, 2048)),
+        ("medium", (8, 512, 8, 2048)),
+        ("base", (12, 768, 12, 3072)),
+        ("large", (24, 1024, 16, 4096)),
+    ],
+)
+def test_named_sizes_have_the_released_numbers(size, numbers):
+    config = BertConfig.of_size(size, vocabulary_size=28996)
+    assert (config.num_layers, config.hidden_size, config.num_heads, config.intermediate_size) == numbers
+    assert config.vocabulary_size == 28996
+
+
+def test_what_is_not_a_size_has_the_released_values():
+    config = BertConfig.of_size("base", vocabulary_size=30522)
+    assert (config.max_positions, config.num_segments, config.dropout) == (512, 2, 0.1)
+    assert (config.exact_gelu, config.layer_norm_epsilon, config.initializer_range) == (False, 1e-12, 0.02)
+
+
+def test_a_size_can_depart_from_the_released_one():
+    config = BertConfig.of_size("tiny", vocabulary_size=53, dropout=0.3, max_positions=41)
+    assert (config.dropout, config.max_positions, config.hidden_size) == (0.3, 41, 128)
+
+
+@pytest.mark.parametrize("size", ["Tiny", "huge", "", "L-3_H-128", "L-2_H-64", "L-2_H-128 ", "2_128"])
+def test_another_size_is_refused(size):
+    with pytest.raises(InputError, match=r"^Expected a size among tiny, .* or such as L-4_H-256\. Received: '.*'\.$"):
+        BertConfig.of_size(size, vocabulary_size=53)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocabulary_size": 0}, r"vocabulary_size of at least 1\. Received: 0"),
+        ({"num_layers": 0}, r"num_layers of at least 1\. Received: 0"),
+        ({"max_positions": -1}, r"max_positions of at least 1\. Received: -1"),
+        ({"num_segments": 0}, r"num_segments of at least 1\. Received: 0"),
+        ({"dropout": 1.0}, r"dropout from 0.0 to 0.999\. Received: 1.0"),
+        ({"dropout": -0.1}, r"dropout from 0.0 to 0.999\. Received: -0.1"),
+        ({"dropout": float("nan")}, r"dropout from 0.0 to 0.999\. Received: nan"),
+        ({"num_heads": 3}, r"a hidden size that 3 heads share evenly\. Received: hidden_size=26"),
+    ],
+)
+def test_model_values_out_of_range_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        BertConfig(**(SHAPE | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, r"steps of at least 1\. Received: 0"),
+        ({"batch_size": 0}, r"batch_size of at least 1\. Received: 0"),
+        ({"learning_rate": -1e-4}, r"learning_rate of at least 0.0\. Received: -0.0001"),
+        ({"learning_rate": float("nan")}, r"learning_rate of at least 0.0\. Received: nan"),
+        ({"steps": 10, "warmup_steps": 11}, r"warmup_steps from 0 to 10\. Received: 11"),
+        ({"mlm_weight": -1.0}, r"mlm_weight of at least 0.0\. Received: -1.0"),
+        ({"evaluate_every": 0}, r"evaluate_every of at least 1\. Received: 0"),
+        ({"evaluate_steps": 0}, r"evaluate_steps of at least 1\. Received: 0"),
+        ({"checkpoint_every": 0}, r"checkpoint_every of at least 1\. Received: 0"),
+        ({"keep_checkpoints": 0}, r"keep_checkpoints of at least 1\. Received: 0"),
+        ({"seed": -1}, r"seed from 0 to 2147483647\. Received: -1"),
+        ({"precision": "float16"}, r"precision among float32, bfloat16\. Received: 'float16'"),
+        ({"optimizer": "sgd"}, r"optimizer among adamw\. Received: 'sgd'"),
+    ],
+)
+def test_pretraining_values_out_of_range_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        PretrainingConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup_steps", "evaluate_every"), [(1_000_000, 10_000, 50_000), (100_000, 10_000, 5_000), (70, 7, 3), (7, 0, 1)]
+)
+def test_warmup_and_evaluations_follow_the_steps(steps, warmup_steps, evaluate_every):
+    config = PretrainingConfig(steps=steps)
+    assert (config.warmup_steps, config.evaluate_every) == (warmup_steps, evaluate_every)
+
+
+def test_warmup_and_evaluations_can_be_set():
+    config = PretrainingConfig(steps=70, warmup_steps=0, evaluate_every=70)
+    assert (config.warmup_steps, config.evaluate_every) == (0, 70)
+
+
+def test_precision_names_a_keras_policy():
+    assert PretrainingConfig().dtype_policy == "float32"
+    assert PretrainingConfig(precision="bfloat16").dtype_policy == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize("config", [BertConfig(**SHAPE), PretrainingConfig()])
+def test_configurations_are_frozen_and_survive_a_round_trip(config):
+    field = dataclasses.fields(config)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, field, 1)
+    assert type(config)(**dataclasses.asdict(config)) == config
+
+
+def test_unknown_fields_and_positions_are_refused():
+    with pytest.raises(TypeError, match="hiden_size"):
+        BertConfig(**SHAPE, hiden_size=26)
+    with pytest.raises(TypeError, match="positional"):
+        BertConfig(53, 2, 26, 2, 37)

@@ -1,0 +1,133 @@
+"""Imports go one way: every file imports only files above it, and nothing large is loaded before it is needed."""
+
+import ast
+import os
+import subprocess
+import sys
+
+import pytest
+from model_fixtures import ROOT
+
+ORDER = [
+    "tfrecords.errors",
+    "tfrecords.files",
+    "tfrecords.vocabulary",
+    "tfrecords.tokenizer",
+    "tfrecords.documents",
+    "tfrecords.python_docs",
+    "tfrecords.wordpiece",
+    "tfrecords.pairs",
+    "tfrecords.masking",
+    "tfrecords.schema",
+    "tfrecords.writer",
+    "tfrecords.reader",
+    "tfrecords.build",
+    "tfrecords.inspection",
+    "kbert.config",
+    "kbert.layers",
+    "kbert.heads",
+    "kbert.model",
+    "kbert.optimizers",
+    "kbert.objective",
+    "kbert.checkpoints",
+    "kbert.runs",
+    "kbert.curves",
+    "kbert.evaluation",
+    "kbert.pretraining",
+    "kbert.export.saved_model",
+    "kbert.prediction",
+    "kbert.demo",
+    "kbert.cli",
+    "kbert.__main__",
+]
+
+
+def source(module):
+    return ROOT / (module.replace(".", "/") + ".py")
+
+
+def is_module(name):
+    return source(name).is_file() or (ROOT / name.replace(".", "/") / "__init__.py").is_file()
+
+
+def homes(package):
+    """Where the names that a package offers live, by name."""
+    tree = ast.parse((ROOT / package / "__init__.py").read_text())
+    (value,) = (node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "_HOMES")
+    return ast.literal_eval(value)
+
+
+def imports(module):
+    """Every module that the file imports, at the top or inside a function; names of a package stand for their homes."""
+    found = set()
+    for node in ast.walk(ast.parse(source(module).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: expected absolute imports"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if node.module in ("tfrecords", "kbert") and not is_module(name):
+                    found.add(homes(node.module)[alias.name])
+                else:
+                    found.add(name if is_module(name) else node.module)
+    return found
+
+
+def test_the_list_has_every_file_once():
+    files = [path for package in ("tfrecords", "kbert") for path in (ROOT / package).rglob("*.py")]
+    there = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.name != "__init__.py"}
+    assert len(ORDER) == len(set(ORDER))
+    assert set(ORDER) == there
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_file_imports_only_files_above_it(module):
+    above = set(ORDER[: ORDER.index(module)])
+    own = {name for name in imports(module) if name.split(".")[0] in ("tfrecords", "kbert")}
+    if module.startswith("kbert"):
+        own.discard("tfrecords")  # `import tfrecords`: all of it is above
+    assert own <= above
+
+
+@pytest.mark.parametrize("module", [module for module in ORDER if module.startswith("tfrecords")])
+def test_the_data_half_knows_neither_keras_nor_the_model_half(module):
+    assert not {name.split(".")[0] for name in imports(module)} & {"keras", "keras_hub", "kbert"}
+
+
+@pytest.mark.parametrize("package", ["tfrecords", "kbert"])
+def test_every_name_of_a_package_has_its_home(package):
+    names = homes(package)
+    assert set(names.values()) <= set(ORDER)
+    module = __import__(package)
+    assert sorted(names) == module.__all__ == dir(module)
+    for name, home in names.items():
+        assert getattr(module, name).__module__ == home
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = module.nonsense
+
+
+def loaded(*arguments):
+    """The modules that a new Python loads with these arguments."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-c", "import kbert, tfrecords"], ["-m", "kbert", "--help"], ["-m", "kbert", "pretrain", "--help"]],
+    ids=" ".join,
+)
+def test_a_start_without_work_loads_nothing_large(arguments):
+    modules = loaded(*arguments)
+    assert "tfrecords" in modules or "kbert" in modules
+    assert not modules & {"tensorflow", "keras", "tensorflow_text", "numpy", "numba", "tokenizers", "matplotlib"}
+
+
+def test_training_does_without_the_tokenizer():
+    modules = loaded("-c", "import kbert.pretraining")
+    assert "tensorflow" in modules
+    assert not modules & {"tensorflow_text", "tokenizers", "tfrecords.tokenizer", "tfrecords.build"}

@@ -1,0 +1,321 @@
+"""The layers of the encoder: dropout's masks, the block against plain NumPy, padding, initial weights."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+from model_fixtures import random_batch, randomize, tiny_config
+
+from kbert.layers import Dropout, EncoderBlock, InputEmbedding, TokenEmbedding, kernel_initializer, random_bits
+from kbert.model import pretraining_model
+
+SIGMAS = 5
+"""How far a measured mean may lie from the expected one, in its standard deviations: 1 in 1.7 million by chance."""
+
+
+def mask(rate=0.3, seed=7, number=0, shape=(211, 307)):
+    """The elements that dropout keeps, as 0.0 and 1.0."""
+    layer = Dropout(rate=rate, seed=seed)
+    layer.build(None)
+    layer.counter.assign(number)
+    return (layer(ops.ones(shape), training=True).numpy() != 0).astype(np.float64)
+
+
+def assert_uncorrelated(a, b):
+    correlation = np.corrcoef(a.ravel(), b.ravel())[0, 1]
+    assert abs(correlation) < SIGMAS / math.sqrt(a.size)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_dropout_changes_nothing_when_not_in_training(rate):
+    layer = Dropout(rate=rate, seed=7)
+    x = ops.convert_to_tensor(np.random.default_rng(0).standard_normal((5, 7)), "float32")
+    np.testing.assert_array_equal(layer(x), x)
+    np.testing.assert_array_equal(layer(x, training=False), x)
+    assert layer.counter.numpy() == 0
+
+
+def test_dropout_of_rate_zero_changes_nothing_in_training():
+    x = ops.convert_to_tensor(np.random.default_rng(0).standard_normal((5, 7)), "float32")
+    np.testing.assert_array_equal(Dropout(rate=0.0, seed=7)(x, training=True), x)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
+def test_dropout_drops_the_share_that_was_asked_for(rate):
+    kept = mask(rate)
+    assert abs(kept.mean() - (1 - rate)) < SIGMAS * math.sqrt(rate * (1 - rate) / kept.size)
+
+
+def test_dropout_scales_what_it_keeps():
+    x = np.random.default_rng(0).uniform(1, 2, (11, 13)).astype(np.float32)
+    y = Dropout(rate=0.3, seed=7)(x, training=True).numpy()
+    assert 0 < (y == 0).sum() < y.size
+    np.testing.assert_allclose(y[y != 0], x[y != 0] / 0.7, rtol=1e-6)
+
+
+def test_the_gradient_of_dropout_has_the_same_mask():
+    layer = Dropout(rate=0.3, seed=7)
+    x = tf.Variable(tf.ones((11, 13)))
+    with tf.GradientTape() as tape:
+        y = layer(x, training=True)
+    np.testing.assert_array_equal(tape.gradient(y, x), y)
+
+
+def test_dropout_masks_of_consecutive_calls_are_independent():
+    layer = Dropout(rate=0.3, seed=7)
+    masks = [(layer(ops.ones((53, 59)), training=True).numpy() != 0).astype(np.float64) for _ in range(23)]
+    assert layer.counter.numpy() == 23
+    for n, one in enumerate(masks):
+        for other in masks[:n]:
+            assert_uncorrelated(one, other)
+
+
+def test_dropout_masks_of_other_seeds_are_independent():
+    masks = [mask(seed=seed) for seed in (0, 1, 2, 7, 2**31, 2**32 - 1)]
+    for n, one in enumerate(masks):
+        for other in masks[:n]:
+            assert_uncorrelated(one, other)
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3, 64, 128])
+def test_dropout_is_independent_between_elements_rows_and_columns(distance):
+    kept = mask()
+    assert_uncorrelated(kept[:, distance:], kept[:, :-distance])
+    assert_uncorrelated(kept[distance:], kept[:-distance])
+    assert_uncorrelated(kept[distance:, distance:], kept[:-distance, :-distance])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_rows_and_columns_of_masks_scatter_as_independent_draws_do(axis):
+    rate = 0.3
+    kept = mask(rate)
+    count, num_sums = kept.shape[axis], kept.shape[1 - axis]
+    sums = (kept.sum(axis) - count * (1 - rate)) / math.sqrt(count * rate * (1 - rate))
+    # The sum of n squares of standard normals is n on average, with variance 2 n.
+    assert abs((sums**2).sum() - num_sums) < SIGMAS * math.sqrt(2 * num_sums)
+
+
+def test_every_axis_but_the_last_tells_rows_apart():
+    bits = random_bits((3, 5, 7, 11), 7, ops.cast(2, "uint32")).numpy()
+    assert bits.dtype == np.uint32
+    assert len(np.unique(bits.reshape(-1, 11), axis=0)) == 3 * 5 * 7
+    np.testing.assert_array_equal(bits.reshape(-1, 11), random_bits((105, 11), 7, ops.cast(2, "uint32")))
+
+
+def test_every_bit_is_one_half_of_the_time():
+    bits = random_bits((211, 307), 7, ops.cast(0, "uint32")).numpy()
+    share = [((bits >> n) & 1).mean() for n in range(32)]
+    np.testing.assert_allclose(share, 0.5, atol=SIGMAS * 0.5 / math.sqrt(bits.size))
+
+
+def test_dropout_repeats_itself_from_the_same_counter():
+    layer = Dropout(rate=0.3, seed=7)
+    first = [layer(ops.ones((5, 7)), training=True).numpy() for _ in range(3)]
+    layer.counter.assign(1)
+    again = [layer(ops.ones((5, 7)), training=True).numpy() for _ in range(2)]
+    np.testing.assert_array_equal(first[1:], again)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("shape", [(13,), (5, 7), (2, 3, 5, 7)])
+def test_dropout_is_the_same_eagerly_and_compiled(jit_compile, shape):
+    eager, compiled = Dropout(rate=0.3, seed=7), Dropout(rate=0.3, seed=7)
+    eager.build(None)
+    compiled.build(None)
+    function = tf.function(lambda x: compiled(x, training=True), jit_compile=jit_compile)
+    for _ in range(3):
+        np.testing.assert_array_equal(function(tf.ones(shape)), eager(tf.ones(shape), training=True))
+    assert compiled.counter.numpy() == 3
+
+
+def test_dropout_has_one_mask_in_every_precision():
+    single, half = Dropout(rate=0.3, seed=7), Dropout(rate=0.3, seed=7, dtype="mixed_bfloat16")
+    y = half(tf.ones((11, 13)), training=True)
+    assert y.dtype == tf.bfloat16
+    np.testing.assert_array_equal(y.numpy() == 0, single(tf.ones((11, 13)), training=True).numpy() == 0)
+
+
+def test_no_two_dropouts_of_a_model_share_a_seed():
+    def seeds(seed):
+        model = pretraining_model(tiny_config(num_layers=3), seed=seed)
+        return [layer.seed for layer in model._flatten_layers() if isinstance(layer, Dropout)]
+
+    assert len(seeds(0)) == 1 + 3 * 3
+    assert len({*seeds(0), *seeds(1)}) == 20
+    assert seeds(0) == seeds(0)
+
+
+def plain_block(weights, x_BSH, mask_BS, num_heads, exact_gelu, kept):
+    """An encoder block in NumPy, float64, with loops over texts and heads (Vaswani et al. 2017; Devlin et al. 2019).
+
+    `kept` has the factors of dropout by name, 0 or 1 / (1 - rate): probabilities [B, N, S, S], attention and output [B, S, H].
+    """
+
+    def dense(x, name):
+        return x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
+
+    def normalize(x, name):
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
+        return scaled * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+
+    def gelu(x):
+        if exact_gelu:
+            return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+        return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    out = np.zeros_like(x_BSH)
+    for b, x_SH in enumerate(x_BSH):
+        q_SH, k_SH, v_SH = np.split(dense(x_SH, "qkv"), 3, axis=-1)
+        head_size = q_SH.shape[-1] // num_heads
+        attended_SH = np.zeros_like(x_SH)
+        for n in range(num_heads):
+            head = slice(n * head_size, (n + 1) * head_size)
+            scores_SS = q_SH[:, head] @ k_SH[:, head].T / math.sqrt(head_size)
+            scores_SS[:, mask_BS[b] == 0] = -np.inf
+            exponentials_SS = np.exp(scores_SS - scores_SS.max(-1, keepdims=True))
+            probabilities_SS = exponentials_SS / exponentials_SS.sum(-1, keepdims=True)
+            attended_SH[:, head] = (probabilities_SS * kept["probabilities"][b, n]) @ v_SH[:, head]
+        x_SH = normalize(x_SH + dense(attended_SH, "attention_output") * kept["attention"][b], "attention_norm")
+        out[b] = normalize(x_SH + dense(gelu(dense(x_SH, "intermediate")), "output") * kept["output"][b], "output_norm")
+    return out
+
+
+@pytest.mark.parametrize("exact_gelu", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_encoder_block_equals_plain_numpy(exact_gelu, training):
+    block = EncoderBlock(num_heads=3, intermediate_size=37, dropout=0.3, exact_gelu=exact_gelu, seed=5, name="block")
+    x_BSH = np.random.default_rng(0).standard_normal((2, 11, 21)).astype(np.float32)
+    mask_BS = (np.arange(11) < np.array([[11], [7]])).astype(np.int32)
+    block.build(x_BSH.shape, mask_BS.shape)
+    randomize(block.variables)
+    weights = {"/".join(v.path.split("/")[-2:]): np.float64(v.numpy()) for v in block.trainable_variables}
+    shapes = {"probabilities": (2, 3, 11, 11), "attention": (2, 11, 21), "output": (2, 11, 21)}
+    seeds = {layer.name: layer.seed for layer in block._flatten_layers() if isinstance(layer, Dropout)}
+    names = {"probabilities": "attention_probabilities_dropout", "attention": "attention_dropout", "output": "output_dropout"}
+    for number in range(2):  # the second call of training has other masks
+        kept = {
+            name: mask(0.3, seeds[names[name]], number, shape) / 0.7 if training else np.ones(shape)
+            for name, shape in shapes.items()
+        }
+        expected = plain_block(weights, np.float64(x_BSH), mask_BS, 3, exact_gelu, kept)
+        np.testing.assert_allclose(block(x_BSH, mask_BS, training=training), expected, atol=1e-5)
+
+
+def test_padding_does_not_influence_the_other_positions():
+    block = EncoderBlock(num_heads=2, intermediate_size=37)
+    x = np.random.default_rng(0).standard_normal((3, 11, 26)).astype(np.float32)
+    mask_BS = (np.arange(11) < np.array([[11], [7], [1]])).astype(np.int32)
+    block.build(x.shape, mask_BS.shape)
+    randomize(block.variables)
+    other = np.where(mask_BS[:, :, None] == 1, x, 100.0).astype(np.float32)
+    in_use = mask_BS == 1
+    np.testing.assert_array_equal(block(x, mask_BS).numpy()[in_use], block(other, mask_BS).numpy()[in_use])
+    shorter = block(x[1:2, :7], mask_BS[1:2, :7])
+    np.testing.assert_allclose(block(x, mask_BS)[1:2, :7], shorter, atol=1e-5)
+
+
+def test_a_row_of_padding_alone_gives_numbers():
+    block = EncoderBlock(num_heads=2, intermediate_size=37)
+    assert np.isfinite(block(np.ones((1, 5, 26), np.float32), np.zeros((1, 5), np.int32))).all()
+
+
+def test_token_embedding_goes_both_ways():
+    layer = TokenEmbedding(vocabulary_size=53, hidden_size=7)
+    embedded = layer(np.array([[3, 52, 0]]))
+    table = layer.embeddings.numpy()
+    np.testing.assert_array_equal(embedded, table[[[3, 52, 0]]])
+    scores = layer(embedded, reverse=True)
+    assert scores.shape == (1, 3, 53)
+    np.testing.assert_allclose(scores, embedded.numpy() @ table.T, rtol=1e-5, atol=1e-8)
+
+
+def test_input_embedding_adds_and_normalises():
+    layer = InputEmbedding(max_positions=13, num_segments=3, dropout=0.3, name="embeddings")
+    words = np.random.default_rng(0).standard_normal((2, 11, 7)).astype(np.float32)
+    segment_ids = np.random.default_rng(1).integers(0, 3, (2, 11))
+    layer.build(words.shape, segment_ids.shape)
+    randomize(layer.variables)
+    x = words + layer.position_embeddings.numpy()[:11] + layer.segment_embeddings.numpy()[segment_ids]
+    gamma, beta = (v.numpy() for v in layer.trainable_variables if v.name in ("gamma", "beta"))
+    expected = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True) * gamma + beta
+    np.testing.assert_allclose(layer(words, segment_ids), expected, atol=1e-5)
+    (seed,) = {one.seed for one in layer._flatten_layers() if isinstance(one, Dropout)}
+    kept = mask(0.3, seed, 0, expected.shape) / 0.7
+    np.testing.assert_allclose(layer(words, segment_ids, training=True), expected * kept, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        TokenEmbedding(vocabulary_size=53, hidden_size=7, initializer_range=0.03, seed=5, name="a", dtype="mixed_bfloat16"),
+        InputEmbedding(
+            max_positions=13, num_segments=3, dropout=0.2, layer_norm_epsilon=1e-5, initializer_range=0.03, seed=5, name="b"
+        ),
+        EncoderBlock(
+            num_heads=3,
+            intermediate_size=37,
+            dropout=0.2,
+            exact_gelu=True,
+            layer_norm_epsilon=1e-5,
+            initializer_range=0.03,
+            seed=5,
+            name="c",
+        ),
+        Dropout(rate=0.2, seed=5, name="d"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_survive_a_round_trip_through_their_configuration(layer):
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is type(layer)
+    assert again.get_config() == layer.get_config()
+
+
+def drawn(model):
+    """The variables of a model that start from random numbers."""
+    return [v for v in model.trainable_variables if "embeddings" in v.name or v.name == "kernel"]
+
+
+def test_initial_weights_are_a_truncated_normal():
+    model = pretraining_model(tiny_config(initializer_range=0.03))
+    values = np.concatenate([variable.numpy().ravel() for variable in drawn(model)])
+    assert len(values) > 10_000
+    assert np.abs(values).max() <= 0.06
+    # A standard normal cut at two standard deviations has a standard deviation of 0.87962 and a kurtosis below a normal's.
+    assert abs(values.std() / (0.03 * 0.87962) - 1) < SIGMAS / math.sqrt(2 * len(values))
+    assert abs(values.mean()) < SIGMAS * 0.03 / math.sqrt(len(values))
+    for variable in model.variables:
+        if not any(variable is one for one in drawn(model)):
+            assert (variable.numpy() == (1.0 if variable.name == "gamma" else 0.0)).all(), variable.path
+
+
+def test_initial_weights_follow_from_the_seed_and_differ_everywhere():
+    first, again, other = (drawn(pretraining_model(tiny_config(), seed=seed)) for seed in (11, 11, 12))
+    for one, same, changed in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert (one.numpy() != changed.numpy()).mean() > 0.9
+    beginnings = {tuple(variable.numpy().ravel()[:5]) for variable in first}
+    assert len(beginnings) == len(first)
+
+
+def test_an_initializer_depends_on_its_whole_path():
+    draws = [kernel_initializer(0.02, 0, *path)((5, 7)) for path in (("a", "b"), ("a", "c"), ("b", "b"))]
+    assert len({float(draw[0, 0]) for draw in draws}) == 3
+
+
+def test_a_model_on_a_batch_is_the_same_eagerly_and_compiled_in_training():
+    x, _, _ = random_batch()
+    outputs = []
+    for jit_compile in (False, True):
+        model = pretraining_model(tiny_config(num_layers=1, dropout=0.3))
+
+        def call(x, model=model):
+            return model(x, training=True)["mlm"]
+
+        call = tf.function(call, jit_compile=True) if jit_compile else call
+        outputs.append(call(x).numpy())
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)

@@ -1,0 +1,323 @@
+"""The whole model: outputs, number of weights, round trips, and parity with transformers and KerasHub."""
+
+import dataclasses
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+import torch
+import transformers
+from model_fixtures import random_batch, random_model, randomize, tiny_config
+
+from kbert.config import BertConfig
+from kbert.model import encoder_model, encoder_of, pretraining_model
+from kbert.objective import pretraining_objective
+
+HUGGING_FACE_GELU = {True: "gelu", False: "gelu_pytorch_tanh"}
+
+
+def from_transformers(state, num_layers):
+    """Copies of the weights of a BertForPreTraining (its state_dict), by the paths of a kbert model."""
+    state = {name: value.numpy() for name, value in state.items()}
+
+    def dense(path, name):
+        return {f"{path}/kernel": state[f"{name}.weight"].T, f"{path}/bias": state[f"{name}.bias"]}
+
+    def norm(path, name):
+        return {f"{path}/gamma": state[f"{name}.weight"], f"{path}/beta": state[f"{name}.bias"]}
+
+    weights = {
+        "token_embedding/embeddings": state["bert.embeddings.word_embeddings.weight"],
+        "embeddings/position_embeddings": state["bert.embeddings.position_embeddings.weight"],
+        "embeddings/segment_embeddings": state["bert.embeddings.token_type_embeddings.weight"],
+        "mlm/bias": state["cls.predictions.bias"],
+        **norm("embeddings/layer_norm", "bert.embeddings.LayerNorm"),
+        **dense("pooler/dense", "bert.pooler.dense"),
+        **dense("mlm_transform/dense", "cls.predictions.transform.dense"),
+        **norm("mlm_transform/layer_norm", "cls.predictions.transform.LayerNorm"),
+        **dense("nsp", "cls.seq_relationship"),
+    }
+    for index in range(num_layers):
+        ours, theirs = f"layer_{index}", f"bert.encoder.layer.{index}"
+        thirds = [dense(part, f"{theirs}.attention.self.{part}") for part in ("query", "key", "value")]
+        for kind in ("kernel", "bias"):
+            parts = [value for third in thirds for path, value in third.items() if path.endswith(kind)]
+            weights[f"{ours}/qkv/{kind}"] = np.concatenate(parts, axis=-1)
+        weights |= dense(f"{ours}/attention_output", f"{theirs}.attention.output.dense")
+        weights |= norm(f"{ours}/attention_norm", f"{theirs}.attention.output.LayerNorm")
+        weights |= dense(f"{ours}/intermediate", f"{theirs}.intermediate.dense")
+        weights |= dense(f"{ours}/output", f"{theirs}.output.dense")
+        weights |= norm(f"{ours}/output_norm", f"{theirs}.output.LayerNorm")
+    return weights
+
+
+def to_keras_hub(weights, num_layers, num_heads):
+    """The weights of a kbert model (arrays by path), by the paths of a keras_hub BertBackbone."""
+    hub = {
+        "token_embedding/embeddings": weights["token_embedding/embeddings"],
+        "position_embedding/embeddings": weights["embeddings/position_embeddings"],
+        "segment_embedding/embeddings": weights["embeddings/segment_embeddings"],
+    }
+
+    def copy(theirs, ours, kinds):
+        hub.update({f"{theirs}/{kind}": weights[f"{ours}/{kind}"] for kind in kinds})
+
+    copy("embeddings_layer_norm", "embeddings/layer_norm", ("gamma", "beta"))
+    copy("pooled_dense", "pooler/dense", ("kernel", "bias"))
+    for index in range(num_layers):
+        ours, theirs = f"layer_{index}", f"transformer_layer_{index}"
+        kernels = np.split(weights[f"{ours}/qkv/kernel"], 3, axis=-1)
+        biases = np.split(weights[f"{ours}/qkv/bias"], 3)
+        for part, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True):
+            hub[f"{theirs}/self_attention_layer/{part}/kernel"] = kernel.reshape(len(kernel), num_heads, -1)
+            hub[f"{theirs}/self_attention_layer/{part}/bias"] = bias.reshape(num_heads, -1)
+        kernel = weights[f"{ours}/attention_output/kernel"]
+        hub[f"{theirs}/self_attention_layer/attention_output/kernel"] = kernel.reshape(num_heads, -1, len(kernel))
+        hub[f"{theirs}/self_attention_layer/attention_output/bias"] = weights[f"{ours}/attention_output/bias"]
+        copy(f"{theirs}/self_attention_layer_norm", f"{ours}/attention_norm", ("gamma", "beta"))
+        copy(f"{theirs}/feedforward_intermediate_dense", f"{ours}/intermediate", ("kernel", "bias"))
+        copy(f"{theirs}/feedforward_output_dense", f"{ours}/output", ("kernel", "bias"))
+        copy(f"{theirs}/feedforward_layer_norm", f"{ours}/output_norm", ("gamma", "beta"))
+    return hub
+
+
+def assign(model, weights):
+    """Gives every trainable variable of a model its value; none is left over on either side."""
+    variables = {variable.path: variable for variable in model.trainable_variables}
+    assert variables.keys() == weights.keys()
+    for path, variable in variables.items():
+        assert variable.shape == weights[path].shape, path
+        variable.assign(weights[path])
+
+
+def transformers_model(config):
+    """A BertForPreTraining of the same shape with random weights everywhere."""
+    torch.manual_seed(3)
+    model = transformers.BertForPreTraining(
+        transformers.BertConfig(
+            vocab_size=config.vocabulary_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            intermediate_size=config.intermediate_size,
+            max_position_embeddings=config.max_positions,
+            hidden_act=HUGGING_FACE_GELU[config.exact_gelu],
+        )
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape) + (1.0 if "LayerNorm.weight" in name else 0.0))
+    return model.eval()
+
+
+def transformers_outputs(model, x, **labels):
+    tensors = {name: torch.tensor(value, dtype=torch.long) for name, value in x.items()}
+    with torch.no_grad():
+        return model(
+            input_ids=tensors["token_ids"],
+            token_type_ids=tensors["segment_ids"],
+            attention_mask=tensors["padding_mask"],
+            **{name: torch.tensor(value, dtype=torch.long) for name, value in labels.items()},
+        )
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["tanh_gelu", "exact_gelu"])
+def twins(request):
+    """(kbert's model, transformers' model) with the same weights."""
+    config = tiny_config(exact_gelu=request.param)
+    theirs = transformers_model(config)
+    ours = pretraining_model(config)
+    assign(ours, from_transformers(theirs.state_dict(), config.num_layers))
+    return ours, theirs
+
+
+def test_logits_equal_those_of_transformers(twins):
+    ours, theirs = twins
+    x, _, sample_weight = random_batch(batch_size=7)
+    assert 0 < x["padding_mask"].mean() < 1
+    assert 0 < sample_weight["mlm"].mean() < 1
+    outputs = transformers_outputs(theirs, x)
+    mlm = np.take_along_axis(outputs.prediction_logits.numpy(), x["mask_positions"][:, :, None], axis=1)
+    actual = ours(x)
+    assert mlm.std() > 0.5  # logits that say something
+    np.testing.assert_allclose(actual["mlm"], mlm, atol=1e-5)
+    np.testing.assert_allclose(actual["nsp"], outputs.seq_relationship_logits.numpy(), atol=1e-5)
+
+
+def test_loss_equals_that_of_transformers(twins):
+    ours, theirs = twins
+    x, y, sample_weight = random_batch(seed=1, batch_size=7)
+    labels = np.full(x["token_ids"].shape, -100)
+    for row, (positions, weights) in enumerate(zip(x["mask_positions"], sample_weight["mlm"], strict=True)):
+        labels[row, positions[weights == 1]] = y["mlm"][row, weights == 1]
+    expected = float(transformers_outputs(theirs, x, labels=labels, next_sentence_label=y["nsp"]).loss)
+    ours.compile(**pretraining_objective(steps=1))
+    assert abs(ours.evaluate(x, y, sample_weight=sample_weight, verbose=0, return_dict=True)["loss"] - expected) < 1e-5
+
+
+def test_the_wrong_gelu_would_be_noticed(twins):
+    ours, theirs = twins
+    config = tiny_config(exact_gelu=theirs.config.hidden_act != "gelu")
+    other = pretraining_model(config)
+    other.set_weights(ours.get_weights())
+    x, _, _ = random_batch()
+    assert np.abs(other(x)["mlm"] - ours(x)["mlm"]).max() > 1e-4
+
+
+def test_encoder_equals_that_of_keras_hub():
+    config = tiny_config()
+    model = random_model()
+    weights = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=config.vocabulary_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        hidden_dim=config.hidden_size,
+        intermediate_dim=config.intermediate_size,
+        max_sequence_length=config.max_positions,
+    )
+    assign(backbone, to_keras_hub(weights, config.num_layers, config.num_heads))
+    x, _, _ = random_batch()
+    del x["mask_positions"]
+    ours, theirs = encoder_of(model)(x), backbone(x)
+    assert ours.keys() == theirs.keys()
+    in_use = x["padding_mask"] == 1
+    np.testing.assert_allclose(ours["sequence_output"][in_use], theirs["sequence_output"][in_use], atol=1e-5)
+    np.testing.assert_allclose(ours["pooled_output"], theirs["pooled_output"], atol=1e-5)
+
+
+def test_outputs_have_names_shapes_and_types():
+    x, _, _ = random_batch(batch_size=3, sequence_length=17, max_predictions=5)
+    model = random_model()
+    assert {name: tensor.shape for name, tensor in model.input.items()} == {
+        "token_ids": (None, None),
+        "segment_ids": (None, None),
+        "padding_mask": (None, None),
+        "mask_positions": (None, None),
+    }
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in model.output.items()} == {
+        "mlm": ((None, None, 53), "float32"),
+        "nsp": ((None, 2), "float32"),
+    }
+    outputs = model(x)
+    assert {name: (tensor.shape, tensor.dtype.name) for name, tensor in outputs.items()} == {
+        "mlm": ((3, 5, 53), "float32"),
+        "nsp": ((3, 2), "float32"),
+    }
+    encoded = encoder_of(model)({name: x[name] for name in ("token_ids", "segment_ids", "padding_mask")})
+    assert {name: tensor.shape for name, tensor in encoded.items()} == {
+        "sequence_output": (3, 17, 26),
+        "pooled_output": (3, 26),
+    }
+
+
+def number_of_weights(config):
+    """Counted from the paper's description: embeddings, blocks, pooler, and both heads with the decoder tied."""
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    embeddings = (config.vocabulary_size + config.max_positions + config.num_segments) * hidden + 2 * hidden
+    attention = 4 * (hidden * hidden + hidden) + 2 * hidden
+    feed_forward = (hidden * intermediate + intermediate) + (intermediate * hidden + hidden) + 2 * hidden
+    pooler = hidden * hidden + hidden
+    mlm = hidden * hidden + hidden + 2 * hidden + config.vocabulary_size
+    nsp = hidden * 2 + 2
+    return embeddings + config.num_layers * (attention + feed_forward) + pooler + mlm + nsp
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_layers": 3, "hidden_size": 22, "vocabulary_size": 59, "num_segments": 3}])
+def test_model_has_the_weights_that_the_paper_describes(changes):
+    config = tiny_config(**changes)
+    model = pretraining_model(config)
+    assert sum(int(np.prod(variable.shape)) for variable in model.trainable_variables) == number_of_weights(config)
+    assert len(model.trainable_variables) == 5 + 12 * config.num_layers + 2 + 4 + 1 + 2
+    assert len(model.non_trainable_variables) == 1 + 3 * config.num_layers  # dropout's counters
+    assert len({variable.path for variable in model.variables}) == len(model.variables)
+
+
+def test_bert_base_has_the_published_number_of_weights():
+    with torch.device("meta"):
+        theirs = transformers.BertForPreTraining(transformers.BertConfig())
+    base = BertConfig.of_size("base", vocabulary_size=30522)
+    assert number_of_weights(base) == 110_106_428 == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+def test_padding_does_not_influence_the_answers():
+    x, _, _ = random_batch()
+    model = random_model()
+    other = x | {name: np.where(x["padding_mask"] == 1, x[name], 1) for name in ("token_ids", "segment_ids")}
+    for name, expected in model(x).items():
+        np.testing.assert_array_equal(model(other)[name], expected)
+
+
+def test_every_input_matters():
+    x, _, _ = random_batch()
+    model = random_model()
+    expected = model(x)
+    for name in ("token_ids", "segment_ids", "padding_mask"):
+        changed = x | {name: np.where(np.arange(17) == 5, 1 - np.minimum(x[name], 1), x[name])}
+        outputs = model(changed)
+        assert np.abs(outputs["mlm"] - expected["mlm"]).max() > 1e-3, name
+        assert np.abs(outputs["nsp"] - expected["nsp"]).max() > 1e-3, name
+
+
+def test_encoder_of_shares_the_weights():
+    model = random_model()
+    encoder = encoder_of(model)
+    own = {id(variable) for variable in model.variables}
+    assert len(encoder.trainable_variables) == len(model.trainable_variables) - 7
+    assert all(id(variable) in own for variable in encoder.variables)
+
+
+def test_encoder_model_is_the_encoder_of_a_pretraining_model():
+    config = tiny_config()
+    encoder, model = encoder_model(config, seed=5), pretraining_model(config, seed=5)
+    x, _, _ = random_batch()
+    del x["mask_positions"]
+    for name, expected in encoder_of(model)(x).items():
+        np.testing.assert_array_equal(encoder(x)[name], expected)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")  # Keras
+def test_a_saved_model_predicts_what_it_did(tmp_path):
+    x, _, _ = random_batch()
+    model = random_model()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    for again in (loaded, clone):
+        assert [variable.path for variable in again.variables] == [variable.path for variable in model.variables]
+        for name, expected in model(x).items():
+            np.testing.assert_array_equal(again(x)[name], expected)
+
+
+def test_mixed_precision_keeps_weights_and_logits_in_float32():
+    x, y, sample_weight = random_batch()
+    exact = random_model(num_layers=1)
+    model = pretraining_model(tiny_config(num_layers=1), dtype="mixed_bfloat16")
+    model.set_weights(exact.get_weights())
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    assert {layer.compute_dtype for layer in model.layers if layer.name.startswith("layer_")} == {"bfloat16"}
+    outputs = model(x)
+    for name, expected in exact(x).items():
+        assert outputs[name].dtype == "float32"
+        assert 0 < np.abs(outputs[name] - expected).max() < 0.5  # three significant digits
+    model.compile(**pretraining_objective(steps=1))
+    assert np.isfinite(model.train_on_batch(x, y, sample_weight)[0])
+
+
+def test_longer_and_shorter_batches_go_through_one_model():
+    model = random_model()
+    long, _, _ = random_batch(batch_size=2, sequence_length=29)
+    short = {name: value[:, :11] if name != "mask_positions" else value % 11 for name, value in long.items()}
+    assert model(short)["mlm"].shape == (2, 3, 53)
+    assert model(long)["mlm"].shape == (2, 3, 53)
+
+
+def test_of_size_builds_what_it_names():
+    config = dataclasses.replace(BertConfig.of_size("tiny", vocabulary_size=53), max_positions=31)
+    model = pretraining_model(config)
+    randomize(model.variables)
+    assert len([layer for layer in model.layers if layer.name.startswith("layer_")]) == 2
+    assert model.get_layer("layer_1").num_heads == 2
+    assert model(random_batch()[0])["mlm"].shape == (5, 3, 53)

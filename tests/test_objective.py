@@ -1,0 +1,140 @@
+"""The losses and the metrics on logits that are given, against NumPy."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kbert.objective import pretraining_objective
+from kbert.optimizers import BertAdamW, WarmupLinearDecay
+
+
+def logits_model(**objective):
+    """A compiled model whose outputs are its inputs."""
+    inputs = {"mlm_logits": keras.Input((None, 11), name="mlm_logits"), "nsp_logits": keras.Input((2,), name="nsp_logits")}
+    outputs = {
+        "mlm": keras.layers.Identity(name="mlm")(inputs["mlm_logits"]),
+        "nsp": keras.layers.Identity(name="nsp")(inputs["nsp_logits"]),
+    }
+    model = keras.Model(inputs, outputs)
+    model.compile(**pretraining_objective(steps=1, **objective))
+    return model
+
+
+def batch(seed, batch_size=5, num_weights=None):
+    """(x, y, sample_weight) with P = 3 slots, of which `num_weights` have weight, or as many as chance gives."""
+    draw = np.random.default_rng(seed)
+    x = {
+        "mlm_logits": draw.standard_normal((batch_size, 3, 11)).astype(np.float32) * 3,
+        "nsp_logits": draw.standard_normal((batch_size, 2)).astype(np.float32) * 3,
+    }
+    y = {"mlm": draw.integers(0, 11, (batch_size, 3)), "nsp": draw.integers(0, 2, batch_size)}
+    weights = draw.integers(0, 2, (batch_size, 3)).astype(np.float32)
+    if num_weights is not None:
+        weights = (np.arange(batch_size * 3) < num_weights).astype(np.float32).reshape(batch_size, 3)
+    return x, y, {"mlm": weights, "nsp": (np.arange(batch_size) != 1).astype(np.float32)}
+
+
+def cross_entropies(logits, labels):
+    """-log softmax(logits)[labels], float64, for every label."""
+    logits = np.float64(logits)
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return -np.take_along_axis(log_probabilities, labels[..., None], -1)[..., 0]
+
+
+def weighted_mean(values, weights):
+    return float((values * weights).sum() / weights.sum())
+
+
+def evaluate(model, batches):
+    datasets = [tf.data.Dataset.from_tensors(one) for one in batches]
+    dataset = datasets[0]
+    for other in datasets[1:]:
+        dataset = dataset.concatenate(other)
+    return model.evaluate(dataset, verbose=0, return_dict=True)
+
+
+def test_losses_are_means_over_what_has_weight():
+    x, y, sample_weight = batch(0, num_weights=4)
+    logs = evaluate(logits_model(), [(x, y, sample_weight)])
+    mlm = weighted_mean(cross_entropies(x["mlm_logits"], y["mlm"]), sample_weight["mlm"])
+    nsp = weighted_mean(cross_entropies(x["nsp_logits"], y["nsp"]), sample_weight["nsp"])
+    assert logs["mlm_loss"] == pytest.approx(mlm, abs=1e-5)
+    assert logs["nsp_loss"] == pytest.approx(nsp, abs=1e-5)
+    assert logs["loss"] == pytest.approx(mlm + nsp, abs=1e-5)
+
+
+def test_unused_slots_change_nothing():
+    x, y, sample_weight = batch(0, num_weights=4)
+    before = evaluate(logits_model(), [(x, y, sample_weight)])
+    wider = {
+        "mlm_logits": np.pad(x["mlm_logits"], ((0, 0), (0, 4), (0, 0)), constant_values=7.0),
+        "nsp_logits": x["nsp_logits"],
+    }
+    y = {"mlm": np.pad(y["mlm"], ((0, 0), (0, 4))), "nsp": y["nsp"]}
+    weights = {"mlm": np.pad(sample_weight["mlm"], ((0, 0), (0, 4))), "nsp": sample_weight["nsp"]}
+    assert evaluate(logits_model(), [(wider, y, weights)]) == pytest.approx(before, abs=1e-6)
+
+
+def test_a_batch_without_a_masked_word_has_no_loss_of_masked_words():
+    x, y, sample_weight = batch(0, num_weights=0)
+    model = logits_model()
+    logs = evaluate(model, [(x, y, sample_weight)])
+    assert logs["mlm_loss"] == 0
+    assert logs["loss"] == pytest.approx(logs["nsp_loss"])
+    with tf.GradientTape() as tape:
+        logits = tf.Variable(x["mlm_logits"])
+        outputs = {"mlm": logits, "nsp": tf.constant(x["nsp_logits"])}
+        loss = model.compute_loss(x, y, outputs, sample_weight)
+    np.testing.assert_array_equal(tape.gradient(loss, logits), np.zeros_like(x["mlm_logits"]))
+
+
+@pytest.mark.parametrize(("mlm_weight", "nsp_weight"), [(1.0, 0.0), (0.0, 1.0), (0.25, 3.0)])
+def test_loss_weights_weigh_the_sum_alone(mlm_weight, nsp_weight):
+    plain = evaluate(logits_model(), [batch(0)])
+    logs = evaluate(logits_model(mlm_weight=mlm_weight, nsp_weight=nsp_weight), [batch(0)])
+    assert logs["loss"] == pytest.approx(mlm_weight * plain["mlm_loss"] + nsp_weight * plain["nsp_loss"], abs=1e-5)
+    for name in ("mlm_cross_entropy", "nsp_cross_entropy", "mlm_accuracy", "nsp_accuracy"):
+        assert logs[name] == plain[name]
+
+
+def test_metrics_are_exact_over_batches_of_unequal_weights():
+    batches = [
+        batch(0, num_weights=2),
+        batch(1, num_weights=13),
+        batch(2, num_weights=0),
+        batch(3, batch_size=2, num_weights=3),
+    ]
+    logs = evaluate(logits_model(), batches)
+    for name, num_classes in (("mlm", 11), ("nsp", 2)):
+        logits = np.concatenate([x[f"{name}_logits"].reshape(-1, num_classes) for x, _, _ in batches])
+        labels = np.concatenate([y[name].ravel() for _, y, _ in batches])
+        weights = np.concatenate([sample_weight[name].ravel() for _, _, sample_weight in batches])
+        assert logs[f"{name}_cross_entropy"] == pytest.approx(weighted_mean(cross_entropies(logits, labels), weights), abs=1e-5)
+        assert logs[f"{name}_accuracy"] == pytest.approx(weighted_mean(logits.argmax(-1) == labels, weights), abs=1e-6)
+
+
+def test_names_of_losses_and_metrics():
+    assert set(evaluate(logits_model(), [batch(0)])) == {
+        "loss",
+        "mlm_loss",
+        "mlm_accuracy",
+        "mlm_cross_entropy",
+        "nsp_loss",
+        "nsp_accuracy",
+        "nsp_cross_entropy",
+    }
+
+
+def test_the_optimizer_follows_the_arguments():
+    objective = pretraining_objective(learning_rate=0.3, steps=70, warmup_steps=11, weight_decay=0.05)
+    assert isinstance(objective["optimizer"], BertAdamW)
+    assert objective["optimizer"].weight_decay == 0.05
+    schedule = objective["optimizer"]._learning_rate
+    assert isinstance(schedule, WarmupLinearDecay)
+    assert schedule.get_config() == {"peak": 0.3, "steps": 70, "warmup_steps": 11}
+
+
+@pytest.mark.parametrize(("steps", "warmup_steps"), [(1_000_000, 10_000), (70, 7), (7, 0)])
+def test_the_warmup_is_at_most_a_tenth(steps, warmup_steps):
+    assert pretraining_objective(steps=steps)["optimizer"]._learning_rate.warmup_steps == warmup_steps

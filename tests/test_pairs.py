@@ -1,0 +1,346 @@
+"""Sentence pairs against a plain version of the algorithm of google-research/bert, and against what must hold of pairs."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from tfrecords.pairs import Documents, sentence_pairs
+
+CLS, SEP = 2, 3
+
+
+def generator(seed):
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def plain_pairs(documents, sequence_length, short_sequence_probability, duplicates, draw):
+    """create_instances_from_document with lists: returns (tokens, segments, label) of every pair and how many were cut."""
+
+    def below(n):
+        return int(draw() * n)
+
+    max_tokens = sequence_length - 3
+    pairs, num_truncated = [], 0
+    for index, document in list(enumerate(documents)) * duplicates:
+        target = max_tokens
+        if draw() < short_sequence_probability:
+            target = 2 + below(max_tokens - 1)
+        chunk, i = [], 0
+        while i < len(document):
+            chunk.append(document[i])
+            if i == len(document) - 1 or sum(map(len, chunk)) >= target:
+                a_end = 1 + below(len(chunk) - 1) if len(chunk) >= 2 else 1
+                a = [token for sentence in chunk[:a_end] for token in sentence]
+                is_random = len(chunk) == 1 or draw() < 0.5
+                if is_random:
+                    other = below(len(documents) - 1)
+                    other = documents[other + 1 if other >= index else other]
+                    b = []
+                    for sentence in other[below(len(other)) :]:
+                        b.extend(sentence)
+                        if len(b) >= target - len(a):
+                            break
+                    i -= len(chunk) - a_end
+                else:
+                    b = [token for sentence in chunk[a_end:] for token in sentence]
+                num_truncated += len(a) + len(b) > max_tokens
+                while len(a) + len(b) > max_tokens:
+                    front = draw() < 0.5
+                    longer = a if len(a) > len(b) else b
+                    if front:
+                        del longer[0]
+                    else:
+                        longer.pop()
+                segments = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+                pairs.append(([CLS, *a, SEP, *b, SEP], segments, int(is_random)))
+                chunk = []
+            i += 1
+    return pairs, num_truncated
+
+
+def numbered(lengths):
+    """Documents with these sentence lengths whose tokens are 10, 11, 12, ... throughout, and the document of each token."""
+    documents, token = [], 10
+    for sentences in lengths:
+        document = []
+        for length in sentences:
+            document.append(list(range(token, token + length)))
+            token += length
+        documents.append(document)
+    owners = np.full(token, -1)
+    for index, document in enumerate(documents):
+        owners[document[0][0] : document[-1][-1] + 1] = index
+    return documents, owners
+
+
+def ragged(seed, num_documents=23, longest=17):
+    """Documents of 1 to 7 sentences; among them one of a single token, one of a single sentence and a very long sentence."""
+    draw = np.random.default_rng(seed)
+    lengths = [draw.integers(1, longest + 1, draw.integers(1, 8)).tolist() for _ in range(num_documents)]
+    lengths[5], lengths[7], lengths[11] = [1], [longest], [1, 101, 2]
+    return numbered(lengths)
+
+
+def make(documents, sequence_length=29, short=0.1, duplicates=1, seed=0):
+    return sentence_pairs(Documents.of(documents), sequence_length, short, duplicates, CLS, SEP, generator(seed))
+
+
+def split(pairs, n):
+    """A and B of pair n without [CLS] and [SEP], as arrays."""
+    tokens = pairs.tokens[pairs.starts[n] : pairs.starts[n + 1]]
+    first = pairs.first_lengths[n]
+    assert (tokens[0], tokens[first - 1], tokens[-1]) == (CLS, SEP, SEP)
+    return tokens[1 : first - 1], tokens[first:-1]
+
+
+def test_documents_are_flat():
+    documents = Documents.of([[[7, 8], [9]], [[5, 5, 6]], [[4]]])
+    assert documents.tokens.tolist() == [7, 8, 9, 5, 5, 6, 4]
+    assert documents.sentence_starts.tolist() == [0, 2, 3, 6, 7]
+    assert documents.document_starts.tolist() == [0, 2, 3, 4]
+    assert len(documents) == 3
+
+
+def test_documents_are_selected_in_the_order_asked_for():
+    documents = [[[7, 8], [9]], [[5, 5, 6]], [[4]], [[3], [2, 1], [0]]]
+    for indices in ([3, 0], [1], [0, 1, 2, 3], [2, 2], []):
+        selected, expected = (
+            Documents.of(documents).select(np.array(indices, int)),
+            Documents.of([documents[i] for i in indices]),
+        )
+        assert selected.tokens.tolist() == expected.tokens.tolist()
+        assert selected.sentence_starts.tolist() == expected.sentence_starts.tolist()
+        assert selected.document_starts.tolist() == expected.document_starts.tolist()
+
+
+def test_small_case_in_full():
+    # Each document is one sentence, so every B is random, and there is but one other document to take it from.
+    pairs = make([[[11, 12, 13]], [[21, 22]]], sequence_length=11, short=0.0, duplicates=2)
+    expected = [[CLS, 11, 12, 13, SEP, 21, 22, SEP], [CLS, 21, 22, SEP, 11, 12, 13, SEP]] * 2
+    assert pairs.tokens.tolist() == [token for tokens in expected for token in tokens]
+    assert pairs.starts.tolist() == [0, 8, 16, 24, 32]
+    assert pairs.first_lengths.tolist() == [5, 4, 5, 4]
+    assert pairs.labels.tolist() == [1, 1, 1, 1]
+    assert pairs.lengths.tolist() == [8, 8, 8, 8]
+    assert pairs.num_truncated == 0
+    assert (pairs.tokens.dtype, pairs.first_lengths.dtype, pairs.labels.dtype) == (np.int32, np.int32, np.int32)
+
+
+def test_batch_pads_and_separates_the_segments():
+    pairs = make([[[11, 12, 13]], [[21]]], sequence_length=11, short=0.0)
+    token_ids, segment_ids, lengths, labels = pairs.batch(np.array([1, 0, 1]), 11)
+    assert token_ids.tolist() == [
+        [CLS, 21, SEP, 11, 12, 13, SEP, 0, 0, 0, 0],
+        [CLS, 11, 12, 13, SEP, 21, SEP, 0, 0, 0, 0],
+        [CLS, 21, SEP, 11, 12, 13, SEP, 0, 0, 0, 0],
+    ]
+    assert segment_ids.tolist() == [
+        [0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0],
+        [0] * 5 + [1, 1] + [0] * 4,
+        [0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0],
+    ]
+    assert lengths.tolist() == [7, 7, 7]
+    assert labels.tolist() == [1, 1, 1]
+    assert token_ids.dtype == segment_ids.dtype == lengths.dtype == np.int32
+
+
+@pytest.mark.parametrize("short", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("sequence_length", [5, 6, 7, 13, 29, 67, 257])
+def test_same_draws_give_the_pairs_of_the_plain_version(sequence_length, short):
+    for seed in range(5):
+        documents, _ = ragged(seed)
+        expected, num_truncated = plain_pairs(documents, sequence_length, short, 3, generator(seed).random)
+        pairs = make(documents, sequence_length, short, 3, seed)
+        token_ids, segment_ids, lengths, labels = pairs.batch(np.arange(len(pairs)), sequence_length)
+        assert len(pairs) == len(expected)
+        for n, (tokens, segments, label) in enumerate(expected):
+            padding = [0] * (sequence_length - len(tokens))
+            assert token_ids[n].tolist() == tokens + padding
+            assert segment_ids[n].tolist() == segments + padding
+            assert (lengths[n], labels[n]) == (len(tokens), label)
+        assert pairs.num_truncated == num_truncated
+
+
+def test_generator_is_left_where_the_plain_version_leaves_it():
+    documents, _ = ragged(1)
+    first, second = generator(1), generator(1)
+    sentence_pairs(Documents.of(documents), 29, 0.1, 2, CLS, SEP, first)
+    plain_pairs(documents, 29, 0.1, 2, second.random)
+    assert first.random() == second.random()
+
+
+def test_more_pairs_than_the_first_buffers_hold():
+    documents, _ = ragged(2, num_documents=401, longest=31)
+    expected, _ = plain_pairs(documents, 29, 0.1, 7, generator(2).random)
+    pairs = make(documents, 29, 0.1, 7, 2)
+    assert len(pairs) == len(expected) > 4096
+    assert pairs.tokens.tolist() == [token for tokens, _, _ in expected for token in tokens]
+    assert pairs.labels.tolist() == [label for _, _, label in expected]
+
+
+def test_same_seed_same_pairs_other_seed_other_pairs():
+    documents, _ = ragged(3)
+    first, again, other = make(documents, seed=1), make(documents, seed=1), make(documents, seed=2)
+    assert first.tokens.tobytes() == again.tokens.tobytes()
+    assert first.starts.tobytes() == again.starts.tobytes()
+    assert first.tokens.tobytes() != other.tokens.tobytes()
+
+
+def test_a_and_b_are_runs_of_text_and_only_true_neighbours_have_label_0():
+    documents, owners = ragged(4)
+    pairs = make(documents, sequence_length=29, duplicates=257)
+    assert len(pairs) > 10_000
+    assert pairs.lengths.max() == 29
+    assert pairs.lengths.min() >= 5
+    for n in range(len(pairs)):
+        a, b = split(pairs, n)
+        assert (np.diff(a) == 1).all()
+        assert (np.diff(b) == 1).all()
+        assert owners[a[0]] == owners[a[-1]]
+        assert owners[b[0]] == owners[b[-1]]
+        if pairs.labels[n] == 1:
+            assert owners[a[0]] != owners[b[0]]
+        else:
+            assert owners[a[0]] == owners[b[0]]
+            # What lies between A and B was cut off, which only pairs of full length were.
+            assert b[0] == a[-1] + 1 if pairs.lengths[n] < 29 else b[0] > a[-1]
+
+
+def uses(pairs):
+    """Per pass over a document the runs of its tokens that A and true B used, as (first token, last token, full length)."""
+    longest = pairs.lengths.max()
+    for n in range(len(pairs)):
+        a, b = split(pairs, n)
+        full = pairs.lengths[n] == longest
+        yield a[0], a[-1], full
+        if pairs.labels[n] == 0:
+            yield b[0], b[-1], full
+
+
+def test_no_sentence_is_lost_where_nothing_is_cut():
+    # Sentences of one token fill a pair exactly.
+    documents, owners = numbered([[1] * n for n in (1, 2, 3, 17, 31, 97)])
+    pairs = make(documents, sequence_length=13, short=0.5, duplicates=11)
+    assert pairs.num_truncated == 0
+    used = [token for first, last, _ in uses(pairs) for token in range(first, last + 1)]
+    # Every pass over the documents uses every token once, in order.
+    assert used == list(range(10, len(owners))) * 11
+
+
+def test_what_is_not_used_was_cut_from_a_pair_of_full_length():
+    documents, owners = ragged(5)
+    pairs = make(documents, sequence_length=29, duplicates=7)
+    assert pairs.num_truncated > 100
+    # Where a run does not begin after the end of the one before it, the one or the other was cut.
+    runs = [(0, len(owners) - 1, False), *uses(pairs), (10, 0, False)]
+    for (_, end, was_full), (start, _, is_full) in itertools.pairwise(runs):
+        if start < end:  # the next pass over the documents
+            assert end == len(owners) - 1 or was_full
+            assert start == 10 or is_full
+        else:
+            assert start == end + 1 or (start > end and (was_full or is_full))
+
+
+def test_share_of_random_next_sentences():
+    # Documents of two sentences that fill no pair: with a probability of one half the pair is true and the pass is over;
+    # else both sentences make pairs with random ones.
+    documents, _ = numbered([[3, 2]] * 101)
+    visits = 101 * 101
+    pairs = make(documents, sequence_length=29, short=0.0, duplicates=101)
+    num_true = int((pairs.labels == 0).sum())
+    assert len(pairs) > 10_000
+    assert len(pairs) - num_true == 2 * (visits - num_true)
+    # Four standard deviations of a binomial of n = 10,201 and p = 1/2: 4 * sqrt(n / 4) = 202.
+    assert abs(num_true - visits / 2) < 202
+
+
+def test_share_and_lengths_of_short_targets():
+    # Sentences of one token fill a true pair to its target exactly, so that its length tells the target.
+    documents, _ = numbered([[1] * 53] * 31)
+    begins = {document[0][0] for document in documents}
+
+    def first_targets(short, seed):
+        """The targets of the passes whose first pair is true, which does not depend on the target."""
+        pairs = make(documents, sequence_length=16, short=short, duplicates=401, seed=seed)
+        assert len(pairs) > 10_000
+        firsts = [n for n in np.flatnonzero(pairs.labels == 0) if split(pairs, n)[0][0] in begins]
+        return collections.Counter((pairs.lengths[firsts] - 3).tolist()), len(firsts)
+
+    assert set(first_targets(0.0, seed=1)[0]) == {13}
+    always, n = first_targets(1.0, seed=2)
+    # About 6,200 draws from 2 to 13: each count is binomial with p = 1/12; 4 * sqrt(n * 1/12 * 11/12) = 87.
+    assert 5_900 < n < 6_500
+    assert sorted(always) == list(range(2, 14))
+    assert all(abs(count - n / 12) < 87 for count in always.values())
+    sometimes, n = first_targets(0.1, seed=3)
+    # A target below 13 has p = 0.1 * 11/12; 4 * sqrt(n * p * (1 - p)) = 91.
+    assert 5_900 < n < 6_500
+    assert abs(n - sometimes[13] - n * 0.1 * 11 / 12) < 91
+
+
+def test_lengths_without_short_targets():
+    documents, owners = numbered([[1] * 53] * 31)
+    pairs = make(documents, sequence_length=16, short=0.0, duplicates=101)
+    last = {int(np.flatnonzero(owners == d)[-1]) for d in range(31)}
+    for n in range(len(pairs)):
+        a, b = split(pairs, n)
+        # A pair is full unless its own document ended, or the one that B came from.
+        assert pairs.lengths[n] == 16 or a[-1] in last or b[-1] in last
+    assert (pairs.lengths == 16).mean() > 0.5
+
+
+def test_random_sentences_come_from_everywhere_else():
+    # One-sentence documents, five of them, so that every B is random: 1/4 each of the others, and one of its sentences.
+    documents, owners = numbered([[1], [1], [1] * 5, [1] * 3, [1] * 7])
+    pairs = make(documents, sequence_length=5, short=0.0, duplicates=5003, seed=4)
+    random_pairs = np.flatnonzero(pairs.labels == 1)
+    a_owner, b_first = (
+        np.array(column)
+        for column in zip(*((owners[a[0]], b[0]) for a, b in (split(pairs, n) for n in random_pairs)), strict=True)
+    )
+    for document in range(5):
+        firsts = b_first[a_owner == document]
+        n = len(firsts)
+        assert n > 4000
+        for other in range(5):
+            there = firsts[owners[firsts] == other]
+            p = 0.0 if other == document else 1 / 4
+            # Four standard deviations of a binomial, here and below; with p = 0 the count must be 0.
+            assert abs(len(there) - n * p) <= 4 * np.sqrt(n * p * (1 - p))
+            size = len(documents[other])
+            for token in [sentence[0] for sentence in documents[other]] if p else []:
+                assert abs((there == token).sum() - len(there) / size) <= 4 * np.sqrt(len(there) / size * (1 - 1 / size))
+
+
+def test_cut_is_uniform_between_the_sentences():
+    # Four sentences fill the pair; A of a true pair has one, two or three of them.
+    documents, _ = numbered([[1] * 4] * 101)
+    pairs = make(documents, sequence_length=7, short=0.0, duplicates=101, seed=5)
+    lengths = np.array([len(split(pairs, n)[0]) for n in np.flatnonzero(pairs.labels == 0) if pairs.lengths[n] == 7])
+    n = len(lengths)
+    assert n > 4_000
+    # Four standard deviations of a binomial of p = 1/3.
+    assert all(abs((lengths == k).sum() - n / 3) < 4 * np.sqrt(n * 2 / 9) for k in (1, 2, 3))
+
+
+def test_truncation_takes_from_the_longer_part_at_both_ends():
+    # A has 7 tokens and B has 23 of which 6 fit: 17 are cut, each from the front with a probability of one half.
+    documents, owners = numbered([[7], [23]])
+    pairs = make(documents, sequence_length=16, short=0.0, duplicates=5003, seed=6)
+    assert pairs.num_truncated == len(pairs) == 2 * 5003
+    fronts = []
+    for n in range(len(pairs)):
+        short, long = sorted(split(pairs, n), key=lambda part: owners[part[0]])
+        # On ties B gives way, so the first part of a pair keeps 7 and the second 6.
+        assert (len(short), len(long)) == ((7, 6) if n % 2 == 0 else (6, 7))
+        fronts.append(long[0] - 17)
+    # When A is the shorter one, all 17 cuts are B's: their sum is binomial of 17 * 5,003 draws; 4 * sqrt(n / 4) = 584.
+    assert abs(sum(fronts[::2]) - 17 * 5003 / 2) < 584
+
+
+@pytest.mark.parametrize("documents", [[], [[[7, 8], [9]]]])
+def test_fewer_than_two_documents_are_refused(documents):
+    with pytest.raises(ValueError, match=rf"^Sentence pairs: expected at least two documents\. Received: {len(documents)}\.$"):
+        make(documents)

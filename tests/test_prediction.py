@@ -1,0 +1,108 @@
+"""Answers from a run and from a SavedModel of it."""
+
+import gc
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kbert.export.saved_model import export_saved_model
+from kbert.prediction import Predictor, Word, load_predictor, text_model_of
+from kbert.runs import load_run
+from tfrecords import InputError
+
+pytest_plugins = ["model_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def saved_model(tiny_run, tmp_path_factory):
+    run = load_run(tiny_run.directory)
+    output = tmp_path_factory.mktemp("saved_model") / "bert"
+    return export_saved_model(run.load_model(), run.vocabulary, output, sequence_length=23, cased=False)
+
+
+@pytest.fixture(scope="module")
+def predictors(tiny_run, saved_model):
+    return [load_predictor(tiny_run.directory), load_predictor(str(saved_model))]
+
+
+def test_a_run_and_its_saved_model_give_the_same_words(predictors, tiny_vocabulary):
+    for text, num_masks in (("ba [MASK] be", 1), ("[MASK]", 1), ("[MASK][MASK] ba é [MASK]", 3)):
+        first, second = (predictor.fill_mask(text) for predictor in predictors)
+        assert len(first) == len(second) == num_masks
+        for one, other in zip(first, second, strict=True):
+            assert len(one) == 5
+            assert all(isinstance(word, Word) and word.token in tiny_vocabulary.ids for word in one)
+            assert [word.token for word in one] == [word.token for word in other]
+            probabilities = [word.probability for word in one]
+            assert probabilities == sorted(probabilities, reverse=True)
+            assert probabilities == pytest.approx([word.probability for word in other], abs=1e-5)
+            assert 0 < sum(probabilities) < 1
+
+
+def test_a_run_and_its_saved_model_give_the_same_next_sentence(predictors):
+    for pair in (("ba be", "du"), ("", ""), ("ba " * 100, "du " * 100), ("é", "東京")):
+        first, second = (predictor.next_sentence(*pair) for predictor in predictors)
+        assert isinstance(first, float)
+        assert 0 < first < 1
+        assert first == pytest.approx(second, abs=1e-5)
+
+
+def test_the_answers_are_those_of_the_text_model(predictors, tiny_run):
+    text_model = text_model_of(load_run(tiny_run.directory))
+    answer = text_model.fill_mask(tf.constant(["ba [MASK] be"]))
+    words = predictors[0].fill_mask("ba [MASK] be")[0]
+    assert [word.token.encode() for word in words] == answer["tokens"][0, 0].numpy().tolist()
+    np.testing.assert_allclose([word.probability for word in words], answer["probabilities"][0, 0], atol=1e-6)
+    answer = text_model.next_sentence(tf.constant(["ba be"]), tf.constant(["du"]))["probability"]
+    assert predictors[0].next_sentence("ba be", "du") == pytest.approx(float(answer[0]), abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["ba be", "", "[mask]", "[MASK"])
+def test_a_text_without_a_mask_is_refused(predictors, text):
+    with pytest.raises(InputError, match=r"Expected a text with \[MASK\] in it\. Received: '"):
+        predictors[0].fill_mask(text)
+
+
+def test_a_mask_beyond_the_length_is_refused(predictors):
+    for predictor in predictors:
+        with pytest.raises(InputError, match="only in the part cut off"):
+            predictor.fill_mask("ba " * 100 + "[MASK]")
+        assert len(predictor.fill_mask("[MASK] " + "ba " * 100 + "[MASK]")) == 1
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
+def test_what_is_neither_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(
+        InputError, match=rf"Expected a run by 'kbert pretrain' or a SavedModel at .*{name}\. Received: neither"
+    ):
+        load_predictor(tmp_path / name)
+
+
+def test_a_damaged_saved_model_is_refused(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"\x00garbage")
+    with pytest.raises(InputError, match=r"Expected a SavedModel at .*\. Received: one that cannot be loaded") as caught:
+        load_predictor(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_model_of_something_else_is_refused(tmp_path):
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    with pytest.raises(InputError, match=r"Received: one without \['fill_mask', 'next_sentence'\]"):
+        load_predictor(tmp_path / "other")
+
+
+def test_a_run_without_a_checkpoint_is_refused(tiny_run, tmp_path):
+    for name in ("config.json", "vocab.txt"):
+        (tmp_path / name).write_bytes((tiny_run.directory / name).read_bytes())
+    with pytest.raises(InputError, match=r"Expected a checkpoint in .*\. Received: none yet"):
+        load_predictor(tmp_path)
+
+
+def test_a_predictor_keeps_its_source_alive(tiny_run):
+    predictor = load_predictor(tiny_run.directory)
+    assert isinstance(predictor, Predictor)
+    gc.collect()
+    assert predictor.fill_mask("[MASK]")

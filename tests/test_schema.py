@@ -1,0 +1,178 @@
+import dataclasses
+import json
+import shutil
+
+import pytest
+import tensorflow as tf
+from plain_records import read_plain
+
+from tfrecords import Manifest, RecordsConfig, load_manifest
+from tfrecords.schema import Shard
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    (tmp_path / "a b é.tfrecord").write_bytes(b"x" * 17)
+    return Manifest(
+        directory=tmp_path,
+        sequence_length=29,
+        max_predictions=5,
+        vocabulary_size=997,
+        vocabulary_sha256="f" * 64,
+        config=RecordsConfig(sequence_length=29, max_predictions=5, seed=(1 << 63) - 1, mask_rate=0.15),
+        shards=(Shard(name="a b é.tfrecord", split="train", records=7, bytes=17, sha256="0" * 64),),
+        counts={"corpus": {"documents": 3}, "train": {"records": 7}},
+    )
+
+
+def edited(directory, **changes):
+    fields = json.loads((directory / "manifest.json").read_text())
+    fields = {name: value for name, value in (fields | changes).items() if value is not ...}
+    (directory / "manifest.json").write_text(json.dumps(fields))
+
+
+def test_records_have_the_seven_features_of_google(records, config):
+    lengths = {
+        "input_ids": 29,
+        "input_mask": 29,
+        "segment_ids": 29,
+        "masked_lm_positions": 5,
+        "masked_lm_ids": 5,
+        "masked_lm_weights": 5,
+        "next_sentence_labels": 1,
+    }
+    for path in records.glob("*.tfrecord"):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            feature = tf.train.Example.FromString(record).features.feature
+            assert {name: len(value.int64_list.value or value.float_list.value) for name, value in feature.items()} == lengths
+            kinds = {name: value.WhichOneof("kind") for name, value in feature.items()}
+            assert kinds == dict.fromkeys(lengths, "int64_list") | {"masked_lm_weights": "float_list"}
+
+
+def test_records_are_well_formed(records, vocabulary):
+    for path in sorted(records.glob("*.tfrecord")):
+        for record in read_plain(path, 29, 5):
+            ids, mask, segments = record["input_ids"], record["input_mask"], record["segment_ids"]
+            length, num_predictions = mask.sum(), int(record["masked_lm_weights"].sum())
+            assert mask.tolist() == [1] * length + [0] * (29 - length)
+            assert not ids[length:].any()
+            assert 0 <= ids.min() <= ids.max() < len(vocabulary)
+            ends = (ids == vocabulary.sep_id).nonzero()[0].tolist()
+            assert ids[0] == vocabulary.cls_id
+            # A random replacement may be [SEP] by chance; these two stand at the ends of the segments.
+            first = length - segments.sum()
+            assert {first - 1, length - 1} <= set(ends)
+            assert segments.tolist() == [0] * first + [1] * (length - first) + [0] * (29 - length)
+            assert record["masked_lm_weights"].tolist() == [1.0] * num_predictions + [0.0] * (5 - num_predictions)
+            assert num_predictions == min(5, max(1, round(int(length) * 0.15)))
+            assert not record["masked_lm_ids"][num_predictions:].any()
+            assert not record["masked_lm_positions"][num_predictions:].any()
+            assert (record["masked_lm_ids"][:num_predictions] >= 5).all()
+            assert record["next_sentence_labels"][0] in (0, 1)
+
+
+def test_manifest_comes_back(manifest):
+    manifest.save()
+    loaded = load_manifest(manifest.directory)
+    assert loaded == manifest
+    assert loaded.config == manifest.config
+    assert loaded.shards == manifest.shards
+    assert loaded.files("train") == [str(manifest.directory / "a b é.tfrecord")]
+    assert loaded.files("validation") == []
+    assert (loaded.num_records("train"), loaded.num_records("validation")) == (7, 0)
+    assert loaded.vocabulary_path == manifest.directory / "vocab.txt"
+
+
+def test_manifest_is_readable_json(manifest):
+    manifest.save()
+    fields = json.loads((manifest.directory / "manifest.json").read_text())
+    assert fields["sequence_length"] == 29
+    assert fields["shards"] == [{"name": "a b é.tfrecord", "split": "train", "records": 7, "bytes": 17, "sha256": "0" * 64}]
+    assert "directory" not in fields
+
+
+def test_directory_may_be_moved(manifest, tmp_path_factory):
+    manifest.save()
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "moved"
+    shutil.copytree(manifest.directory, elsewhere)
+    assert load_manifest(str(elsewhere)) == manifest
+    assert load_manifest(elsewhere).files("train") == [str(elsewhere / "a b é.tfrecord")]
+
+
+def test_directory_without_finished_records_is_refused(tmp_path, refused):
+    with refused(r"Expected a directory of records\. Received: .*none, which is no directory"):
+        load_manifest(tmp_path / "none")
+    with refused(r"Expected manifest\.json in .*\. Received: a directory without it, so no finished records; make them"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
+    [
+        ({"version": 2}, r"manifest\.json: expected version 1\. Received: 2"),
+        ({"version": ...}, r"manifest\.json: expected version 1\. Received: None"),
+        ({"unheard_of": 1}, r"manifest\.json: expected a manifest by 'kbert records'\. Received: .*unheard_of"),
+        ({"sequence_length": ...}, r"expected a manifest by 'kbert records'\. Received: .*sequence_length"),
+        ({"shards": ...}, r"expected a manifest by 'kbert records'\. Received: .*shards"),
+        ({"shards": [{"name": "a"}]}, r"expected a manifest by 'kbert records'\. Received: .*split"),
+        ({"config": {"unheard_of": 1}}, r"expected a manifest by 'kbert records'\. Received: .*unheard_of"),
+        ({"config": {"mask_rate": 2.0}}, r"Expected mask_rate from 0\.0 to 1\.0\. Received: 2\.0"),
+    ],
+)
+def test_manifest_by_another_hand_is_refused(manifest, refused, changes, pattern):
+    manifest.save()
+    edited(manifest.directory, **changes)
+    with refused(pattern):
+        load_manifest(manifest.directory)
+
+
+def test_manifest_that_is_no_json_is_refused(manifest, refused):
+    for content in ("{", "[]", ""):
+        (manifest.directory / "manifest.json").write_text(content)
+        with refused(r"Expected the manifest of records at .*manifest\.json"):
+            load_manifest(manifest.directory)
+
+
+def test_shard_that_is_cut_or_missing_is_refused(manifest, refused):
+    manifest.save()
+    shard = manifest.directory / "a b é.tfrecord"
+    for size in (16, 0, 18):
+        shard.write_bytes(b"x" * size)
+        with refused(rf"a b é\.tfrecord: expected 17 bytes, as in the manifest\. Received: {size} bytes; make it anew"):
+            load_manifest(manifest.directory)
+    shard.unlink()
+    with refused(r"a b é\.tfrecord: expected 17 bytes, as in the manifest\. Received: no such file"):
+        load_manifest(manifest.directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "pattern"),
+    [
+        ("sequence_length", 4, r"Expected sequence_length from 5 to 65536\. Received: 4"),
+        ("sequence_length", 65537, r"Expected sequence_length from 5 to 65536\. Received: 65537"),
+        ("max_predictions", 0, r"Expected max_predictions from 1 to 128\. Received: 0"),
+        ("max_predictions", 129, r"Expected max_predictions from 1 to 128\. Received: 129"),
+        ("duplicates", 0, r"Expected duplicates from 1 "),
+        ("mask_rate", -0.01, r"Expected mask_rate from 0\.0 to 1\.0\. Received: -0\.01"),
+        ("mask_rate", 1.01, r"Expected mask_rate from 0\.0 to 1\.0\. Received: 1\.01"),
+        ("mask_rate", float("nan"), r"Expected mask_rate from 0\.0 to 1\.0\. Received: nan"),
+        ("short_sequence_probability", 1.5, r"Expected short_sequence_probability from 0\.0 to 1\.0\. Received: 1\.5"),
+        ("validation_fraction", 0.51, r"Expected validation_fraction from 0\.0 to 0\.5\. Received: 0\.51"),
+        ("num_shards", 0, r"Expected num_shards from 1 "),
+        ("seed", -1, r"Expected seed from 0 "),
+        ("seed", 1 << 63, r"Expected seed from 0 to 9223372036854775807\. Received: 9223372036854775808"),
+    ],
+)
+def test_configuration_out_of_range_is_refused(refused, name, value, pattern):
+    with refused(pattern):
+        RecordsConfig(**{name: value})
+
+
+def test_configuration_is_frozen_named_and_knows_its_fields():
+    assert RecordsConfig() == RecordsConfig(sequence_length=128, max_predictions=20, duplicates=5, mask_rate=0.15, seed=12345)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RecordsConfig().seed = 1
+    with pytest.raises(TypeError, match="unheard_of"):
+        RecordsConfig(unheard_of=1)
+    with pytest.raises(TypeError, match="positional"):
+        RecordsConfig(128)

@@ -1,0 +1,309 @@
+"""The tokenizer against a plain Python one (plain_tokenizer.py) and against the `tokenizers` library."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+import unicodedata
+
+import plain_tokenizer
+import pytest
+import tensorflow as tf
+import tokenizers
+
+from tfrecords import Tokenizer, Vocabulary
+from tfrecords.tokenizer import MAX_WORD_CHARACTERS
+from tfrecords.vocabulary import SPECIAL_TOKENS
+
+
+def characters_in(ranges):
+    """ "41-43 5A" -> {"A", "B", "C", "Z"}."""
+    ends = [part.split("-") for part in ranges.split()]
+    return {chr(code) for end in ends for code in range(int(end[0], 16), int(end[-1], 16) + 1)}
+
+
+# Where TensorFlow differs from Python. tf.strings.lower has the tables of Unicode 13, so it leaves the capitals that came
+# with Unicode 14 as they are: five letters, and the Vithkuqi script.
+CAPITALS_OF_UNICODE_14 = characters_in("2C2F A7C0 A7D0 A7D6 A7D8 10570-1057A 1057C-1058A 1058C-10592 10594-10595")
+
+# Where the `tokenizers` library (0.23) differs from google-research/bert, whose rules the plain tokenizer follows.
+# It drops the private use areas (all of category C).
+PRIVATE_USE = characters_in("E000-F8FF")
+# It begins the ideographs of extension E at 2B920 for 2B820.
+IDEOGRAPHS_FORGOTTEN = characters_in("2B820-2B91F")
+# It has tables of Unicode 8. Punctuation, once that came later and once two characters that changed their category since:
+LATER_PUNCTUATION = characters_in("""
+    061D 09FD 0A76 0C77 0C84 1B7D-1B7E 2E43-2E4F 2E52-2E5D 10EAD 10F55-10F59 10F86-10F89 1144B-1144F 1145A-1145B 1145D
+    11660-1166C 116B9 1183B 11944-11946 119E2 11A3F-11A46 11A9A-11A9C 11A9E-11AA2 11B00-11B09 11C41-11C45 11C70-11C71
+    11EF7-11EF8 11F43-11F4F 11FFF 12FF1-12FF2 16E97-16E9A 16FE2 1E95E-1E95F
+    166D 111C9
+""")
+# Format characters that came later.
+LATER_FORMATS = characters_in("0890-0891 08E2 110CD 13430-1343F")
+# Marks that came later or, like 1734, changed between Mn and Mc since; only the uncased tokenizer drops marks.
+LATER_MARKS = characters_in("""
+    07FD 0898-089F 08CA-08E1 09FE 0AFA-0AFF 0B55 0C04 0C3C 0D00 0D3B-0D3C 0D81 0EBA 0ECE 1734 180F 1885-1886 1ABF-1ACE
+    1DF6-1DFB A82C A8C5 A8FF A9BD 10D24-10D27 10EAB-10EAC 10EFD-10EFF 10F46-10F50 10F82-10F85 11070 11073-11074 110C2
+    111C9 111CF 1123E 11241 1133B 11438-1143F 11442-11444 11446 1145E 1182F-11837 11839-1183A 11938 1193B-1193C 1193E
+    11943 119D4-119D7 119DA-119DB 119E0 11A01-11A0A 11A33-11A38 11A3B-11A3E 11A47 11A51-11A56 11A59-11A5B 11A8A-11A96
+    11A98-11A99 11C30-11C36 11C38-11C3D 11C3F 11C92-11CA7 11CAA-11CB0 11CB2-11CB3 11CB5-11CB6 11D31-11D36 11D3A
+    11D3C-11D3D 11D3F-11D45 11D47 11D90-11D91 11D95 11D97 11EF3-11EF4 11F00-11F01 11F36-11F3A 11F40 11F42 13440
+    13447-13455 16F4F 16FE4 1CF00-1CF2D 1CF30-1CF46 1E000-1E006 1E008-1E018 1E01B-1E021 1E023-1E024 1E026-1E02A 1E08F
+    1E130-1E136 1E2AE 1E2EC-1E2EF 1E4EC-1E4EF 1E944-1E94A
+""")
+UNLIKE_THE_LIBRARY = PRIVATE_USE | IDEOGRAPHS_FORGOTTEN | LATER_PUNCTUATION | LATER_FORMATS
+
+SENTENCES = [
+    'The quick brown fox, 3.14 times faster (or so), said: "I don\'t know"!',
+    "Ein Müller mahlt Mehl; der FLUSS fließt. ÆØÅ æøå Łódź, naïve façade, x² + y² ≤ 1½ €",
+    "Съешь же ещё этих мягких французских булок, да выпей чаю. ЁЖИК",
+    "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία",
+    "敏捷的棕色狐狸跳过了懒狗。これはペンです、カタカナ。다람쥐 헌 쳇바퀴에 타고파",
+    "नमस्ते दुनिया। اَلسَّلَامُ عَلَيْكُمْ؟ שָׁלוֹם עוֹלָם สวัสดีชาวโลก",
+    "e-mail@host.example/path?x=1&y=2#z `code` ~tilde~ ^caret^ $5 <tag> a_b {c} [d] |e| \\f",
+    "emoji 👍🏽 👩‍👩‍👧 flags 🇩🇪, zero\u200bwidth, soft\u00adhyphen, no\u00a0break, thin\u2009space",
+    "İstanbul ILGAZ ı Ǆ ǅ ﬁ Ⅷ ⓐ Ⓐ ℌ K Å",
+]
+
+
+@pytest.fixture(scope="module")
+def characters():
+    """Every character of planes 0 to 3 that this Python's Unicode defines and UTF-8 can hold."""
+    return [chr(code) for code in range(0x40000) if unicodedata.category(chr(code)) not in ("Cn", "Cs")]
+
+
+@pytest.fixture(scope="module")
+def every_character(characters):
+    """A vocabulary in which every character that can come out is a piece, alone and inside a word, and some longer ones."""
+    out = {piece for character in characters for form in (character, character.lower()) for piece in form}
+    out |= {piece for character in out for piece in unicodedata.normalize("NFD", character)}
+    pieces = sorted(piece for piece in out if not piece.isspace() and unicodedata.category(piece) not in ("Cc", "Cf"))
+    pieces += ["ab", "abc", "στ", "MASK", "mask", "中文"]
+    return Vocabulary((*SPECIAL_TOKENS, *pieces, *(f"##{piece}" for piece in pieces)))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["cased", "uncased"])
+def cased(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tokenizer(every_character, cased):
+    return Tokenizer(every_character, cased)
+
+
+@pytest.fixture(scope="module")
+def library(every_character, cased):
+    return tokenizers.BertWordPieceTokenizer(vocab=every_character.ids, lowercase=not cased, strip_accents=not cased)
+
+
+@pytest.fixture(scope="module")
+def every_character_tokenised(characters, tokenizer):
+    return pieces(tokenizer, around(characters))
+
+
+def pieces(tokenizer, texts):
+    tokens = tokenizer.vocabulary.tokens
+    return [[tokens[index] for index in row] for row in tokenizer(tf.constant(texts, tf.string)).to_list()]
+
+
+def plain(texts, vocabulary, cased):
+    return [plain_tokenizer.tokenize(text, vocabulary.ids, cased) for text in texts]
+
+
+def of_library(library, texts):
+    return [encoding.tokens for encoding in library.encode_batch(texts, add_special_tokens=False)]
+
+
+def around(characters):
+    return [f"a{character}b {character}" for character in characters]
+
+
+def differing(characters, first, second):
+    return {character for character, a, b in zip(characters, first, second, strict=True) if a != b}
+
+
+def test_worked_example():
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "run", "##ning", "##s", "!", "[", "]", "mask", "中"))
+    tokenizer = Tokenizer(vocabulary)
+    texts = ["Running runs!", "", "jump", "[MASK] RÚN", "run中run", "runn"]
+    assert tokenizer(tf.constant(texts)).to_list() == [[5, 6, 5, 7, 8], [], [1], [9, 11, 10, 5], [5, 12, 5], [1]]
+    cased = Tokenizer(vocabulary, cased=True)(tf.constant(texts))
+    assert cased.to_list() == [[1, 5, 7, 8], [], [1], [9, 1, 10, 1], [5, 12, 5], [1]]
+
+
+def test_every_character_as_in_plain_python(
+    characters, every_character, every_character_tokenised, tokenizer, cased, record_property
+):
+    different = differing(characters, every_character_tokenised, plain(around(characters), every_character, cased))
+    record_property("characters", len(characters))
+    record_property("different", " ".join(f"{ord(character):04X}" for character in sorted(different)))
+    assert len(characters) > 140_000
+    assert different <= (set() if cased else CAPITALS_OF_UNICODE_14)
+    # What differs is kept, as the cased tokenizer keeps it; nothing is lost.
+    assert pieces(tokenizer, around(different)) == plain(around(different), every_character, True)
+
+
+def test_every_character_as_in_the_library(characters, every_character_tokenised, library, cased, record_property):
+    different = differing(characters, every_character_tokenised, of_library(library, around(characters)))
+    record_property("different", " ".join(f"{ord(character):04X}" for character in sorted(different)))
+    assert different <= UNLIKE_THE_LIBRARY | (set() if cased else LATER_MARKS | CAPITALS_OF_UNICODE_14)
+
+
+def test_sentences_as_in_plain_python_and_the_library(tokenizer, library, every_character, cased):
+    ours = pieces(tokenizer, SENTENCES)
+    assert ours == plain(SENTENCES, every_character, cased)
+    assert ours == of_library(library, SENTENCES)
+    assert min(map(len, ours)) > 15
+    assert not any("[UNK]" in row for row in ours)
+
+
+@pytest.mark.parametrize(
+    ("text", "ours", "librarys"),
+    [
+        ("a[MASK]", ["a", "[", "mask", "]"], ["a", "[MASK]"]),
+        ("[CLS]", ["[", "c", "##l", "##s", "]"], ["[CLS]"]),
+        ("a\ue000b", ["a", "##\ue000", "##b"], ["ab"]),
+        ("ΟΔΟΣ Σ", ["ο", "##δ", "##ο", "##ς", "σ"], ["ο", "##δ", "##ο", "##σ", "σ"]),
+        ("x" * 100, ["x"] + ["##x"] * 99, ["x"] + ["##x"] * 99),
+        ("x" * 101, ["x"] + ["##x"] * 100, ["[UNK]"]),
+    ],
+    ids=["MASK", "CLS", "private use", "final sigma", "100 characters", "101 characters"],
+)
+def test_known_differences_of_the_library(every_character, text, ours, librarys):
+    # google-research/bert does as the plain tokenizer: no special token in text, only Cc and Cf dropped, str.lower, 200.
+    library = tokenizers.BertWordPieceTokenizer(vocab=every_character.ids, lowercase=True, strip_accents=True)
+    assert pieces(Tokenizer(every_character, False), [text]) == plain([text], every_character, False) == [ours]
+    assert of_library(library, [text]) == [librarys]
+
+
+def test_random_strings_as_in_plain_python(characters, every_character, tokenizer, cased):
+    draw = random.Random(3)
+    everything = sorted(set(characters) - CAPITALS_OF_UNICODE_14)
+    telling = [*" \t\n\r\u00a0\u2028\u2029\u3000", *"\0\x01\x1c\x85\xad\u200b\u200d\ufeff\ufffd", *"aAbBcC09ΣσΑςİIıßẞéÉ"]
+    telling += [*"\u0300\u0323\u0345\u302e\U0001d165\u05b0", *"!#[]_-\u00b4`^$|。、؟—", *"中文가의がﬁǅ👍𐐀"]
+    telling += ["abc", "##", "##a", "[MASK]", "[UNK]", "[PAD]", "...", "  ", "ΑΣ", "x" * 67, "é" * 201]
+    texts = [
+        "".join(draw.choice(draw.choice([telling, telling, everything])) for _ in range(draw.randrange(43)))
+        for _ in range(5003)
+    ]
+    for text, ours, theirs in zip(texts, pieces(tokenizer, texts), plain(texts, every_character, cased), strict=True):
+        assert ours == theirs, ascii(text)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_longest_piece_first_as_in_plain_python(seed):
+    # Vocabularies with holes: many words cannot be made up and are [UNK] as a whole, never in part.
+    draw = random.Random(seed)
+    words = ["".join(draw.choices("abc", k=draw.randint(1, 4))) for _ in range(61)]
+    found = dict.fromkeys(prefix + word for prefix in ("", "##") for word in words if draw.random() < 0.5)
+    found.pop("##" + "abc"[seed % 3], None)
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, *found))
+    texts = ["".join(draw.choices("abc", k=draw.randint(1, 11))) for _ in range(1009)]
+    ours = pieces(Tokenizer(vocabulary), texts)
+    assert ours == plain(texts, vocabulary, False)
+    assert 20 < ours.count(["[UNK]"]) < 900
+
+
+@pytest.mark.parametrize("character", ["x", "é", "あ", "𐍈"], ids=["1 byte", "2 bytes", "3 bytes", "4 bytes"])
+def test_words_of_200_and_201_characters(tokenizer, every_character, cased, character):
+    assert MAX_WORD_CHARACTERS == 200
+    short, long = character * 200, character * 201
+    out = character if cased else plain_tokenizer.without_accents(character)
+    split = [out] + [f"##{out}"] * 199
+    expected = {
+        short: split,
+        long: ["[UNK]"],
+        f"({short}).": ["(", *split, ")", "."],
+        f"({long}).": ["(", "[UNK]", ")", "."],
+        f"a {long},{short} b": ["a", "[UNK]", ",", *split, "b"],
+        f"{short}中{long}。{short}": [*split, "中", "[UNK]", "。", *split],
+        f"{short}\u2028{short}\u3000{long}\n{short}": [*split, *split, "[UNK]", *split],
+        f"{short}\u0301": ["[UNK]"] if cased else split,
+        f"{short}\u00ad\0": split,
+        f"{long}\u00ad{short}": ["[UNK]"],
+    }
+    assert pieces(tokenizer, list(expected)) == list(expected.values())
+    assert plain(expected, every_character, cased) == list(expected.values())
+
+
+def test_million_characters_take_linear_time(tokenizer, cased):
+    # Two seconds are enough for the slowest of these; an algorithm of quadratic time would need hours.
+    million = 1_000_000
+    start = time.monotonic()
+    lengths = tokenizer(tf.constant(["x" * million, "é" * million, "x!" * (million // 2), "中" * million])).row_lengths()
+    assert lengths.numpy().tolist() == [1, 1, million, million]
+    assert time.monotonic() - start < 60
+
+
+def test_special_tokens_typed_in_text_stay_text(tokenizer):
+    texts = [*SPECIAL_TOKENS, "a[MASK]b", "[CLS] a [SEP] b [SEP]", "[mask]", "[MASK][MASK]", "##[PAD]"]
+    ids = tokenizer(tf.constant(texts))
+    assert not set(ids.flat_values.numpy().tolist()) & set(range(5))
+    assert ids.row_lengths().numpy().min() >= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\ufeffab cb", ["ab", "c", "##b"]),
+        ("ab\r\ncb\r\n", ["ab", "c", "##b"]),
+        ("ab\rcb", ["ab", "c", "##b"]),
+        ("ab\u2028cb\u2029c", ["ab", "c", "##b", "c"]),
+        ("a\u0085b", ["ab"]),
+        ("a\0b\0", ["ab"]),
+        ("a\x1cb\x7f", ["ab"]),
+        ("a\ufffdb", ["ab"]),
+        ("a\u200bb \u202ec", ["ab", "c"]),
+        ("a\u00a0b\u3000c\td\ne", ["a", "b", "c", "d", "e"]),
+        ("\0", []),
+        (" \t\r\n\u3000\ufeff", []),
+    ],
+)
+def test_invisible_characters(tokenizer, every_character, cased, text, expected):
+    assert pieces(tokenizer, [text]) == plain([text], every_character, cased) == [expected]
+
+
+def test_empty_string_and_empty_batch(tokenizer):
+    assert tokenizer(tf.constant([""])).to_list() == [[]]
+    assert tokenizer(tf.constant(["", "a", ""])).row_lengths().numpy().tolist() == [0, 1, 0]
+    empty = tokenizer(tf.zeros([0], tf.string))
+    assert empty.to_list() == []
+    assert empty.dtype == tf.int32
+
+
+def test_graph_and_tf_data_as_eager(tokenizer):
+    texts = [*SENTENCES, "", "x" * 201, "[MASK]"]
+    eager = tokenizer(tf.constant(texts))
+    graph = tf.function(tokenizer, input_signature=[tf.TensorSpec([None], tf.string)])(tf.constant(texts))
+    dataset = tf.data.Dataset.from_tensor_slices(texts).batch(5).map(tokenizer, num_parallel_calls=2)
+    assert graph.to_list() == eager.to_list()
+    assert [row for batch in dataset for row in batch.to_list()] == eager.to_list()
+    assert dataset.element_spec.dtype == tf.int32
+
+
+def test_case_follows_the_vocabulary_unless_told():
+    lower, upper = Vocabulary((*SPECIAL_TOKENS, "a")), Vocabulary((*SPECIAL_TOKENS, "a", "A"))
+    assert pieces(Tokenizer(lower), ["A a"]) == [["a", "a"]]
+    assert pieces(Tokenizer(upper), ["A a"]) == [["A", "a"]]
+    assert pieces(Tokenizer(lower, cased=True), ["A a"]) == [["[UNK]", "a"]]
+    assert pieces(Tokenizer(upper, cased=False), ["A a"]) == [["a", "a"]]
+
+
+def test_vocabulary_of_special_tokens_alone_is_refused(refused):
+    with refused(r"xpected .*(piece|token).*Received"):
+        Tokenizer(Vocabulary(SPECIAL_TOKENS))
+
+
+def test_language_of_the_machine_changes_nothing():
+    # Where the language is Turkish, ICU lowers I to ı unless it is told not to. The tokens must not show whose machine it is.
+    program = """if True:
+        import tensorflow as tf
+        from tfrecords import Tokenizer, Vocabulary
+        vocabulary = Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "title", "i", "ı"))
+        print(Tokenizer(vocabulary)(tf.constant(["TITLE I İ Ì I\u0307 ı"])).to_list())
+    """
+    environment = {**os.environ, "LC_ALL": "tr_TR.UTF-8", "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == "[[5, 6, 6, 6, 6, 7]]\n"
