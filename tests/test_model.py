@@ -11,6 +11,7 @@ import transformers
 from model_fixtures import random_batch, random_model, randomize, tiny_config
 
 from kbert.config import BertConfig
+from kbert.layers import Dropout
 from kbert.model import encoder_model, encoder_of, pretraining_model
 from kbert.objective import pretraining_objective
 
@@ -304,6 +305,19 @@ def test_mixed_precision_keeps_weights_and_logits_in_float32():
         assert 0 < np.abs(outputs[name] - expected).max() < 0.5  # three significant digits
     model.compile(**pretraining_objective(steps=1))
     assert np.isfinite(model.train_on_batch(x, y, sample_weight)[0])
+
+
+def test_the_configuration_reaches_every_layer():
+    config = tiny_config(layer_norm_epsilon=1e-3, dropout=0.2, initializer_range=0.01)
+    model = pretraining_model(config, seed=5)
+    layers = list(model._flatten_layers())
+    epsilons = [layer.epsilon for layer in layers if isinstance(layer, keras.layers.LayerNormalization)]
+    assert epsilons == [1e-3] * (2 + 2 * config.num_layers)  # of BERT 1e-12, in the masked language modelling head too
+    assert [layer.rate for layer in layers if isinstance(layer, Dropout)] == [0.2] * (1 + 3 * config.num_layers)
+    assert max(np.abs(v.numpy()).max() for v in model.trainable_variables if v.name not in ("gamma", "beta", "bias")) <= 0.02
+    own = [layer.get_config() for layer in model.layers if type(layer).__module__.startswith("kbert")]
+    assert {values["seed"] for values in own if "seed" in values} == {5}
+    assert {values["exact_gelu"] for values in own if "exact_gelu" in values} == {False}
 
 
 def test_longer_and_shorter_batches_go_through_one_model():

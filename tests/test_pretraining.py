@@ -16,6 +16,7 @@ from kbert import runs
 from kbert.checkpoints import list_checkpoints
 from kbert.config import PretrainingConfig
 from kbert.evaluation import baselines
+from kbert.model import pretraining_model
 from kbert.pretraining import TrainingError, _segments, pretrain
 from tfrecords import InputError, RecordsConfig, build_records
 
@@ -54,7 +55,7 @@ def test_history_has_a_row_per_evaluation(tiny_run, tiny_records):
         assert set(row) == expected
         assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"], rel=0.05)
     # The rate of the next update, on the line from the peak at step 0 to 0 at step 60.
-    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01 * 35 / 60, 0.01 * 10 / 60, 0.0])
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01 * 35 / 60, 0.01 * 10 / 60, 0.0], rel=1e-5)
     assert rows[-1]["val_mlm_loss"] == pytest.approx(tiny_run.results["mlm_loss"], abs=1e-5)
     assert rows[-1]["val_nsp_accuracy"] == pytest.approx(tiny_run.results["nsp_accuracy"], abs=1e-5)
 
@@ -218,10 +219,30 @@ def test_a_run_without_a_checkpoint_does_not_promise_one(tiny_records, tmp_path,
         pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
 
 
-def test_a_part_of_the_held_out_records_is_the_same_part_every_time(tiny_records, tmp_path):
-    settings = dataclasses.replace(SHORT, learning_rate=0.0, evaluate_every=2, evaluate_steps=1)
-    pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
+def test_the_settings_reach_the_model(tiny_records, tmp_path):
+    settings = dataclasses.replace(
+        SHORT,
+        learning_rate=0.0,
+        warmup_steps=4,
+        mlm_weight=0.5,
+        nsp_weight=2.0,
+        precision="bfloat16",
+        evaluate_every=2,
+        evaluate_steps=1,
+        keep_checkpoints=2,
+    )
+    model, _ = pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
+    assert model.get_layer("layer_0").compute_dtype == "bfloat16"
+    assert model.optimizer._learning_rate.get_config() == {"peak": 0.0, "steps": 6, "warmup_steps": 4}
+    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2
+    # Without a learning rate the weights stay those of the seed.
+    assert_equal_values(
+        values_of(model.trainable_variables), values_of(pretraining_model(run_config(), seed=5).trainable_variables)
+    )
     rows = runs.read_history(runs.load_run(tmp_path / "run"))
+    for row in rows:
+        assert row["loss"] == pytest.approx(0.5 * row["mlm_loss"] + 2 * row["nsp_loss"], rel=0.02)
+    # A part of the held-out records is the same part every time.
     assert len(rows) == 3
     assert len({row["val_mlm_loss"] for row in rows}) == 1
 

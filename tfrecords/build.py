@@ -74,7 +74,7 @@ def _check_apart(output, inputs):
     for path in inputs:
         there = path.resolve()
         if there.is_relative_to(output) or (there.is_dir() and output.is_relative_to(there)):
-            raise InputError(f"Expected an output directory apart from the input. Received: {output} for {path}.")
+            raise InputError(f"Expected an output directory apart from the input. Received: {output} for the input {path}.")
 
 
 def _build(files, vocabulary, output, config, format, errors, progress):
