@@ -8,7 +8,7 @@ from kbert.checkpoints import restore_checkpoint
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.model import pretraining_model
 from tfrecords import InputError, Vocabulary
-from tfrecords.files import claim_directory, read_json, write_json
+from tfrecords.files import atomic_path, claim_directory, read_json, write_json
 
 CONFIGURATION = "config.json"
 VOCABULARY = "vocab.txt"
@@ -96,9 +96,8 @@ def load_run(directory):
 def append_history(run, row):
     """Adds a row (a dict with "step") to history.csv in place of any of the same or a later step."""
     rows = [there for there in read_history(run) if there["step"] < row["step"]] + [row]
-    path = run.directory / HISTORY
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row), restval="", extrasaction="ignore")
+    with atomic_path(run.directory / HISTORY) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row), restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
