@@ -19,11 +19,13 @@ from tfrecords.files import PARTIAL_SUFFIX, atomic_path, make_directory, read_js
 
 WEIGHTS = "weights.safetensors"
 STATE = "state.json"
-_NAME = re.compile(r"step-(\d{9})")
+_NAME = re.compile(r"step-(\d{9,})")
 
 
 def save_checkpoint(directory, model, step, keep=3):
-    """Writes the checkpoint of `step` below `directory` and then removes all but the newest `keep`.
+    """Writes the checkpoint of `step` below `directory` and then removes all but the `keep` newest up to it.
+
+    A damaged one of the same step is replaced. Those of later steps go: the run came back from them since they were damaged.
 
     Args:
         directory: Where a run keeps its checkpoints.
@@ -36,21 +38,28 @@ def save_checkpoint(directory, model, step, keep=3):
     """
     directory = make_directory(directory)
     path = directory / f"step-{step:09d}"
-    if not path.exists():
-        for leftover in directory.glob(f"*{PARTIAL_SUFFIX}"):
-            shutil.rmtree(leftover)
+    for leftover in directory.glob(f"*{PARTIAL_SUFFIX}"):
+        shutil.rmtree(leftover)
+    try:
+        _read(path)
+    except InputError:
+        if path.exists():
+            shutil.rmtree(path)
         with atomic_path(path) as partial:
             partial.mkdir()
             safetensors.numpy.save_file(_values(model), partial / WEIGHTS)
             write_json(partial / STATE, {"step": step, "weights_sha256": _sha256(partial / WEIGHTS)})
-    for old in list_checkpoints(directory)[:-keep]:
-        shutil.rmtree(old)
+    checkpoints = list_checkpoints(directory)
+    newest = checkpoints.index(path) + 1
+    for other in checkpoints[: max(0, newest - keep)] + checkpoints[newest:]:
+        shutil.rmtree(other)
     return path
 
 
 def list_checkpoints(directory):
     """The checkpoints below `directory`, oldest first."""
-    return sorted(path for path in pathlib.Path(directory).glob("step-*") if _NAME.fullmatch(path.name))
+    paths = [path for path in pathlib.Path(directory).glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: int(_NAME.fullmatch(path.name)[1]))
 
 
 def restore_checkpoint(directory, model):
@@ -70,20 +79,28 @@ def restore_checkpoint(directory, model):
     checkpoints = list_checkpoints(directory)
     for path in reversed(checkpoints):
         try:
-            state = read_json(path / STATE, "the state of a checkpoint")
-            if _sha256(path / WEIGHTS) != state["weights_sha256"]:
-                raise InputError(
-                    f"Expected the weights that {path / STATE} tells the hash of. Received: others in {path / WEIGHTS}."
-                )
-            values = safetensors.numpy.load_file(path / WEIGHTS)
-        except (InputError, OSError, KeyError, safetensors.SafetensorError) as error:
+            step, values = _read(path)
+        except InputError as error:
             warnings.warn(f"The checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
             continue
         _assign(model, values, path)
-        return state["step"]
+        return step
     if checkpoints:
         raise InputError(f"Expected an intact checkpoint in {directory}. Received: {len(checkpoints)}, all of them damaged.")
     return None
+
+
+def _read(path):
+    """The step and the values of the checkpoint at `path`, verified; InputError if it is not intact."""
+    state = read_json(path / STATE, "the state of a checkpoint")
+    expected = {"step": int(_NAME.fullmatch(path.name)[1]), "weights_sha256": None}
+    try:
+        expected["weights_sha256"] = _sha256(path / WEIGHTS)
+        if state != expected:
+            raise InputError(f"Expected in {path / STATE} what is there: {expected}. Received: {state}.")
+        return expected["step"], safetensors.numpy.load_file(path / WEIGHTS)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"Expected the weights in {path / WEIGHTS}. Received: {error}.") from None
 
 
 def _variables(model):

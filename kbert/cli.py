@@ -42,6 +42,8 @@ class _Commands(click.Group):
             failure = click.ClickException(str(error))
             failure.exit_code = 2
             raise failure from None
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'A file'}: {error.strerror or error}.") from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 
@@ -78,7 +80,13 @@ def corpus(output, packages):
 @_INPUTS
 @click.option("--output", required=True, type=_PATH, help="The vocabulary file to write.")
 @click.option("--size", default=30522, show_default=True, help="Pieces, special tokens included.")
-@click.option("--min-frequency", default=2, show_default=True, help="How often a pair must occur to become a piece.")
+@click.option(
+    "--min-frequency",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="How often a pair must occur to become a piece.",
+)
 @click.option("--cased/--uncased", default=False, show_default=True, help="Keep case and accents.")
 @_FORMAT
 @_ERRORS
@@ -124,7 +132,7 @@ def records(inputs, vocabulary_path, output, shards, cased, format, errors, **op
 
 @main.command()
 @click.argument("directory", type=_PATH)
-@click.option("--examples", default=3, show_default=True, help="Records to decode.")
+@click.option("--examples", type=click.IntRange(0), default=3, show_default=True, help="Records to decode.")
 def inspect(directory, examples):
     """Tell what is in the records in DIRECTORY: counts, warnings and decoded examples."""
     click.echo(_import("tfrecords").inspect(directory, num_examples=examples))
@@ -174,7 +182,7 @@ def pretrain(records, output, size, dropout, max_positions, **options):
 @click.argument("run", type=_PATH)
 @click.argument("records", type=_PATH)
 @click.option("--split", type=click.Choice(["validation", "train"]), default="validation", show_default=True)
-@click.option("--batch-size", default=256, show_default=True, help="Sequences at once.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Sequences at once.")
 def evaluate(run, records, split, batch_size):
     """Measure the RUN's newest checkpoint on a split of RECORDS, beside what is reached without a model."""
     tfrecords, kbert = _import("tfrecords"), _import("kbert")
@@ -185,6 +193,7 @@ def evaluate(run, records, split, batch_size):
             f"Expected records with the vocabulary of the run, {loaded.vocabulary.sha256[:12]}. "
             f"Received: {records}, written with {manifest.vocabulary_sha256[:12]}."
         )
+    manifest.verify()
     results = kbert.evaluate(loaded.load_model(), manifest, split=split, batch_size=batch_size)
     click.echo(f"{run} on the {manifest.num_records(split):,} {split} records of {records}")
     click.echo(kbert.results_table(results))
@@ -194,7 +203,9 @@ def evaluate(run, records, split, batch_size):
 @click.argument("run", type=_PATH)
 @click.option("--output", required=True, type=_PATH, help="The directory to make.")
 @click.option("--format", type=click.Choice(["saved-model"]), default="saved-model", show_default=True)
-@click.option("--top-k", default=5, show_default=True, help="Words that fill_mask gives for each [MASK].")
+@click.option(
+    "--top-k", type=click.IntRange(1), default=5, show_default=True, help="Words that fill_mask gives for each [MASK]."
+)
 def export(run, output, format, top_k):
     """Export the RUN's newest checkpoint as a SavedModel that takes plain texts."""
     kbert = _import("kbert")

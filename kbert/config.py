@@ -1,6 +1,7 @@
 """The sizes of BERT, and everything else a pretraining run depends on."""
 
 import dataclasses
+import math
 import re
 
 from tfrecords import InputError
@@ -18,7 +19,6 @@ SIZES = {
 _MINIATURES = re.compile(r"L-(2|4|6|8|10|12)_H-(128|256|512|768)")
 _HEAD_SIZE = 64
 PRECISIONS = ("float32", "bfloat16")
-OPTIMIZERS = ("adamw",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,6 @@ class PretrainingConfig:
     """The peak, at the end of the warmup."""
     warmup_steps: int | None = None
     """Updates over which the learning rate rises from 0; None is 10,000 as in the paper, but at most a tenth of the steps."""
-    optimizer: str = "adamw"
-    """See optimizers.py."""
     mlm_weight: float = 1.0
     """The weight of the masked language modelling loss in the total."""
     nsp_weight: float = 1.0
@@ -147,8 +145,6 @@ class PretrainingConfig:
             check_range(self, "evaluate_steps", 1, None)
         if self.precision not in PRECISIONS:
             raise InputError(f"Expected a precision among {', '.join(PRECISIONS)}. Received: {self.precision!r}.")
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"Expected an optimizer among {', '.join(OPTIMIZERS)}. Received: {self.optimizer!r}.")
 
     @property
     def dtype_policy(self):
@@ -157,8 +153,8 @@ class PretrainingConfig:
 
 
 def check_range(config, name, low, high):
-    """Raises InputError if the field `name` is not a number from `low` to `high` (None: no bound)."""
+    """Raises InputError if the field `name` is not a finite number from `low` to `high` (None: no bound)."""
     value = getattr(config, name)
-    if not (value >= low and (high is None or value <= high)):
+    if not (math.isfinite(value) and value >= low and (high is None or value <= high)):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise InputError(f"Expected {name} {bounds}. Received: {value}.")

@@ -48,7 +48,9 @@ def run_demo(output, command):
         *("--learning-rate", 0.001, "--evaluate-every", 500, "--evaluate-steps", 40),
     )
     step("6. the held-out results", "evaluate", run, records)
-    step("7. a SavedModel with the tokenizer in it", "export", run, "--output", saved_model, made=saved_model)
+    step(
+        "7. a SavedModel with the tokenizer in it", "export", run, "--output", saved_model, made=saved_model / "saved_model.pb"
+    )
     step("8. masked words", "predict", saved_model, *SENTENCES)
     step("9. a sentence pair", "predict", saved_model, "--pair", *PAIR)
     print(f"\nThe curves of the training are in {run / 'curves.png'}.", flush=True)

@@ -7,6 +7,7 @@ import numpy as np
 
 import tfrecords
 from kbert.objective import pretraining_objective
+from tfrecords import InputError
 
 _BASELINE_BATCH = 1024
 _BASELINE_RECORDS = 200_000
@@ -35,7 +36,12 @@ def baselines(records, split="validation"):
         split: The split they are measured on.
     """
     manifest = tfrecords.describe(records)
-    tokens, labels = _label_counts(manifest, "train")
+    if manifest.vocabulary_size is None:
+        raise InputError(
+            "Baselines: expected records with a manifest, which tells the size of the vocabulary. "
+            f"Received: files without one in {manifest.directory}; make records with 'kbert records'."
+        )
+    tokens, labels = _label_counts(manifest, "train", limit=_BASELINE_RECORDS)
     held_out_tokens, held_out_labels = _label_counts(manifest, split)
     return Baselines(
         unigram_loss=_cross_entropy(held_out_tokens, tokens + 1),
@@ -45,11 +51,12 @@ def baselines(records, split="validation"):
     )
 
 
-def _label_counts(manifest, split):
-    """Counts the masked tokens (float64 [V]) and the next sentence labels (float64 [2]) of a split."""
+def _label_counts(manifest, split, limit=None):
+    """Counts the masked tokens (float64 [V]) and the next sentence labels (float64 [2]) of a split, or of about its first
+    `limit` records."""
     tokens, labels = np.zeros(manifest.vocabulary_size), np.zeros(2)
     batches = tfrecords.read(manifest, split, batch_size=_BASELINE_BATCH, shuffle=False)
-    for _, y, sample_weight in batches.take(-(-_BASELINE_RECORDS // _BASELINE_BATCH)).as_numpy_iterator():
+    for _, y, sample_weight in batches.take(limit // _BASELINE_BATCH if limit else -1).as_numpy_iterator():
         tokens += np.bincount(y["mlm"].ravel(), sample_weight["mlm"].ravel(), minlength=len(tokens))
         labels += np.bincount(y["nsp"], sample_weight["nsp"], minlength=2)
     return tokens, labels
@@ -64,7 +71,7 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
     """Measures a pretraining model on a split of records, every record once.
 
     Args:
-        model: A pretraining model; if it is not compiled, it is compiled here.
+        model: A pretraining model, compiled with `pretraining_objective` (it is compiled so here if it is not compiled).
         records: A directory of records, or a Manifest.
         split: The split to measure on.
         batch_size: Sequences at once; no influence on the results but by rounding.
@@ -75,6 +82,17 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
         the fields of Baselines.
     """
     manifest = tfrecords.describe(records)
+    if not manifest.num_records(split):
+        raise InputError(
+            f"Expected a split {split!r} in {manifest.directory}. Received: records without it; "
+            "make them with a --validation-fraction, or measure on another split."
+        )
+    max_positions = model.get_layer("embeddings").max_positions
+    if manifest.sequence_length > max_positions:
+        raise InputError(
+            f"Expected records of at most {max_positions} tokens, the positions of the model. "
+            f"Received: {manifest.sequence_length} in {manifest.directory}."
+        )
     if not model.compiled:
         model.compile(**pretraining_objective(steps=1))
     logs = model.evaluate(
@@ -82,12 +100,17 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
     )
     return {
         "mlm_loss": logs["mlm_cross_entropy"],
-        "mlm_perplexity": math.exp(logs["mlm_cross_entropy"]),
+        "mlm_perplexity": perplexity(logs["mlm_cross_entropy"]),
         "mlm_accuracy": logs["mlm_accuracy"],
         "nsp_loss": logs["nsp_cross_entropy"],
         "nsp_accuracy": logs["nsp_accuracy"],
         **dataclasses.asdict(baselines(manifest, split)),
     }
+
+
+def perplexity(loss):
+    """exp(loss), infinite where that is more than a float holds."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def results_table(results):

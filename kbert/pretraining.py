@@ -7,17 +7,18 @@ import time
 import warnings
 
 import keras
+import numpy as np
 
 import tfrecords
 from kbert import runs
-from kbert.checkpoints import restore_checkpoint, save_checkpoint
+from kbert.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.curves import draw_curves
 from kbert.evaluation import baselines, evaluate
 from kbert.model import pretraining_model
 from kbert.objective import pretraining_objective
-from tfrecords import InputError, Vocabulary
-from tfrecords.files import atomic_path
+from tfrecords import InputError
+from tfrecords.files import atomic_path, locked
 from tfrecords.schema import MANIFEST
 
 
@@ -60,11 +61,19 @@ def pretrain(records, output, *, bert, pretraining=None, verbose=1):
         cased=manifest.config.cased,
         records_sha256=hashlib.sha256((manifest.directory / MANIFEST).read_bytes()).hexdigest(),
     )
-    vocabulary = Vocabulary.load(manifest.vocabulary_path)
+    vocabulary = manifest.load_vocabulary()
     held_out = manifest.num_records("validation") > 0
-    train_batches(manifest, pretraining, start_step=0)  # refuses what cannot be read before anything is written
+    # What cannot be read is refused before anything is written.
+    manifest.verify()
+    train_batches(manifest, pretraining, start_step=0)
     run.claim()
-    vocabulary.save(run.directory / runs.VOCABULARY)
+    with locked(run.directory / runs.CONFIGURATION):
+        vocabulary.save(run.directory / runs.VOCABULARY)
+        return _train(run, manifest, held_out, verbose)
+
+
+def _train(run, manifest, held_out, verbose):
+    bert, pretraining = run.bert, run.pretraining
 
     # The model, as it was left or new.
     model = pretraining_model(bert, seed=pretraining.seed, dtype=pretraining.dtype_policy)
@@ -195,12 +204,7 @@ class _Keeper(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self._step += 1
         if not math.isfinite(logs["loss"]):
-            kept = (
-                "there is no checkpoint yet" if self._step == 1 else f"the last good checkpoint is in {self._run.checkpoints}"
-            )
-            raise TrainingError(
-                f"Step {self._step}: expected a finite loss. Received: {logs['loss']}; {kept}; try a lower learning rate."
-            )
+            raise self._failure(f"expected a finite loss. Received: {logs['loss']}")
         if self._step % self._run.pretraining.checkpoint_every == 0:
             self._save()
 
@@ -229,5 +233,16 @@ class _Keeper(keras.callbacks.Callback):
             shown = ", ".join(f"{key} {value:.4f}" for key, value in row.items() if "mlm" in key or "nsp" in key)
             print(f"step {self._step:,} of {self._run.pretraining.steps:,}: {shown}", flush=True)
 
+    def _failure(self, what):
+        checkpoints = list_checkpoints(self._run.checkpoints)
+        kept = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+        return TrainingError(f"Step {self._step}: {what}; {kept}; try a lower learning rate in another directory.")
+
     def _save(self):
-        save_checkpoint(self._run.checkpoints, self.model, self._step, keep=self._run.pretraining.keep_checkpoints)
+        # The loss comes before the update: it may be finite where the weights no longer are.
+        if not all(np.isfinite(variable.numpy()).all() for variable in self.model.trainable_variables):
+            raise self._failure("expected finite weights. Received: NaN or infinity")
+        try:
+            save_checkpoint(self._run.checkpoints, self.model, self._step, keep=self._run.pretraining.keep_checkpoints)
+        except OSError as error:
+            warnings.warn(f"Step {self._step}: no checkpoint could be written ({error}); training goes on.", stacklevel=2)

@@ -10,6 +10,7 @@ from kbert.model import pretraining_model
 from tfrecords import InputError, Vocabulary
 from tfrecords.files import atomic_path, claim_directory, read_json, write_json
 
+KIND = "a pretraining run"
 CONFIGURATION = "config.json"
 VOCABULARY = "vocab.txt"
 HISTORY = "history.csv"
@@ -41,15 +42,15 @@ class Run:
         return Vocabulary.load(self.directory / VOCABULARY)
 
     def claim(self):
-        """Makes the directory this run's, or recognises it; returns whether the run had been there before.
+        """Makes the directory this run's, or recognises it as that.
 
         Raises:
             InputError: The directory holds something else, or a run with another configuration.
         """
-        identity = {f"bert.{key}": value for key, value in dataclasses.asdict(self.bert).items()}
+        identity = {"kind": KIND} | {f"bert.{key}": value for key, value in dataclasses.asdict(self.bert).items()}
         identity |= {f"pretraining.{key}": value for key, value in dataclasses.asdict(self.pretraining).items()}
         identity |= {name: getattr(self, name) for name in ("sequence_length", "cased", "records_sha256")}
-        return claim_directory(self.directory, identity, CONFIGURATION)[1]
+        claim_directory(self.directory, identity, CONFIGURATION)
 
     def load_model(self):
         """The model with the weights of the newest checkpoint, not compiled.
@@ -65,7 +66,8 @@ class Run:
 
 def is_run(path):
     """Whether `path` looks like the directory of a run."""
-    return (pathlib.Path(path) / CONFIGURATION).is_file() and (pathlib.Path(path) / VOCABULARY).is_file()
+    path = pathlib.Path(path) / CONFIGURATION
+    return path.is_file() and read_json(path, "the configuration of a run").get("kind") == KIND
 
 
 def load_run(directory):
@@ -76,18 +78,20 @@ def load_run(directory):
     """
     directory = pathlib.Path(directory)
     fields = read_json(directory / CONFIGURATION, "the configuration of a run by 'kbert pretrain'")
+    if fields.pop("kind", None) != KIND:
+        raise InputError(f"Expected {KIND} by 'kbert pretrain' in {directory}. Received: something else.")
     parts = {"bert": {}, "pretraining": {}, "": {}}
-    for key, value in fields.items():
-        part, _, name = key.rpartition(".")
-        parts.setdefault(part, {})[name] = value
     try:
+        for key, value in fields.items():
+            part, _, name = key.rpartition(".")
+            parts[part][name] = value
         return Run(
             directory=directory,
             bert=BertConfig(**parts["bert"]),
             pretraining=PretrainingConfig(**parts["pretraining"]),
             **parts[""],
         )
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise InputError(
             f"Expected a run by 'kbert pretrain' in {directory}. Received: another configuration ({error})."
         ) from None

@@ -47,7 +47,7 @@ def test_directory_holds_the_shards_and_all_that_is_needed_to_read_them(records,
         "vocab.txt",
     ]
     manifest = load_manifest(records)
-    assert Vocabulary.load(manifest.vocabulary_path) == vocabulary
+    assert manifest.load_vocabulary() == vocabulary
     assert (manifest.vocabulary_size, manifest.vocabulary_sha256) == (len(vocabulary), vocabulary.sha256)
     assert (manifest.sequence_length, manifest.max_predictions, manifest.config) == (29, 5, config)
     job = json.loads((records / "config.json").read_text())
@@ -365,7 +365,7 @@ def test_output_below_an_input_directory_is_refused(tmp_path, corpus, vocabulary
 
 def test_output_that_is_a_file_is_refused(tmp_path, corpus, vocabulary, config, refused):
     (tmp_path / "out").write_text("a file")
-    with refused(r"Expected a directory that can be made at .*out\. Received: File exists"):
+    with refused(r"Expected the name of a directory to make\. Received: .*out, which is a file"):
         build_records([corpus], vocabulary, tmp_path / "out", config)
 
 

@@ -209,7 +209,7 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
         ("export {nowhere} --output {out}", "Expected the configuration of a run by 'kbert pretrain' at {nowhere}"),
         ("export {run} --output {occupied}", "already holds thesis.tex"),
         ("predict {nowhere} '[MASK]'", "Expected a run by 'kbert pretrain' or a SavedModel at {nowhere}. Received: neither"),
-        ("predict {records} '[MASK]'", "Expected a run by 'kbert pretrain' in {records}. Received: another configuration"),
+        ("predict {records} '[MASK]'", "Expected a run by 'kbert pretrain' or a SavedModel at {records}. Received: neither"),
         ("predict {run} 'no mask'", "Expected a text with [MASK] in it. Received: 'no mask'"),
         ("demo --output {corpus}", "{corpus}"),
     ],
@@ -283,6 +283,7 @@ def test_the_demo_runs_every_command_in_order_and_prints_it(tmp_path, capsys):
 def test_the_demo_keeps_what_is_there(tmp_path, capsys):
     (tmp_path / "corpus.txt").write_text("x")
     (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "saved_model.pb").touch()
     commands = []
     run_demo(tmp_path, commands.append)
     names = [words[0] for words in commands]

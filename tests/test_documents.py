@@ -1,3 +1,4 @@
+import gzip
 import os
 import re
 import time
@@ -134,13 +135,33 @@ def test_input_files_are_all_files_below_in_order(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
-    below = [tmp_path / name for name in ["b/.hidden", "b/a ä.txt", "b/z.txt"]]
+    below = [tmp_path / name for name in ["b/a ä.txt", "b/z.txt"]]
     assert input_files([tmp_path / "b"]) == below
     assert input_files([str(tmp_path / "c.txt"), str(tmp_path / "b"), tmp_path / "c"]) == [
         tmp_path / "c.txt",
         *below,
         tmp_path / "c/d/e.txt",
     ]
+
+
+def test_directory_with_something_else_in_it_is_refused(tmp_path, refused):
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    with refused(r"Expected text files in .*\. Received: .*lost, which is none"):
+        input_files([tmp_path])
+
+
+def test_a_file_named_twice_is_refused(tmp_path, refused):
+    (tmp_path / "a.txt").touch()
+    with refused(r"Expected each text file once\. Received: .*a\.txt"):
+        input_files([tmp_path, tmp_path / "a.txt"])
+
+
+def test_compressed_text_is_refused_by_its_name(tmp_path, refused):
+    path = tmp_path / "a.txt"
+    path.write_bytes(gzip.compress(b"One.\n"))
+    with refused(r"Expected plain text\. Received: .*a\.txt, which is compressed \(gzip\)"):
+        list(read_documents([path]))
 
 
 def test_input_that_is_no_text_is_refused(tmp_path, refused):

@@ -97,35 +97,39 @@ def test_new_file_is_not_there_yet(tmp_path, refused):
     (tmp_path / "a.txt").write_text("old")
     with refused(rf"Expected a new file\. Received: {re.escape(str(tmp_path / 'a.txt'))}, which exists"):
         new_file(tmp_path / "a.txt")
-    assert new_file(str(tmp_path / "a.txt"), overwrite=True) == tmp_path / "a.txt"
     assert (tmp_path / "a.txt").read_text() == "old"
     with refused(rf"Expected the name of a file to write\. Received: the directory {re.escape(str(tmp_path / 'sub'))};"):
-        new_file(tmp_path / "sub", overwrite=True)
+        new_file(tmp_path / "sub")
     with refused(r"Expected a directory that can be made at .*a\.txt\. Received: File exists"):
         new_file(tmp_path / "a.txt" / "b.txt")
 
 
 def test_new_directory_is_empty(tmp_path, refused):
-    assert new_directory(tmp_path / "sub" / "inner") == tmp_path / "sub" / "inner"
-    assert new_directory(tmp_path / "sub" / "inner") == tmp_path / "sub" / "inner"
+    inner = tmp_path / "sub" / "inner"
+    assert new_directory(inner) == inner
+    assert not inner.exists()
+    inner.mkdir(parents=True)
+    assert new_directory(str(inner)) == inner
     with refused(r"Expected an empty or new directory\. Received: .*sub, which already holds inner;"):
         new_directory(tmp_path / "sub")
     for name in "cba":
         (tmp_path / name).touch()
     with refused(r"which already holds a and 3 more; name another or empty it"):
         new_directory(tmp_path)
-    with refused(r"Expected a directory that can be made at .*a\. Received: File exists"):
+    with refused(r"Expected the name of a directory to make\. Received: .*a, which is a file"):
         new_directory(tmp_path / "a")
 
 
 def test_directory_is_claimed_once_and_recognised(tmp_path, refused):
-    identity = {"seed": 7, "inputs": ("a", "b"), "rate": 0.15}
-    assert claim_directory(tmp_path / "out", identity, "job.json") == (tmp_path / "out", False)
-    assert claim_directory(str(tmp_path / "out"), identity, "job.json") == (tmp_path / "out", True)
+    identity = {"kind": "a job", "seed": 7, "inputs": ("a", "b"), "rate": 0.15}
+    assert claim_directory(tmp_path / "out", identity, "job.json") == tmp_path / "out"
+    assert claim_directory(str(tmp_path / "out"), identity, "job.json") == tmp_path / "out"
     with refused(r"Expected the configuration that .*out was made with\. Received another: size: None before, 3 now;"):
         claim_directory(tmp_path / "out", identity | {"size": 3}, "job.json")
     with refused(r"Received another: inputs: \['a', 'b'\] before, \['a'\] now; seed: 7 before, 8 now; use the same"):
         claim_directory(tmp_path / "out", identity | {"seed": 8, "inputs": ["a"]}, "job.json")
+    with refused(r"Expected a directory for another job\. Received: .*out, which holds a job; name another"):
+        claim_directory(tmp_path / "out", {"kind": "another job"}, "job.json")
     assert names(tmp_path / "out") == ["job.json"]
 
 

@@ -16,6 +16,7 @@ ORDER = [
     "tfrecords.documents",
     "tfrecords.python_docs",
     "tfrecords.wordpiece",
+    "tfrecords.compilation",
     "tfrecords.pairs",
     "tfrecords.masking",
     "tfrecords.schema",

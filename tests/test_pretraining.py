@@ -1,9 +1,11 @@
 """The main job: what a run leaves behind, how it goes on after a stop, and what it refuses."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import math
+import pathlib
 
 import keras
 import numpy as np
@@ -219,6 +221,24 @@ def test_a_run_without_a_checkpoint_does_not_promise_one(tiny_records, tmp_path,
         pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
 
 
+def test_a_full_disk_costs_checkpoints_and_no_training(tiny_records, tmp_path, monkeypatch):
+    save = safetensors.numpy.save_file
+
+    def fail_at_first(values, path):
+        if "step-000000006" not in str(path):
+            pathlib.Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(values, path)
+
+    monkeypatch.setattr("safetensors.numpy.save_file", fail_at_first)
+    settings = dataclasses.replace(SHORT, evaluate_every=6)
+    with pytest.warns(UserWarning, match=r"Step [24]: no checkpoint could be written \(.*No space left") as caught:
+        model, _ = pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
+    assert len(caught) == 2
+    assert int(model.optimizer.iterations.numpy()) == 6
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000006"]
+
+
 def test_the_settings_reach_the_model(tiny_records, tmp_path):
     settings = dataclasses.replace(
         SHORT,
@@ -231,7 +251,7 @@ def test_the_settings_reach_the_model(tiny_records, tmp_path):
         evaluate_steps=1,
         keep_checkpoints=2,
     )
-    model, _ = pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
+    model, results = pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
     assert model.get_layer("layer_0").compute_dtype == "bfloat16"
     assert model.optimizer._learning_rate.get_config() == {"peak": 0.0, "steps": 6, "warmup_steps": 4}
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2
@@ -245,6 +265,7 @@ def test_the_settings_reach_the_model(tiny_records, tmp_path):
     # A part of the held-out records is the same part every time.
     assert len(rows) == 3
     assert len({row["val_mlm_loss"] for row in rows}) == 1
+    assert abs(rows[0]["val_mlm_loss"] - results["mlm_loss"]) > 1e-4
 
 
 def test_without_held_out_records_there_are_no_results(tiny_corpus, tiny_vocabulary, tmp_path, capsys):

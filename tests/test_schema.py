@@ -80,7 +80,6 @@ def test_manifest_comes_back(manifest):
     assert loaded.files("train") == [str(manifest.directory / "a b é.tfrecord")]
     assert loaded.files("validation") == []
     assert (loaded.num_records("train"), loaded.num_records("validation")) == (7, 0)
-    assert loaded.vocabulary_path == manifest.directory / "vocab.txt"
 
 
 def test_manifest_is_readable_json(manifest):
@@ -138,7 +137,9 @@ def test_shard_that_is_cut_or_missing_is_refused(manifest, refused):
     shard = manifest.directory / "a b é.tfrecord"
     for size in (16, 0, 18):
         shard.write_bytes(b"x" * size)
-        with refused(rf"a b é\.tfrecord: expected 17 bytes, as in the manifest\. Received: {size} bytes; make it anew"):
+        with refused(
+            rf"a b é\.tfrecord: expected 17 bytes, as in the manifest\. Received: {size} bytes; remove the directory and make"
+        ):
             load_manifest(manifest.directory)
     shard.unlink()
     with refused(r"a b é\.tfrecord: expected 17 bytes, as in the manifest\. Received: no such file"):
@@ -176,3 +177,24 @@ def test_configuration_is_frozen_named_and_knows_its_fields():
         RecordsConfig(unheard_of=1)
     with pytest.raises(TypeError, match="positional"):
         RecordsConfig(128)
+
+
+def test_damage_that_keeps_the_size_is_noticed(records, tmp_path, refused):
+    copy = tmp_path / "records"
+    shutil.copytree(records, copy)
+    load_manifest(copy).verify()
+    shard = copy / "train-00001-of-00003.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with refused(r"train-00001-of-00003\.tfrecord: expected the content with SHA-256 .* Received: .* damaged"):
+        load_manifest(copy).verify()
+
+
+def test_another_vocabulary_beside_the_records_is_refused(records, tmp_path, refused):
+    copy = tmp_path / "records"
+    shutil.copytree(records, copy)
+    text = (copy / "vocab.txt").read_text()
+    (copy / "vocab.txt").write_text(text.replace("d0s0w0\n", "other\n"))
+    with refused(r"vocab\.txt: expected the vocabulary that the records were written with"):
+        load_manifest(copy).load_vocabulary()

@@ -42,7 +42,9 @@ def test_special_ids_are_where_the_special_tokens_stand():
 @pytest.mark.parametrize(
     ("pieces", "cased"),
     [
-        (["run", "##é", "中", "["], False),
+        (["run", "##e", "中", "["], False),
+        (["été"], True),
+        (["नमस्ते"], True),
         (["[unused1]", "[UNUSED2]"], False),
         (["run", "Run"], True),
         (["##É"], True),

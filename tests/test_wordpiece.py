@@ -90,3 +90,11 @@ def test_invalid_utf8_is_refused_or_replaced(tmp_path, refused):
 def test_text_or_size_that_cannot_do_is_refused(tmp_path, refused, text, size, pattern):
     with refused(pattern):
         learn(tmp_path, text, size)
+
+
+def test_a_script_of_many_characters_is_learned(tmp_path):
+    # A quarter of a large vocabulary may be characters, not only the 1,000 that the library takes by itself.
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(chr(0x4E00 + index) * 2 for index in range(1500)))
+    vocabulary = learn_vocabulary([path], size=6000)
+    assert sum(len(token) == 1 for token in vocabulary.tokens) == 1500

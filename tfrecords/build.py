@@ -1,7 +1,6 @@
 """A corpus to a directory of records: tokenize once, part the documents into shards, then make each shard by itself."""
 
 import dataclasses
-import fcntl
 import hashlib
 import pathlib
 
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from tfrecords import schema
 from tfrecords.documents import input_files, read_documents
 from tfrecords.errors import InputError
-from tfrecords.files import PARTIAL_SUFFIX, claim_directory
+from tfrecords.files import PARTIAL_SUFFIX, claim_directory, locked
 from tfrecords.masking import Masking, mask_tokens
 from tfrecords.pairs import Documents, sentence_pairs
 from tfrecords.schema import Manifest, load_manifest
@@ -49,7 +48,10 @@ def build_records(inputs, vocabulary, output, config, *, format="sentences", err
     files = input_files(inputs)
     output = pathlib.Path(output)
     _check_apart(output, [*map(pathlib.Path, inputs), *files])
+    if config.cased is None:
+        config = dataclasses.replace(config, cased=vocabulary.cased)
     identity = {
+        "kind": "records",
         "input_bytes": sum(file.stat().st_size for file in files),
         "input_sha256": _digest(files),
         "format": format,
@@ -57,14 +59,10 @@ def build_records(inputs, vocabulary, output, config, *, format="sentences", err
         "vocabulary_sha256": vocabulary.sha256,
         **dataclasses.asdict(config),
     }
-    output, _ = claim_directory(output, identity, CONFIGURATION)
+    output = claim_directory(output, identity, CONFIGURATION)
     if (output / schema.MANIFEST).exists():
         return load_manifest(output)
-    with open(output / CONFIGURATION) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"Expected {output} to be free. Received: a directory that another build writes to.") from None
+    with locked(output / CONFIGURATION):
         return _build(files, vocabulary, output, config, format, errors, progress)
 
 

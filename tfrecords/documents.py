@@ -1,5 +1,6 @@
 """Files to documents: a document is the list of its sentences, the unit that next sentence prediction needs."""
 
+import os
 import pathlib
 import re
 
@@ -10,24 +11,24 @@ from tfrecords.errors import InputError
 FORMATS = ("sentences", "text")
 ERRORS = ("strict", "replace")
 
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BYTE_ORDER_MARK = "\ufeff"
 # Full stops that nupunkt does not know and that need no white space behind them: CJK, Devanagari, Arabic, Ethiopic, Armenian.
 _OTHER_STOPS = re.compile(r"(?<=[。！？｡।॥؟۔።։])(?![。！？｡।॥؟۔።։」』”’）\"'])\s*")
 
 
 def input_files(inputs):
-    """Expands files and directories to a list of files: a directory stands for all files below it, sorted by path.
+    """Expands files and directories to a list of files.
+
+    A directory stands for all files below it, sorted by path, but for those whose names begin with a dot.
 
     Raises:
-        InputError: Nothing is there, or it is not a regular file.
+        InputError: Nothing is there, it is not a regular file, it cannot be read, or a file is there twice.
     """
     files = []
     for path in map(pathlib.Path, inputs):
         if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.is_file())
-            if not below:
-                raise InputError(f"Expected text files. Received: {path}, a directory without files.")
-            files += below
+            files += _files_below(path)
         elif path.is_file():
             files.append(path)
         elif path.exists():
@@ -36,7 +37,32 @@ def input_files(inputs):
             raise InputError(f"Expected a text file or a directory at {path}. Received: no such file.")
     if not files:
         raise InputError("Expected at least one text file. Received: none.")
+    seen = {}
+    for file in files:
+        other = seen.setdefault(file.resolve(), file)
+        if other is not file:
+            raise InputError(f"Expected each text file once. Received: {file}, which is {other}; name it once.")
     return files
+
+
+def _files_below(directory):
+    def refuse(error):
+        raise InputError(f"Expected a directory that can be read. Received: {error.filename} ({error.strerror}).") from None
+
+    files = []
+    for parent, directories, names in os.walk(directory, onerror=refuse):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        paths = [pathlib.Path(parent, name) for name in names if not name.startswith(".")]
+        links = [pathlib.Path(parent, name) for name in directories if pathlib.Path(parent, name).is_symlink()]
+        for path in paths + links:
+            if not path.is_file():
+                raise InputError(
+                    f"Expected text files in {directory}. Received: {path}, which is none; name what it stands for."
+                )
+        files += paths
+    if not files:
+        raise InputError(f"Expected text files. Received: {directory}, a directory without files.")
+    return sorted(files)
 
 
 def read_documents(files, format="sentences", errors="strict"):
@@ -64,6 +90,12 @@ def _read_lines(path, errors):
     offset = 0
     try:
         with open(path, "rb") as file:
+            start = file.peek(6)
+            for magic, kind in _COMPRESSED.items():
+                if start.startswith(magic):
+                    raise InputError(
+                        f"Expected plain text. Received: {path}, which is compressed ({kind}); decompress it first."
+                    )
             for line in file:
                 try:
                     text = line.decode("utf-8", errors).removeprefix(_BYTE_ORDER_MARK)

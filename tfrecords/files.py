@@ -1,9 +1,11 @@
 """Files that appear whole or not at all, and directories that are never overwritten."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import shutil
 
 from tfrecords.errors import InputError
 
@@ -14,22 +16,29 @@ PARTIAL_SUFFIX = ".partial"
 def atomic_path(path):
     """Yields a temporary path beside `path`; it takes the name `path`, fsynced, when the block ends without an error.
 
-    A killed process leaves at most a file or directory with the suffix `.partial`; the name itself always holds
-    the old content or the new. An existing directory is not replaced: `path` must then be free.
+    A killed process leaves at most a file or directory with the suffix `.partial`, which the next attempt removes; the
+    name itself always holds the old content or the new. A directory is put in place only of none or of an empty one.
     """
     path = pathlib.Path(path)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    _remove(partial)
     try:
         yield partial
     except BaseException:
-        if partial.is_file():
-            partial.unlink()
+        _remove(partial)
         raise
     for file in [partial] if partial.is_file() else sorted(partial.rglob("*")):
         _fsync(file)
     _fsync(partial)
     partial.replace(path)
     _fsync(path.parent)
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _fsync(path):
@@ -68,29 +77,31 @@ def read_json(path, what):
     return value
 
 
-def new_file(path, overwrite=False):
-    """Returns `path` if it may be written: it does not exist yet (or `overwrite`), and its directory does.
+def new_file(path):
+    """Returns `path` if nothing is there yet, and makes its directory.
 
     Raises:
-        InputError: Something is there already, or the parent is not a directory.
+        InputError: Something is there already, or the directory cannot be made.
     """
     path = pathlib.Path(path)
     if path.is_dir():
         raise InputError(f"Expected the name of a file to write. Received: the directory {path}; name a file in it.")
-    if path.exists() and not overwrite:
+    if path.exists():
         raise InputError(f"Expected a new file. Received: {path}, which exists; name another or remove it.")
     make_directory(path.parent)
     return path
 
 
 def new_directory(path):
-    """Makes the directory `path`, which must not exist or be empty, and returns it.
+    """Returns `path` if a directory may be made there: nothing is there yet, or an empty directory.
 
     Raises:
-        InputError: It holds something already.
+        InputError: Something is there already.
     """
-    path = make_directory(path)
-    there = sorted(path.iterdir())
+    path = pathlib.Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"Expected the name of a directory to make. Received: {path}, which is a file; name another.")
+    there = sorted(path.iterdir()) if path.exists() else []
     if there:
         raise InputError(
             f"Expected an empty or new directory. Received: {path}, which already holds {there[0].name}"
@@ -108,11 +119,11 @@ def claim_directory(path, identity, name):
 
     Args:
         path: The directory.
-        identity: A flat dict of JSON values: everything the job's output depends on.
+        identity: A flat dict of JSON values: everything the job's output depends on, and its "kind" in words.
         name: The file in the directory that keeps the identity.
 
     Returns:
-        The directory as a Path, and whether the job had been there before.
+        The directory as a Path.
 
     Raises:
         InputError: The directory holds something else, or the same job with another configuration; the message names
@@ -122,16 +133,38 @@ def claim_directory(path, identity, name):
     identity = json.loads(json.dumps(identity))
     if (path / name).exists():
         there = read_json(path / name, "the configuration of an earlier run")
+        if there.get("kind") != identity["kind"]:
+            received = there.get("kind", "something else")
+            raise InputError(
+                f"Expected a directory for {identity['kind']}. Received: {path}, which holds {received}; name another."
+            )
         differences = difference(there, identity)
         if differences:
             raise InputError(
                 f"Expected the configuration that {path} was made with. Received another: {differences}; "
-                "use the same, or name another directory."
+                "use the same, name another directory, or remove this one."
             )
-        return path, True
-    path = new_directory(path)
+        return path
+    path = make_directory(new_directory(path))
     write_json(path / name, identity)
-    return path, False
+    return path
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Holds the file `path` against other processes that would work on the same directory.
+
+    Raises:
+        InputError: Another process holds it.
+    """
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Expected {path.parent} to be free. Received: a directory that another process works on; wait for it."
+            ) from None
+        yield
 
 
 def difference(before, after):

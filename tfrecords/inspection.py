@@ -2,7 +2,6 @@
 
 from tfrecords.reader import read
 from tfrecords.schema import load_manifest
-from tfrecords.vocabulary import Vocabulary
 
 
 def inspect(directory, num_examples=3):
@@ -31,7 +30,7 @@ def inspect(directory, num_examples=3):
         if split != "corpus":
             lines.append(f"{split}: {_split_line(manifest, split, counts)}")
     lines += [f"warning: {warning}" for warning in _warnings(manifest)]
-    vocabulary = Vocabulary.load(manifest.vocabulary_path)
+    vocabulary = manifest.load_vocabulary()
     split = manifest.shards[0].split
     for number, example in enumerate(_examples(manifest, split, num_examples)):
         lines += ["", f"{split} record {number}: " + decode(*example, vocabulary)]

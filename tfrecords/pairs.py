@@ -7,8 +7,9 @@ the same pairs; one stands in tests/test_pairs.py.
 
 import dataclasses
 
-import numba
 import numpy as np
+
+from tfrecords.compilation import compiled
 
 NUM_SPECIAL_TOKENS = 3
 """[CLS] A [SEP] B [SEP]."""
@@ -149,12 +150,12 @@ def sentence_pairs(documents, sequence_length, short_sequence_probability, dupli
     )
 
 
-@numba.njit(cache=True)
+@compiled
 def _below(generator, n):
     return int(generator.random() * n)
 
 
-@numba.njit(cache=True)
+@compiled
 def _grown(array, size):
     if size <= len(array):
         return array
@@ -163,7 +164,7 @@ def _grown(array, size):
     return larger
 
 
-@numba.njit(cache=True)
+@compiled
 def _truncate(a_start, a_end, b_start, b_end, max_tokens, generator):
     """Drops one token at a time from the longer part (B on ties), front or back with equal chance."""
     while (a_end - a_start) + (b_end - b_start) > max_tokens:
@@ -180,7 +181,7 @@ def _truncate(a_start, a_end, b_start, b_end, max_tokens, generator):
     return a_start, a_end, b_start, b_end
 
 
-@numba.njit(cache=True)
+@compiled
 def _sentence_pairs(
     tokens, sentence_starts, document_starts, max_tokens, short_probability, duplicates, cls_id, sep_id, generator
 ):

@@ -41,6 +41,8 @@ def read(records, split="train", *, batch_size, seed=0, epochs=1, start_step=0, 
         InputError: The records cannot be read, or are too few for a batch.
     """
     manifest = describe(records)
+    if split not in schema.SPLITS:
+        raise InputError(f"Expected a split among {', '.join(schema.SPLITS)}. Received: {split!r}.")
     shuffle = split == "train" if shuffle is None else shuffle
     num_records = manifest.num_records(split)
     if batch_size < 1:
@@ -125,8 +127,10 @@ def describe(records):
         return records
     if isinstance(records, str | os.PathLike):
         matches = [records] if pathlib.Path(records).exists() else sorted(glob.glob(str(records)))
+        if not matches and glob.has_magic(str(records)):
+            raise InputError(f"Expected files of records. Received: {records}, a pattern that matches nothing.")
         if not matches or pathlib.Path(matches[0]).is_dir():
-            return load_manifest(records)
+            return load_manifest(matches[0] if matches else records)
         records = matches
     files = [pathlib.Path(file) for file in records]
     lengths = _first_record_lengths(files)

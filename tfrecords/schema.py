@@ -5,15 +5,18 @@ everyone who followed it can be trained on here, and ours there.
 """
 
 import dataclasses
+import hashlib
 import pathlib
 
 from tfrecords.errors import InputError
 from tfrecords.files import read_json, write_json
+from tfrecords.vocabulary import Vocabulary
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocab.txt"
 VERSION = 1
 SPLITS = ("train", "validation")
+_ANEW = "remove the directory and make the records anew"
 
 INPUT_IDS = "input_ids"  # int64 [S]
 INPUT_MASK = "input_mask"  # int64 [S], 1 on tokens, 0 on padding
@@ -51,8 +54,8 @@ class RecordsConfig:
     """Files of the training split; a document's random next sentences come from its own shard."""
     seed: int = 12345
     """Every draw follows from it."""
-    cased: bool = False
-    """Whether case and accents are kept."""
+    cased: bool | None = None
+    """Whether case and accents are kept; None takes what the vocabulary shows."""
 
     def __post_init__(self):
         _check_range(self, "sequence_length", 5, 1 << 16)
@@ -108,10 +111,35 @@ class Manifest:
         """The number of records in a split."""
         return sum(shard.records for shard in self.shards if shard.split == split)
 
-    @property
-    def vocabulary_path(self):
-        """The vocabulary that the records were written with, kept beside them."""
-        return self.directory / VOCABULARY
+    def load_vocabulary(self):
+        """Reads the vocabulary that the records were written with, kept beside them.
+
+        Raises:
+            InputError: It is no longer the same.
+        """
+        vocabulary = Vocabulary.load(self.directory / VOCABULARY)
+        if vocabulary.sha256 != self.vocabulary_sha256:
+            raise InputError(
+                f"{self.directory / VOCABULARY}: expected the vocabulary that the records were written with, "
+                f"{self.vocabulary_sha256[:12]}. Received: another, {vocabulary.sha256[:12]}; {_ANEW}."
+            )
+        return vocabulary
+
+    def verify(self):
+        """Reads all shards and compares them with the hashes in the manifest.
+
+        Raises:
+            InputError: A shard is damaged.
+        """
+        for shard in self.shards:
+            path = self.directory / shard.name
+            with open(path, "rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 != shard.sha256:
+                raise InputError(
+                    f"{path}: expected the content with SHA-256 {shard.sha256[:12]}, as in the manifest. "
+                    f"Received: {sha256[:12]}, a damaged file; {_ANEW}."
+                )
 
     def save(self):
         """Writes the manifest into its directory, atomically. It is written last: its presence means that all is there."""
@@ -148,5 +176,5 @@ def load_manifest(directory):
         size = path.stat().st_size if path.is_file() else None
         if size != shard.bytes:
             received = "no such file" if size is None else f"{size} bytes"
-            raise InputError(f"{path}: expected {shard.bytes} bytes, as in the manifest. Received: {received}; make it anew.")
+            raise InputError(f"{path}: expected {shard.bytes} bytes, as in the manifest. Received: {received}; {_ANEW}.")
     return manifest

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+import unicodedata
 
 from tfrecords.errors import InputError
 from tfrecords.files import write_text
@@ -86,8 +87,12 @@ class Vocabulary:
 
     @functools.cached_property
     def cased(self):
-        """Whether any piece but the special tokens (all in brackets) has an upper-case letter."""
-        return any(token != token.lower() for token in self.tokens if not (token[0] == "[" and token[-1] == "]"))
+        """Whether any piece but the special tokens (all in brackets) has an upper-case letter or an accent.
+
+        Vowel signs of Indic scripts and composed Hangul count too: an uncased vocabulary has none, since BERT drops or
+        decomposes them with the accents.
+        """
+        return any(token != _uncased(token) for token in self.tokens if not (token[0] == "[" and token[-1] == "]"))
 
     @property
     def pad_id(self):
@@ -115,3 +120,8 @@ class Vocabulary:
     def text_of(self, ids):
         """Joins pieces into readable text: `[run, ##ning]` becomes "running"."""
         return " ".join(self.tokens[index] for index in ids).replace(" ##", "")
+
+
+def _uncased(text):
+    """Lowers and strips accents, as uncased BERT does."""
+    return "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")

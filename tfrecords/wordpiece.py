@@ -10,13 +10,15 @@ from tfrecords.tokenizer import Tokenizer
 from tfrecords.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 _SENTENCES_PER_BATCH = 4096
+_CHARACTERS = 1000
 
 
 def learn_vocabulary(inputs, size, *, cased=False, min_frequency=2, format="sentences", errors="strict", progress=False):
     """Learns a vocabulary of at most `size` pieces from text files with the `tokenizers` library.
 
     The pieces stand in canonical order: the five special tokens, then by falling frequency in the text, then by text. The
-    library breaks ties between equally good merges as it likes, so two runs may differ in a few rare pieces; what is made
+    library takes in the most frequent characters, 1,000 or a third of the size if that is more; text with a rarer one gets
+    [UNK]. It breaks ties between equally good merges as it likes, so two runs may differ in a few rare pieces; what is made
     with a vocabulary therefore depends on its file, never on learning it again.
 
     Args:
@@ -43,7 +45,12 @@ def learn_vocabulary(inputs, size, *, cased=False, min_frequency=2, format="sent
 
     learner = tokenizers.BertWordPieceTokenizer(lowercase=not cased, strip_accents=not cased)
     learner.train_from_iterator(
-        sentences(), vocab_size=size, min_frequency=min_frequency, special_tokens=list(SPECIAL_TOKENS), show_progress=progress
+        sentences(),
+        vocab_size=size,
+        min_frequency=min_frequency,
+        limit_alphabet=max(_CHARACTERS, size // 3),
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=progress,
     )
     pieces = [piece for piece in learner.get_vocab() if piece not in SPECIAL_TOKENS]
     if not pieces:

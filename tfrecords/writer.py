@@ -7,11 +7,11 @@ the slowest step of all.
 import hashlib
 import itertools
 
-import numba
 import numpy as np
 import tensorflow as tf
 
 from tfrecords import schema
+from tfrecords.compilation import compiled
 from tfrecords.files import atomic_path
 
 
@@ -59,7 +59,7 @@ def encode_records(features):
     return [data[start:end] for start, end in itertools.pairwise(starts)]
 
 
-@numba.njit(cache=True)
+@compiled
 def _varint_size(value):
     size = 1
     while value >= 128:
@@ -68,7 +68,7 @@ def _varint_size(value):
     return size
 
 
-@numba.njit(cache=True)
+@compiled
 def _put_varint(out, at, value):
     while value >= 128:
         out[at] = (value & 127) | 128
@@ -78,19 +78,19 @@ def _put_varint(out, at, value):
     return at + 1
 
 
-@numba.njit(cache=True)
+@compiled
 def _field_size(size):
     """Bytes of a length-delimited field with a one-byte tag."""
     return 1 + _varint_size(size) + size
 
 
-@numba.njit(cache=True)
+@compiled
 def _put_field(out, at, tag, size):
     out[at] = tag
     return _put_varint(out, at + 1, size)
 
 
-@numba.njit(cache=True)
+@compiled
 def _encode(matrix, columns, keys, key_starts, is_float):
     """Example { features { feature { key, value { int64_list | float_list { value: packed } } } ... } }.
 

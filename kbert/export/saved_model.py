@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from kbert.model import encoder_of
-from tfrecords import Tokenizer
-from tfrecords.files import atomic_path, new_directory, write_text
+from tfrecords import InputError, Tokenizer
+from tfrecords.files import atomic_path, make_directory, new_directory, write_text
 from tfrecords.vocabulary import MASK
 
 _TEXTS = tf.TensorSpec([None], tf.string)
@@ -26,13 +26,14 @@ class TextModel(tf.Module):
 
     def __init__(self, model, vocabulary, *, sequence_length, cased=None, top_k=5):
         super().__init__()
+        _check(model, vocabulary, sequence_length, top_k)
         self.sequence_length = sequence_length
         self.top_k = min(top_k, len(vocabulary))
         self.weights = [variable.value for variable in model.trainable_variables]
         encoder = encoder_of(model)
         # Closures, so that the graph holds the weights and no other part of the Keras models is saved.
         self._predict = lambda inputs: model(inputs, training=False)
-        self._encode = lambda inputs: encoder(inputs, training=False)
+        self._encode = lambda inputs: {name: tf.cast(value, tf.float32) for name, value in encoder(inputs).items()}
         self._pieces = tf.constant(vocabulary.tokens)
         self._vocabulary = vocabulary
         self._tokenizer = Tokenizer(vocabulary, cased)
@@ -158,6 +159,19 @@ def _heads(rows, lengths):
     return tf.ragged.boolean_mask(rows, tf.ragged.range(rows.row_lengths()) < lengths[:, None])
 
 
+def _check(model, vocabulary, sequence_length, top_k):
+    vocabulary_size = model.get_layer("token_embedding").vocabulary_size
+    max_positions = model.get_layer("embeddings").max_positions
+    if len(vocabulary) != vocabulary_size:
+        raise InputError(f"Expected the vocabulary of the model, {vocabulary_size} pieces. Received: one of {len(vocabulary)}.")
+    if not 3 < sequence_length <= max_positions:
+        raise InputError(
+            f"Expected a sequence length from 4 to {max_positions}, the positions of the model. Received: {sequence_length}."
+        )
+    if top_k < 1:
+        raise InputError(f"Expected a top_k of at least 1. Received: {top_k}.")
+
+
 def export_saved_model(model, vocabulary, output, *, sequence_length=None, cased=None, top_k=5):
     """Writes a pretraining model with its tokenizer as a SavedModel.
 
@@ -182,7 +196,7 @@ def export_saved_model(model, vocabulary, output, *, sequence_length=None, cased
     if sequence_length is None:
         sequence_length = model.get_layer("embeddings").max_positions
     text_model = TextModel(model, vocabulary, sequence_length=sequence_length, cased=cased, top_k=top_k)
-    output.rmdir()
+    make_directory(output.parent)
     with atomic_path(output) as partial:
         tf.saved_model.save(text_model, str(partial), signatures=text_model.signatures)
         (partial / "assets.extra").mkdir()
