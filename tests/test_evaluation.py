@@ -135,7 +135,7 @@ def test_a_diverged_model_has_infinite_perplexity(tiny_records):
 
 def test_a_split_without_records_is_refused(tmp_path):
     manifest = write_by_hand(tmp_path, {"train": [([7], 0)]}, vocabulary_size=11)
-    with pytest.raises(InputError, match="Expected a split 'validation' .* Received: records without it"):
+    with pytest.raises(InputError, match=r"Expected a split 'validation' .* Received: records without it"):
         evaluate(pretraining_model(tiny_config(vocabulary_size=11, num_layers=1)), manifest)
 
 
