@@ -25,7 +25,7 @@ _NAME = re.compile(r"step-(\d{9,})")
 def save_checkpoint(directory, model, step, keep=3):
     """Writes the checkpoint of `step` below `directory` and then removes all but the `keep` newest up to it.
 
-    A damaged one of the same step is replaced. Those of later steps go: the run came back from them since they were damaged.
+    Damaged ones of this step and of later steps, from which a run had to go back, are removed too.
 
     Args:
         directory: Where a run keeps its checkpoints.
@@ -40,19 +40,17 @@ def save_checkpoint(directory, model, step, keep=3):
     path = directory / f"step-{step:09d}"
     for leftover in directory.glob(f"*{PARTIAL_SUFFIX}"):
         shutil.rmtree(leftover)
-    try:
-        _read(path)
-    except InputError:
-        if path.exists():
-            shutil.rmtree(path)
+    for other in list_checkpoints(directory):
+        if other >= path and not _is_intact(other):
+            shutil.rmtree(other)
+    if not path.exists():
         with atomic_path(path) as partial:
             partial.mkdir()
             safetensors.numpy.save_file(_values(model), partial / WEIGHTS)
             write_json(partial / STATE, {"step": step, "weights_sha256": _sha256(partial / WEIGHTS)})
     checkpoints = list_checkpoints(directory)
-    newest = checkpoints.index(path) + 1
-    for other in checkpoints[: max(0, newest - keep)] + checkpoints[newest:]:
-        shutil.rmtree(other)
+    for old in checkpoints[: max(0, checkpoints.index(path) + 1 - keep)]:
+        shutil.rmtree(old)
     return path
 
 
@@ -101,6 +99,14 @@ def _read(path):
         return expected["step"], safetensors.numpy.load_file(path / WEIGHTS)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"Expected the weights in {path / WEIGHTS}. Received: {error}.") from None
+
+
+def _is_intact(path):
+    try:
+        _read(path)
+    except InputError:
+        return False
+    return True
 
 
 def _variables(model):
