@@ -1,10 +1,10 @@
 """The sizes of BERT, and everything else a pretraining run depends on."""
 
 import dataclasses
-import math
 import re
 
 from tfrecords import InputError
+from tfrecords.errors import check_range
 
 SIZES = {
     "tiny": (2, 128),
@@ -150,11 +150,3 @@ class PretrainingConfig:
     def dtype_policy(self):
         """The name of the Keras dtype policy of the layers."""
         return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[self.precision]
-
-
-def check_range(config, name, low, high):
-    """Raises InputError if the field `name` is not a finite number from `low` to `high` (None: no bound)."""
-    value = getattr(config, name)
-    if not (math.isfinite(value) and value >= low and (high is None or value <= high)):
-        bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise InputError(f"Expected {name} {bounds}. Received: {value}.")

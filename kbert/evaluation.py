@@ -87,12 +87,7 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
             f"Expected a split {split!r} in {manifest.directory}. Received: records without it; "
             "make them with a --validation-fraction, or measure on another split."
         )
-    max_positions = model.get_layer("embeddings").max_positions
-    if manifest.sequence_length > max_positions:
-        raise InputError(
-            f"Expected records of at most {max_positions} tokens, the positions of the model. "
-            f"Received: {manifest.sequence_length} in {manifest.directory}."
-        )
+    check_length(manifest, model.get_layer("embeddings").max_positions)
     if not model.compiled:
         model.compile(**pretraining_objective(steps=1))
     logs = model.evaluate(
@@ -106,6 +101,15 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
         "nsp_accuracy": logs["nsp_accuracy"],
         **dataclasses.asdict(baselines(manifest, split)),
     }
+
+
+def check_length(manifest, max_positions):
+    """Raises InputError if the records are longer than the positions of a model."""
+    if manifest.sequence_length > max_positions:
+        raise InputError(
+            f"Expected records of at most {max_positions} tokens, the positions of the model. "
+            f"Received: {manifest.sequence_length} in {manifest.directory}."
+        )
 
 
 def perplexity(loss):

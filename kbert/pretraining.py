@@ -14,7 +14,7 @@ from kbert import runs
 from kbert.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.curves import draw_curves
-from kbert.evaluation import baselines, evaluate
+from kbert.evaluation import baselines, check_length, evaluate
 from kbert.model import pretraining_model
 from kbert.objective import pretraining_objective
 from tfrecords import InputError
@@ -73,6 +73,7 @@ def pretrain(records, output, *, bert, pretraining=None, verbose=1):
 
 
 def _train(run, manifest, held_out, verbose):
+    """Trains the run from where it stands to its end, and measures it."""
     bert, pretraining = run.bert, run.pretraining
 
     # The model, as it was left or new.
@@ -129,11 +130,7 @@ def _validation_batches(manifest, pretraining):
 
 
 def _check(bert, manifest):
-    if manifest.sequence_length > bert.max_positions:
-        raise InputError(
-            f"Expected records of at most {bert.max_positions} tokens, the positions of the model. "
-            f"Received: {manifest.sequence_length} in {manifest.directory}."
-        )
+    check_length(manifest, bert.max_positions)
     if manifest.vocabulary_size != bert.vocabulary_size:
         raise InputError(
             f"Expected a model with the {manifest.vocabulary_size} pieces of the vocabulary of {manifest.directory}. "

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import pathlib
 
-from tfrecords.errors import InputError
+from tfrecords.errors import InputError, check_range
 from tfrecords.files import read_json, write_json
 from tfrecords.vocabulary import Vocabulary
 
@@ -58,20 +58,14 @@ class RecordsConfig:
     """Whether case and accents are kept; None takes what the vocabulary shows."""
 
     def __post_init__(self):
-        _check_range(self, "sequence_length", 5, 1 << 16)
-        _check_range(self, "max_predictions", 1, self.sequence_length)
-        _check_range(self, "duplicates", 1, 1 << 16)
-        _check_range(self, "mask_rate", 0.0, 1.0)
-        _check_range(self, "short_sequence_probability", 0.0, 1.0)
-        _check_range(self, "validation_fraction", 0.0, 0.5)
-        _check_range(self, "num_shards", 1, 1 << 16)
-        _check_range(self, "seed", 0, (1 << 63) - 1)
-
-
-def _check_range(config, name, low, high):
-    value = getattr(config, name)
-    if not low <= value <= high:
-        raise InputError(f"Expected {name} from {low} to {high}. Received: {value}.")
+        check_range(self, "sequence_length", 5, 1 << 16)
+        check_range(self, "max_predictions", 1, self.sequence_length)
+        check_range(self, "duplicates", 1, 1 << 16)
+        check_range(self, "mask_rate", 0.0, 1.0)
+        check_range(self, "short_sequence_probability", 0.0, 1.0)
+        check_range(self, "validation_fraction", 0.0, 0.5)
+        check_range(self, "num_shards", 1, 1 << 16)
+        check_range(self, "seed", 0, (1 << 63) - 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
