@@ -23,7 +23,7 @@ format: $(VENV)/.installed-dev
 
 $(BIN)/python:
 	@echo "== making a virtual environment in $(VENV)"
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'kbert needs Python 3.11 or newer; make PYTHON=...')"
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'kbert needs Python 3.11 or newer; make PYTHON=...')"
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python

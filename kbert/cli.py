@@ -31,7 +31,10 @@ _CASED = click.option(
 
 
 class _Commands(click.Group):
-    """Turns errors that are the user's to mend into one line and exit code 2."""
+    """Lists the commands in the order of the chain; an error that is the user's to mend is one line and exit code 2."""
+
+    def list_commands(self, context):
+        return list(self.commands)
 
     def invoke(self, context):
         from tfrecords.errors import InputError
@@ -51,14 +54,14 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="kbert")
 def main():
-    """Pretrains BERT on your own text: corpus, vocabulary, records, pretrain, evaluate, export, predict.
+    """Pretrains BERT on your own text, one command after the other.
 
     'kbert demo' runs the whole chain on real text.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-@main.command()
+@main.command(short_help="Write Python's documentation as a corpus.")
 @click.argument("output", type=_PATH)
 @click.option("--packages", multiple=True, metavar="NAME", help="An installed package to add; may be given several times.")
 def corpus(output, packages):
@@ -76,7 +79,7 @@ def corpus(output, packages):
     click.echo(f"{output}: {len(documents):,} documents, {sentences:,} sentences, {output.stat().st_size / 1e6:.1f} MB")
 
 
-@main.command()
+@main.command(short_help="Learn a WordPiece vocabulary.")
 @_INPUTS
 @click.option("--output", required=True, type=_PATH, help="The vocabulary file to write.")
 @click.option("--size", default=30522, show_default=True, help="Pieces, special tokens included.")
@@ -102,10 +105,13 @@ def vocabulary(inputs, output, size, min_frequency, cased, format, errors):
     learned.save(output)
     click.echo(f"{output}: {len(learned):,} pieces, {'cased' if cased else 'uncased'}, sha256 {learned.sha256[:12]}")
     if len(learned) < size:
-        click.echo(f"warning: the text gives only {len(learned):,} pieces, not {size:,}; use more text or this size.", err=True)
+        click.echo(
+            f"warning: the text gives only {len(learned):,} pieces, not {size:,}; use more text or --size {len(learned)}.",
+            err=True,
+        )
 
 
-@main.command()
+@main.command(short_help="Make records of masked sentence pairs.")
 @_INPUTS
 @click.option("--vocabulary", "vocabulary_path", required=True, type=_PATH, help="A vocabulary file, one piece per line.")
 @click.option("--output", required=True, type=_PATH, help="The directory to make.")
@@ -130,7 +136,7 @@ def records(inputs, vocabulary_path, output, shards, cased, format, errors, **op
     click.echo(tfrecords.inspect(output, num_examples=0))
 
 
-@main.command()
+@main.command(short_help="Tell what is in records.")
 @click.argument("directory", type=_PATH)
 @click.option("--examples", type=click.IntRange(0), default=3, show_default=True, help="Records to decode.")
 def inspect(directory, examples):
@@ -138,7 +144,7 @@ def inspect(directory, examples):
     click.echo(_import("tfrecords").inspect(directory, num_examples=examples))
 
 
-@main.command()
+@main.command(short_help="Pretrain BERT on records.")
 @click.argument("records", type=_PATH)
 @click.option("--output", required=True, type=_PATH, help="The directory of the run; given again, the run continues.")
 @click.option("--size", default="base", show_default=True, help=SIZES_HELP)
@@ -150,7 +156,9 @@ def inspect(directory, examples):
 @click.option("--warmup-steps", type=int, help="Updates in which it rises.  [default: 10000, at most a tenth of the steps]")
 @click.option("--mlm-weight", default=1.0, show_default=True, help="Weight of the masked language modelling loss.")
 @click.option("--nsp-weight", default=1.0, show_default=True, help="Weight of the next sentence prediction loss.")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of computations."
+)
 @click.option("--evaluate-every", type=int, help="Updates between held-out evaluations.  [default: a twentieth of the steps]")
 @click.option("--evaluate-steps", type=int, help="Batches of an evaluation during training.  [default: all]")
 @click.option("--checkpoint-every", default=1000, show_default=True, help="Updates between checkpoints.")
@@ -175,10 +183,11 @@ def pretrain(records, output, size, dropout, max_positions, **options):
         raise click.ClickException(str(error)) from None
     click.echo(f"{output}: trained for {options['steps']:,} steps")
     if results:
+        click.echo(f"held-out, all {manifest.num_records('validation'):,} records:")
         click.echo(kbert.results_table(results))
 
 
-@main.command()
+@main.command(short_help="Measure a run on held-out records.")
 @click.argument("run", type=_PATH)
 @click.argument("records", type=_PATH)
 @click.option("--split", type=click.Choice(["validation", "train"]), default="validation", show_default=True)
@@ -199,7 +208,7 @@ def evaluate(run, records, split, batch_size):
     click.echo(kbert.results_table(results))
 
 
-@main.command()
+@main.command(short_help="Export a run as a SavedModel.")
 @click.argument("run", type=_PATH)
 @click.option("--output", required=True, type=_PATH, help="The directory to make.")
 @click.option("--format", type=click.Choice(["saved-model"]), default="saved-model", show_default=True)
@@ -222,7 +231,7 @@ def export(run, output, format, top_k):
     click.echo(f"{output}: {size / 1e6:.1f} MB, signatures serving_default, fill_mask, next_sentence, embed_ids")
 
 
-@main.command()
+@main.command(short_help="Fill masks, or judge sentence pairs.")
 @click.argument("model", type=_PATH)
 @click.argument("text", nargs=-1)
 @click.option("--pair", nargs=2, type=str, metavar="A B", help="Two texts: does B follow A?")
@@ -233,13 +242,13 @@ def predict(model, text, pair):
     predictor = _import("kbert").load_predictor(model)
     if pair:
         click.echo(f"{predictor.next_sentence(*pair):.3f}  probability that B follows A")
-    for one in text:
+    for one, answers in [(one, predictor.fill_mask(one)) for one in text]:
         click.echo(one)
-        for words in predictor.fill_mask(one):
+        for words in answers:
             click.echo("  [MASK] " + "  ".join(f"{word.token} {word.probability:.3f}" for word in words))
 
 
-@main.command()
+@main.command(short_help="Run the whole chain on real text.")
 @click.option("--output", default="demo", show_default=True, type=_PATH, help="The directory of the demo.")
 def demo(output):
     """Run the whole chain on the documentation of this Python, with the command for every step."""

@@ -22,7 +22,8 @@ def test_words_that_were_cut_in_words():
 def test_description_says_what_the_manifest_says(records, vocabulary):
     manifest = load_manifest(records)
     text = inspect(records, num_examples=2)
-    head, *examples = text.split("\n\n")
+    head, legend, *examples = text.split("\n\n")
+    assert "[y→x]: x is replaced by y" in legend
     first, corpus, train, validation = head.split("\n")
     assert f"{records}: records of S = 29 tokens with P = 5 slots" in first
     assert f"{len(vocabulary):,} pieces of vocabulary ({vocabulary.sha256[:12]})" in first

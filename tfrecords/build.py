@@ -83,7 +83,10 @@ def _build(files, vocabulary, output, config, format, errors, progress):
         documents, counts = _tokenize(read_documents(files, format, errors), Tokenizer(vocabulary, config.cased), progress)
         parts = list(_partition(documents, config))
     except InputError:
-        (output / CONFIGURATION).unlink()  # nothing is built: the directory is free for a corrected attempt
+        # Nothing is built: the directory is free for a corrected attempt.
+        (output / CONFIGURATION).unlink()
+        if not any(output.iterdir()):
+            output.rmdir()
         raise
     shards = []
     total = {split: dict(_COUNTERS) for split in schema.SPLITS}
@@ -174,15 +177,14 @@ def _partition(documents, config):
         if split == "validation" and not config.validation_fraction:
             continue
         if len(chosen) < 2:
+            mend = "give more text or fewer --shards"
+            if split == "validation":
+                mend = f"set --validation-fraction to {min(0.5, 5 / len(documents)):.2g}, or to 0 for none"
+            if len(documents) < 10:
+                mend += ", and check that empty lines part the documents"
             raise InputError(
                 "Next sentence prediction needs another document to draw from: expected at least 2 documents in every part. "
-                f"Received: {len(chosen)} of {len(documents)} documents in {split} shard {index}; check that empty lines part "
-                "the documents, and "
-                + (
-                    "set another --validation-fraction (0: none)."
-                    if split == "validation"
-                    else "give more text or fewer --shards."
-                )
+                f"Received: {len(chosen)} of {len(documents)} documents in {split} shard {index}; {mend}."
             )
         yield split, index, documents.select(chosen)
 

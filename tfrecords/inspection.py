@@ -30,6 +30,8 @@ def inspect(directory, num_examples=3):
         if split != "corpus":
             lines.append(f"{split}: {_split_line(manifest, split, counts)}")
     lines += [f"warning: {warning}" for warning in _warnings(manifest)]
+    if num_examples:
+        lines += ["", "[MASK→x]: x is masked; [y→x]: x is replaced by y; [x=]: x is predicted but left; …: a word is cut here"]
     vocabulary = manifest.load_vocabulary()
     split = manifest.shards[0].split
     for number, example in enumerate(_examples(manifest, split, num_examples)):
@@ -44,8 +46,8 @@ def _split_line(manifest, split, counts):
         f"{records:,} records in {len(shards)} files ({sum(shard.bytes for shard in shards) / 1e6:,.1f} MB) from "
         f"{counts['documents']:,} documents; {counts['random_next'] / records:.1%} random next sentences, "
         f"{1 - counts['tokens'] / (records * manifest.sequence_length):.1%} padding, "
-        f"{counts['masked_tokens'] / records:.1f} masked tokens and "
-        f"{counts['truncated_pairs'] / records:.1%} truncated"
+        f"{counts['masked_tokens'] / records:.1f} masked tokens per record, "
+        f"{counts['truncated_pairs'] / records:.1%} cut to length (BERT fills pairs up and cuts them)"
     )
 
 

@@ -219,7 +219,7 @@ A TensorFlow SavedModel with its tokenizer in the graph. It takes plain texts; l
 
     embed(texts=tf.constant(["One text.", "Another."]))["pooled_output"]
     fill_mask(texts=tf.constant(["Return the [MASK] of the list."]))["tokens"]
-    next_sentence(first=tf.constant(["One sentence."]), second=tf.constant(["The next one."]))["probability"]
+    next_sentence(first=tf.constant(["Is it empty?"]), second=tf.constant(["No, it is not."]))["probability"]
 
 What the signatures take and give; B texts of at most n tokens with at most M masks, H the width of the model:
 
