@@ -4,7 +4,6 @@ A checkpoint holds every variable of the model and of its optimizer as safetenso
 the SHA-256 of the weights. Nothing in it is ever unpickled or executed.
 """
 
-import hashlib
 import pathlib
 import re
 import shutil
@@ -15,7 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from tfrecords import InputError
-from tfrecords.files import PARTIAL_SUFFIX, atomic_path, make_directory, read_json, write_json
+from tfrecords.files import PARTIAL_SUFFIX, atomic_path, make_directory, read_json, sha256, write_json
 
 WEIGHTS = "weights.safetensors"
 STATE = "state.json"
@@ -47,7 +46,7 @@ def save_checkpoint(directory, model, step, keep=3):
         with atomic_path(path) as partial:
             partial.mkdir()
             safetensors.numpy.save_file(_values(model), partial / WEIGHTS)
-            write_json(partial / STATE, {"step": step, "weights_sha256": _sha256(partial / WEIGHTS)})
+            write_json(partial / STATE, {"step": step, "weights_sha256": sha256(partial / WEIGHTS)})
     checkpoints = list_checkpoints(directory)
     for old in checkpoints[: max(0, checkpoints.index(path) + 1 - keep)]:
         shutil.rmtree(old)
@@ -93,7 +92,7 @@ def _read(path):
     state = read_json(path / STATE, "the state of a checkpoint")
     expected = {"step": int(_NAME.fullmatch(path.name)[1]), "weights_sha256": None}
     try:
-        expected["weights_sha256"] = _sha256(path / WEIGHTS)
+        expected["weights_sha256"] = sha256(path / WEIGHTS)
         if state != expected:
             raise InputError(f"Expected in {path / STATE} what is there: {expected}. Received: {state}.")
         return expected["step"], safetensors.numpy.load_file(path / WEIGHTS)
@@ -135,8 +134,3 @@ def _assign(model, values, path):
         )
     for name, variable in variables.items():
         variable.assign(values[name])
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

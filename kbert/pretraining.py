@@ -193,10 +193,10 @@ class _Keeper(keras.callbacks.Callback):
         self._step = start
         self._reference = reference
         self._verbose = verbose
-        self._began = self._began_step = None
+        self._began = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._began, self._began_step = time.monotonic(), self._step
+        self._began = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
         self._step += 1

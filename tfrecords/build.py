@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tfrecords import schema
 from tfrecords.documents import input_files, read_documents
 from tfrecords.errors import InputError
-from tfrecords.files import PARTIAL_SUFFIX, claim_directory, locked
+from tfrecords.files import PARTIAL_SUFFIX, claim_directory, locked, sha256
 from tfrecords.masking import Masking, mask_tokens
 from tfrecords.pairs import Documents, sentence_pairs
 from tfrecords.schema import Manifest, load_manifest
@@ -114,8 +114,7 @@ def _digest(files):
     digest = hashlib.sha256()
     for path in files:
         try:
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(sha256(path)))
         except OSError as error:
             raise InputError(f"Expected a readable text file. Received: {path} ({error.strerror}).") from None
     return digest.hexdigest()

@@ -5,11 +5,10 @@ everyone who followed it can be trained on here, and ours there.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 
 from tfrecords.errors import InputError, check_range
-from tfrecords.files import read_json, write_json
+from tfrecords.files import read_json, sha256, write_json
 from tfrecords.vocabulary import Vocabulary
 
 MANIFEST = "manifest.json"
@@ -127,12 +126,11 @@ class Manifest:
         """
         for shard in self.shards:
             path = self.directory / shard.name
-            with open(path, "rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            if sha256 != shard.sha256:
+            received = sha256(path)
+            if received != shard.sha256:
                 raise InputError(
                     f"{path}: expected the content with SHA-256 {shard.sha256[:12]}, as in the manifest. "
-                    f"Received: {sha256[:12]}, a damaged file; {_ANEW}."
+                    f"Received: {received[:12]}, a damaged file; {_ANEW}."
                 )
 
     def save(self):

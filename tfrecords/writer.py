@@ -4,7 +4,6 @@ The protocol buffer encoding is a compiled loop (numba) over whole batches: buil
 the slowest step of all.
 """
 
-import hashlib
 import itertools
 
 import numpy as np
@@ -12,7 +11,7 @@ import tensorflow as tf
 
 from tfrecords import schema
 from tfrecords.compilation import compiled
-from tfrecords.files import atomic_path
+from tfrecords.files import atomic_path, sha256
 
 
 def write_shard(path, split, batches):
@@ -30,10 +29,8 @@ def write_shard(path, split, batches):
                 for record in encode_records(batch):
                     writer.write(record)
                     count += 1
-        with open(partial, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size = partial.stat().st_size
-    return schema.Shard(name=path.name, split=split, records=count, bytes=size, sha256=sha256)
+        digest, size = sha256(partial), partial.stat().st_size
+    return schema.Shard(name=path.name, split=split, records=count, bytes=size, sha256=digest)
 
 
 def encode_records(features):
