@@ -1,10 +1,12 @@
 """The command line: every command reads its options, builds a configuration and calls one function."""
 
-import contextlib
 import importlib
 import os
 import pathlib
+import shlex
+import signal
 import sys
+import warnings
 
 import click
 
@@ -13,10 +15,16 @@ _PATH = click.Path(path_type=pathlib.Path)
 _INPUTS = click.argument("inputs", nargs=-1, required=True, type=_PATH)
 _FORMAT = click.option(
     "--format",
-    type=click.Choice(["sentences", "text"]),
+    type=click.Choice(["sentences", "text", "jsonl", "parquet"]),
     default="sentences",
     show_default=True,
-    help="sentences: one per line, an empty line between documents. text: paragraphs, two empty lines between documents.",
+    help="sentences: one per line, an empty line between documents. text: paragraphs, two empty lines between documents. "
+    "jsonl: a JSON object per line and document, with a field 'text'. parquet: a column 'text'. The others may be compressed.",
+)
+_WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes, of about 500 MB each.  [default: as many as processors, where it is worth it]",
 )
 _ERRORS = click.option(
     "--errors",
@@ -37,18 +45,32 @@ class _Commands(click.Group):
         return list(self.commands)
 
     def invoke(self, context):
-        from tfrecords.errors import InputError
+        from tfrecords.errors import InputError, WorkerError
 
+        signal.signal(signal.SIGTERM, _exit_on_sigterm)
         try:
-            return super().invoke(context)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(context)
         except InputError as error:
             failure = click.ClickException(str(error))
             failure.exit_code = 2
             raise failure from None
+        except WorkerError as error:
+            raise click.ClickException(str(error)) from None
         except OSError as error:
             raise click.ClickException(f"{error.filename or 'A file'}: {error.strerror or error}.") from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    click.echo(f"warning: {message}", err=True)
+
+
+def _exit_on_sigterm(number, frame):
+    """Ends as Python ends, so that what is half done is cleared away."""
+    raise SystemExit(128 + number)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -93,14 +115,22 @@ def corpus(output, packages):
 @click.option("--cased/--uncased", default=False, show_default=True, help="Keep case and accents.")
 @_FORMAT
 @_ERRORS
-def vocabulary(inputs, output, size, min_frequency, cased, format, errors):
-    """Learn a WordPiece vocabulary from the text files (or directories of them) INPUTS."""
+@_WORKERS
+def vocabulary(inputs, output, size, min_frequency, cased, format, errors, workers):
+    """Learn a WordPiece vocabulary from INPUTS: text files, directories or patterns of them, or - for standard input."""
     tfrecords = _import("tfrecords")
     from tfrecords.files import new_file
 
     new_file(output)
     learned = tfrecords.learn_vocabulary(
-        inputs, size, cased=cased, min_frequency=min_frequency, format=format, errors=errors, progress=sys.stderr.isatty()
+        inputs,
+        size,
+        cased=cased,
+        min_frequency=min_frequency,
+        format=format,
+        errors=errors,
+        workers=workers,
+        progress=sys.stderr.isatty(),
     )
     learned.save(output)
     click.echo(f"{output}: {len(learned):,} pieces, {'cased' if cased else 'uncased'}, sha256 {learned.sha256[:12]}")
@@ -114,34 +144,82 @@ def vocabulary(inputs, output, size, min_frequency, cased, format, errors):
 @main.command(short_help="Make records of masked sentence pairs.")
 @_INPUTS
 @click.option("--vocabulary", "vocabulary_path", required=True, type=_PATH, help="A vocabulary file, one piece per line.")
-@click.option("--output", required=True, type=_PATH, help="The directory to make.")
-@click.option("--sequence-length", default=128, show_default=True, help="Tokens of the longest pair, special ones included.")
-@click.option("--max-predictions", default=20, show_default=True, help="Masked tokens of a pair, at most.")
-@click.option("--duplicates", default=5, show_default=True, help="Passes over the text, with other pairs and masks.")
-@click.option("--mask-rate", default=0.15, show_default=True, help="Share of the tokens that is predicted.")
+@click.option("--output", required=True, type=_PATH, help="The directory to make; given again, the work goes on.")
+@click.option(
+    "--sequence-length", default=128, show_default=True, help="Tokens of the longest sequence, special ones included."
+)
+@click.option("--max-predictions", default=20, show_default=True, help="Masked tokens of a sequence, at most.")
+@click.option(
+    "--pairs",
+    type=click.Choice(["nsp", "sop", "none"]),
+    default="nsp",
+    show_default=True,
+    help="nsp: the second part follows or is random. sop: both in order or swapped. none: full sentences, no second part.",
+)
+@click.option("--duplicates", type=int, help="Passes over the text.  [default: 5, or 1 with dynamic masking]")
 @click.option("--short-sequence-probability", default=0.1, show_default=True, help="Share of shorter targets.")
+@click.option(
+    "--masking",
+    type=click.Choice(["static", "dynamic"]),
+    default="static",
+    show_default=True,
+    help="static: masks are written. dynamic: they are drawn in training, other ones in every epoch.",
+)
+@click.option(
+    "--mask-unit",
+    type=click.Choice(["token", "word", "ngram"]),
+    default="token",
+    show_default=True,
+    help="What is masked as one: pieces, whole words, or up to three words.",
+)
+@click.option("--mask-rate", default=0.15, show_default=True, help="Share of the tokens that is predicted.")
+@click.option("--mask-share", default=0.8, show_default=True, help="Share of those that becomes [MASK].")
+@click.option("--random-share", default=0.1, show_default=True, help="Share of those that becomes a random token.")
 @click.option("--validation-fraction", default=0.05, show_default=True, help="Share of the documents that is held out.")
-@click.option("--shards", default=1, show_default=True, help="Files of the training split.")
+@click.option("--shards", type=int, help="Files of the training split.  [default: one for every 4 million tokens]")
+@click.option("--compression", type=click.Choice(["none", "gzip"]), default="none", show_default=True, help="Of the files.")
 @click.option("--seed", default=12345, show_default=True, help="Every draw follows from it.")
 @_CASED
 @_FORMAT
 @_ERRORS
-def records(inputs, vocabulary_path, output, shards, cased, format, errors, **options):
-    """Make records of masked sentence pairs from the text files (or directories of them) INPUTS."""
+@_WORKERS
+@click.option("--engine", type=click.Choice(["local", "beam"]), default="local", show_default=True, help="Who does the work.")
+@click.option("--beam-options", metavar="TEXT", help="Options of Apache Beam, as '--runner=FlinkRunner --flink_master=...'.")
+def records(inputs, vocabulary_path, output, shards, cased, format, errors, workers, engine, beam_options, **options):
+    """Make records of masked sentence pairs from INPUTS: text files, directories or patterns of them, or - for standard input.
+
+    The bytes depend on the text, the vocabulary and the options alone, never on the number of workers. Killed and called
+    again, the command goes on.
+    """
+    if beam_options and engine != "beam":
+        raise click.UsageError("Expected --engine beam with --beam-options.")
+    if workers and engine == "beam":
+        raise click.UsageError("Expected Beam's own option for the number of workers, in --beam-options, not --workers.")
     tfrecords = _import("tfrecords")
     vocabulary = tfrecords.Vocabulary.load(vocabulary_path)
     cased = vocabulary.cased if cased is None else cased
     config = tfrecords.RecordsConfig(num_shards=shards, cased=cased, **options)
-    tfrecords.build_records(inputs, vocabulary, output, config, format=format, errors=errors, progress=sys.stderr.isatty())
+    tfrecords.build_records(
+        inputs,
+        vocabulary,
+        output,
+        config,
+        format=format,
+        errors=errors,
+        workers=workers,
+        beam_options=shlex.split(beam_options or "") if engine == "beam" else None,
+        progress=sys.stderr.isatty(),
+    )
     click.echo(tfrecords.inspect(output, num_examples=0))
 
 
 @main.command(short_help="Tell what is in records.")
 @click.argument("directory", type=_PATH)
 @click.option("--examples", type=click.IntRange(0), default=3, show_default=True, help="Records to decode.")
-def inspect(directory, examples):
+@click.option("--verify", is_flag=True, help="Read every record and check it.")
+def inspect(directory, examples, verify):
     """Tell what is in the records in DIRECTORY: counts, warnings and decoded examples."""
-    click.echo(_import("tfrecords").inspect(directory, num_examples=examples))
+    click.echo(_import("tfrecords").inspect(directory, num_examples=examples, verify=verify))
 
 
 @main.command(short_help="Pretrain BERT on records.")
@@ -202,6 +280,10 @@ def evaluate(run, records, split, batch_size):
             f"Expected records with the vocabulary of the run, {loaded.vocabulary.sha256[:12]}. "
             f"Received: {records}, written with {manifest.vocabulary_sha256[:12]}."
         )
+    if manifest.pairs != loaded.pairs:
+        raise tfrecords.InputError(
+            f"Expected records with the pairs of the run, {loaded.pairs!r}. Received: {records}, made with {manifest.pairs!r}."
+        )
     manifest.verify()
     results = kbert.evaluate(loaded.load_model(), manifest, split=split, batch_size=batch_size)
     click.echo(f"{run} on the {manifest.num_records(split):,} {split} records of {records}")
@@ -228,7 +310,8 @@ def export(run, output, format, top_k):
         top_k=top_k,
     )
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    click.echo(f"{output}: {size / 1e6:.1f} MB, signatures serving_default, fill_mask, next_sentence, embed_ids")
+    next_sentence = "next_sentence, " if loaded.pairs != "none" else ""
+    click.echo(f"{output}: {size / 1e6:.1f} MB, signatures serving_default, fill_mask, {next_sentence}embed_ids")
 
 
 @main.command(short_help="Fill masks, or judge sentence pairs.")
@@ -259,11 +342,8 @@ def demo(output):
 
 def _import(name):
     """Imports a package that brings TensorFlow, without the lines that its C++ code prints before any setting counts."""
-    with open(os.devnull, "w") as null, contextlib.ExitStack() as stack:
-        sys.stderr.flush()
-        stderr = os.dup(2)
-        stack.callback(os.close, stderr)
-        stack.callback(os.dup2, stderr, 2)
-        os.dup2(null.fileno(), 2)
+    from tfrecords.workers import silenced_stderr
+
+    with silenced_stderr():
         importlib.import_module("tensorflow").config.list_physical_devices()
     return importlib.import_module(name)

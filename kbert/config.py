@@ -19,6 +19,8 @@ SIZES = {
 _MINIATURES = re.compile(r"L-(2|4|6|8|10|12)_H-(128|256|512|768)")
 _HEAD_SIZE = 64
 PRECISIONS = ("float32", "bfloat16")
+PAIR_TASKS = {"nsp": "next sentence", "sop": "sentence order"}
+"""What is learned from sentence pairs, by their kind in RecordsConfig; single segments ("none") teach nothing of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ class PretrainingConfig:
     mlm_weight: float = 1.0
     """The weight of the masked language modelling loss in the total."""
     nsp_weight: float = 1.0
-    """The weight of the next sentence prediction loss in the total."""
+    """The weight of the loss of next sentence or sentence order prediction in the total; there is none for single segments."""
     precision: str = "float32"
     """"float32", or "bfloat16" for computations with float32 weights."""
     seed: int = 0

@@ -1,11 +1,14 @@
 """The curves of a run as a picture."""
 
+from kbert.config import PAIR_TASKS
 
-def draw_curves(rows, baselines, path):
-    """Draws losses and accuracies of both objectives over the steps, train and held-out, with the baselines as lines.
+
+def draw_curves(rows, pairs, baselines, path):
+    """Draws losses and accuracies of every objective over the steps, train and held-out, with the baselines as lines.
 
     Args:
         rows: The rows of history.csv.
+        pairs: The kind of pairs of the records; there is nothing on sentence pairs with "none".
         baselines: Baselines, or None where there is no held-out split.
         path: The picture to write, PNG.
 
@@ -17,11 +20,15 @@ def draw_curves(rows, baselines, path):
     panels = [
         ("mlm_loss", "masked tokens: loss (nats)", "unigram_loss", "unigram"),
         ("mlm_accuracy", "masked tokens: accuracy", "unigram_accuracy", "most frequent token"),
-        ("nsp_loss", "next sentence: loss (nats)", "majority_loss", "label frequencies"),
-        ("nsp_accuracy", "next sentence: accuracy", "majority_accuracy", "majority label"),
     ]
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    for axes, (key, title, baseline, baseline_name) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+    if pairs in PAIR_TASKS:
+        panels += [
+            ("nsp_loss", f"{PAIR_TASKS[pairs]}: loss (nats)", "majority_loss", "label frequencies"),
+            ("nsp_accuracy", f"{PAIR_TASKS[pairs]}: accuracy", "majority_accuracy", "majority label"),
+        ]
+    num_rows = len(panels) // 2
+    figure = Figure(figsize=(10, 3.25 * num_rows), layout="constrained")
+    for axes, (key, title, baseline, baseline_name) in zip(figure.subplots(num_rows, 2).flat, panels, strict=True):
         for prefix, label, style in (("", "train", "-"), ("val_", "held-out", "-o")):
             points = [(row["step"], row[prefix + key]) for row in rows if prefix + key in row]
             if points:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 import tfrecords
+from kbert.config import PAIR_TASKS
 from kbert.objective import pretraining_objective
 from tfrecords import InputError
 
@@ -22,9 +23,10 @@ class Baselines:
     each count raised by one."""
     unigram_accuracy: float
     """The share of held-out masked tokens that are the training split's most frequent one."""
-    majority_loss: float
-    """Cross-entropy (nats) of the held-out next sentence labels under the frequencies of the training split's."""
-    majority_accuracy: float
+    majority_loss: float | None
+    """Cross-entropy (nats) of the held-out next sentence labels under the frequencies of the training split's; None, as the
+    next, for records of single segments, which have no such labels."""
+    majority_accuracy: float | None
     """The share of held-out next sentence labels that are the training split's most frequent one."""
 
 
@@ -43,22 +45,24 @@ def baselines(records, split="validation"):
         )
     tokens, labels = _label_counts(manifest, "train", limit=_BASELINE_RECORDS)
     held_out_tokens, held_out_labels = _label_counts(manifest, split)
+    has_labels = manifest.pairs in PAIR_TASKS
     return Baselines(
         unigram_loss=_cross_entropy(held_out_tokens, tokens + 1),
         unigram_accuracy=float(held_out_tokens[tokens.argmax()] / max(1, held_out_tokens.sum())),
-        majority_loss=_cross_entropy(held_out_labels, labels + 1),
-        majority_accuracy=float(held_out_labels[labels.argmax()] / held_out_labels.sum()),
+        majority_loss=_cross_entropy(held_out_labels, labels + 1) if has_labels else None,
+        majority_accuracy=float(held_out_labels[labels.argmax()] / held_out_labels.sum()) if has_labels else None,
     )
 
 
 def _label_counts(manifest, split, limit=None):
-    """Counts the masked tokens (float64 [V]) and the next sentence labels (float64 [2]) of a split, or of about its first
-    `limit` records."""
+    """Counts the masked tokens (float64 [V]) and the next sentence labels (float64 [2], zeros if there are none) of a split, or
+    of about its first `limit` records."""
     tokens, labels = np.zeros(manifest.vocabulary_size), np.zeros(2)
     batches = tfrecords.read(manifest, split, batch_size=_BASELINE_BATCH, shuffle=False)
     for _, y, sample_weight in batches.take(limit // _BASELINE_BATCH if limit else -1).as_numpy_iterator():
         tokens += np.bincount(y["mlm"].ravel(), sample_weight["mlm"].ravel(), minlength=len(tokens))
-        labels += np.bincount(y["nsp"], sample_weight["nsp"], minlength=2)
+        if "nsp" in y:
+            labels += np.bincount(y["nsp"], sample_weight["nsp"], minlength=2)
     return tokens, labels
 
 
@@ -78,8 +82,12 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
         verbose: As for `keras.Model.evaluate`.
 
     Returns:
-        A dict of floats: mlm_loss (nats per masked token), mlm_perplexity, mlm_accuracy, nsp_loss (nats), nsp_accuracy, and
-        the fields of Baselines.
+        A dict: pairs (the kind of pairs of the records), and as floats mlm_loss (nats per masked token), mlm_perplexity,
+        mlm_accuracy, nsp_loss (nats), nsp_accuracy and the fields of Baselines. Records of single segments have no nsp_loss,
+        nsp_accuracy, majority_loss and majority_accuracy.
+
+    Raises:
+        InputError: There is no such split, or the records do not fit the model.
     """
     manifest = tfrecords.describe(records)
     if not manifest.num_records(split):
@@ -88,19 +96,27 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
             "make them with a --validation-fraction, or measure on another split."
         )
     check_length(manifest, model.get_layer("embeddings").max_positions)
+    next_sentence = "nsp" in model.output
+    if next_sentence != (manifest.pairs in PAIR_TASKS):
+        raise InputError(
+            f"Expected records of {'sentence pairs' if next_sentence else 'single segments'}, as the model was built for. "
+            f"Received: {manifest.directory}, made with pairs {manifest.pairs!r}."
+        )
     if not model.compiled:
-        model.compile(**pretraining_objective(steps=1))
+        model.compile(**pretraining_objective(steps=1, next_sentence=next_sentence))
     logs = model.evaluate(
         tfrecords.read(manifest, split, batch_size=batch_size, shuffle=False), return_dict=True, verbose=verbose
     )
-    return {
+    results = {
+        "pairs": manifest.pairs,
         "mlm_loss": logs["mlm_cross_entropy"],
         "mlm_perplexity": perplexity(logs["mlm_cross_entropy"]),
         "mlm_accuracy": logs["mlm_accuracy"],
-        "nsp_loss": logs["nsp_cross_entropy"],
-        "nsp_accuracy": logs["nsp_accuracy"],
-        **dataclasses.asdict(baselines(manifest, split)),
     }
+    if next_sentence:
+        results |= {"nsp_loss": logs["nsp_cross_entropy"], "nsp_accuracy": logs["nsp_accuracy"]}
+    reference = dataclasses.asdict(baselines(manifest, split))
+    return results | {name: value for name, value in reference.items() if value is not None}
 
 
 def check_length(manifest, max_positions):
@@ -132,7 +148,10 @@ def results_table(results):
             f"{results['mlm_accuracy']:.1%}",
             f"{results['unigram_accuracy']:.1%}  most frequent token",
         ),
-        ("next sentence: loss (nats)", f"{results['nsp_loss']:.3f}", f"{results['majority_loss']:.3f}  label frequencies"),
-        ("next sentence: accuracy", f"{results['nsp_accuracy']:.1%}", f"{results['majority_accuracy']:.1%}  majority label"),
     ]
+    if task := PAIR_TASKS.get(results["pairs"]):
+        rows += [
+            (f"{task}: loss (nats)", f"{results['nsp_loss']:.3f}", f"{results['majority_loss']:.3f}  label frequencies"),
+            (f"{task}: accuracy", f"{results['nsp_accuracy']:.1%}", f"{results['majority_accuracy']:.1%}  majority label"),
+        ]
     return "\n".join(f"  {name:<28}{model:>9}   {baseline}" for name, model, baseline in rows)

@@ -1,4 +1,4 @@
-"""BERT as functional Keras models: the encoder, and the encoder with both pretraining heads."""
+"""BERT as functional Keras models: the encoder, and the encoder with the pretraining heads."""
 
 import keras
 
@@ -6,22 +6,26 @@ from kbert.heads import MaskedTransform, Pooler, VocabularyBias
 from kbert.layers import EncoderBlock, InputEmbedding, TokenEmbedding, kernel_initializer
 
 
-def pretraining_model(config, *, seed=0, dtype="float32"):
+def pretraining_model(config, *, seed=0, dtype="float32", next_sentence=True):
     """Builds BERT with the heads of masked language modelling and next sentence prediction. Devlin et al. 2019, section 3.1.
+
+    The head of next sentence prediction is also that of sentence order prediction (Lan et al. 2020): only the labels differ.
 
     Args:
         config: A BertConfig.
         seed: The key of the initial weights and of dropout.
         dtype: The Keras dtype policy of the layers, "float32" or "mixed_bfloat16"; logits are float32 in both.
+        next_sentence: False leaves out the head of next sentence prediction and the pooler, which nothing else would train:
+            for records of single segments (Liu et al. 2019).
 
     Returns:
         A functional keras.Model. Inputs: a dict of token_ids, segment_ids, padding_mask (int32 [B, S]) and mask_positions
-        (int32 [B, P]). Outputs: a dict of logits, mlm (float32 [B, P, V]) and nsp (float32 [B, 2]; class 0 = B follows A,
-        1 = random).
+        (int32 [B, P]). Outputs: a dict of logits, mlm (float32 [B, P, V]) and, with next_sentence, nsp (float32 [B, 2];
+        class 0 = B follows A, 1 = B is random, or both are swapped).
     """
     inputs = _encoder_inputs()
     mask_positions = keras.Input((None,), dtype="int32", name="mask_positions")
-    token_embedding, sequence_BSH, pooled_BH = _encode(config, inputs, seed, dtype)
+    token_embedding, sequence_BSH = _encode(config, inputs, seed, dtype)
     transformed_BPH = MaskedTransform(
         exact_gelu=config.exact_gelu,
         layer_norm_epsilon=config.layer_norm_epsilon,
@@ -30,18 +34,19 @@ def pretraining_model(config, *, seed=0, dtype="float32"):
         name="mlm_transform",
         dtype=dtype,
     )(sequence_BSH, mask_positions)
-    mlm_BPV = VocabularyBias(name="mlm", dtype="float32")(token_embedding(transformed_BPH, reverse=True))
-    nsp_B2 = keras.layers.Dense(
-        2,
-        kernel_initializer=kernel_initializer(config.initializer_range, seed, "nsp"),
-        name="nsp",
-        dtype="float32",
-    )(pooled_BH)
-    return keras.Model(inputs | {"mask_positions": mask_positions}, {"mlm": mlm_BPV, "nsp": nsp_B2}, name="bert_pretraining")
+    outputs = {"mlm": VocabularyBias(name="mlm", dtype="float32")(token_embedding(transformed_BPH, reverse=True))}
+    if next_sentence:
+        outputs["nsp"] = keras.layers.Dense(
+            2,
+            kernel_initializer=kernel_initializer(config.initializer_range, seed, "nsp"),
+            name="nsp",
+            dtype="float32",
+        )(_pool(config, sequence_BSH, seed, dtype))
+    return keras.Model(inputs | {"mask_positions": mask_positions}, outputs, name="bert_pretraining")
 
 
 def encoder_model(config, *, seed=0, dtype="float32"):
-    """Builds the bare encoder, with new weights.
+    """Builds the bare encoder with its pooler, with new weights.
 
     Args:
         config: A BertConfig.
@@ -53,15 +58,19 @@ def encoder_model(config, *, seed=0, dtype="float32"):
         sequence_output (float [B, S, H]) and pooled_output (float [B, H]).
     """
     inputs = _encoder_inputs()
-    _, sequence_BSH, pooled_BH = _encode(config, inputs, seed, dtype)
-    return _encoder(inputs, sequence_BSH, pooled_BH)
+    _, sequence_BSH = _encode(config, inputs, seed, dtype)
+    return _encoder(inputs, sequence_BSH, _pool(config, sequence_BSH, seed, dtype))
 
 
 def encoder_of(model):
-    """Returns the encoder of a pretraining model; it shares the model's weights. Inputs and outputs as of `encoder_model`."""
+    """Returns the encoder of a pretraining model; it shares the model's weights. Inputs and outputs as of `encoder_model`.
+
+    A model without next sentence prediction has no pooler: there pooled_output is the [CLS] row of sequence_output.
+    """
     inputs = {name: model.input[name] for name in ("token_ids", "segment_ids", "padding_mask")}
-    pooler = model.get_layer("pooler")
-    return _encoder(inputs, pooler.input, pooler.output)
+    sequence_BSH, _ = model.get_layer("mlm_transform").input
+    pooled_BH = model.get_layer("pooler").output if "nsp" in model.output else sequence_BSH[:, 0, :]
+    return _encoder(inputs, sequence_BSH, pooled_BH)
 
 
 def _encoder(inputs, sequence_BSH, pooled_BH):
@@ -73,7 +82,7 @@ def _encoder_inputs():
 
 
 def _encode(config, inputs, seed, dtype):
-    """The encoder on symbolic inputs: the word embedding layer, the sequence output and the pooled output."""
+    """The encoder on symbolic inputs: the word embedding layer and the sequence output."""
     shared = {"initializer_range": config.initializer_range, "seed": seed, "dtype": dtype}
     token_embedding = TokenEmbedding(
         vocabulary_size=config.vocabulary_size, hidden_size=config.hidden_size, name="token_embedding", **shared
@@ -96,4 +105,8 @@ def _encode(config, inputs, seed, dtype):
             name=f"layer_{index}",
             **shared,
         )(x_BSH, inputs["padding_mask"])
-    return token_embedding, x_BSH, Pooler(name="pooler", **shared)(x_BSH)
+    return token_embedding, x_BSH
+
+
+def _pool(config, sequence_BSH, seed, dtype):
+    return Pooler(initializer_range=config.initializer_range, seed=seed, name="pooler", dtype=dtype)(sequence_BSH)

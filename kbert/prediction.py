@@ -50,7 +50,16 @@ class Predictor:
         return words
 
     def next_sentence(self, first, second):
-        """The probability that the text `second` follows the text `first`."""
+        """The probability that the text `second` follows the text `first`.
+
+        The alternative is what the model was trained to tell it from: a random text, or, for a model of sentence order, the
+        two of them swapped.
+
+        Raises:
+            InputError: The model was trained on single segments and knows nothing of pairs.
+        """
+        if "next_sentence" not in self._signatures:
+            raise InputError("Expected a model that was trained on sentence pairs. Received: one trained on single segments.")
         return float(
             self._signatures["next_sentence"](first=tf.constant([first]), second=tf.constant([second]))["probability"][0]
         )
@@ -70,9 +79,8 @@ def load_predictor(path):
             saved = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise InputError(f"Expected a SavedModel at {path}. Received: one that cannot be loaded ({error}).") from None
-        missing = {"fill_mask", "next_sentence"} - set(saved.signatures)
-        if missing:
-            raise InputError(f"Expected a SavedModel by 'kbert export' at {path}. Received: one without {sorted(missing)}.")
+        if "fill_mask" not in saved.signatures:
+            raise InputError(f"Expected a SavedModel by 'kbert export' at {path}. Received: one without fill_mask.")
         return Predictor(saved.signatures, saved)
     if is_run(path):
         text_model = text_model_of(load_run(path))

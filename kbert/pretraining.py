@@ -15,7 +15,6 @@ from kbert.checkpoints import list_checkpoints, restore_checkpoint, save_checkpo
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.curves import draw_curves
 from kbert.evaluation import baselines, check_length, evaluate
-from kbert.model import pretraining_model
 from kbert.objective import pretraining_objective
 from tfrecords import InputError
 from tfrecords.files import atomic_path, locked
@@ -27,7 +26,7 @@ class TrainingError(RuntimeError):
 
 
 def pretrain(records, output, *, bert, pretraining=None, verbose=1):
-    """Pretrains BERT on records of masked sentence pairs.
+    """Pretrains BERT on records of masked sentence pairs or of masked single segments.
 
     The directory `output` gets the resolved configuration (config.json), the vocabulary, checkpoints, history.csv with
     curves.png, and at the end results.json. Called again with the same arguments it continues from the newest checkpoint;
@@ -52,13 +51,14 @@ def pretrain(records, output, *, bert, pretraining=None, verbose=1):
     pretraining = pretraining or PretrainingConfig()
     if isinstance(bert, str):
         bert = BertConfig.of_size(bert, vocabulary_size=manifest.vocabulary_size)
-    _check(bert, manifest)
+    _check(bert, pretraining, manifest)
     run = runs.Run(
         directory=pathlib.Path(output),
         bert=bert,
         pretraining=pretraining,
         sequence_length=manifest.sequence_length,
         cased=manifest.config.cased,
+        pairs=manifest.pairs,
         records_sha256=hashlib.sha256((manifest.directory / MANIFEST).read_bytes()).hexdigest(),
     )
     vocabulary = manifest.load_vocabulary()
@@ -66,18 +66,18 @@ def pretrain(records, output, *, bert, pretraining=None, verbose=1):
     # What cannot be read is refused before anything is written.
     manifest.verify()
     train_batches(manifest, pretraining, start_step=0)
-    run.claim()
-    with locked(run.directory / runs.CONFIGURATION):
+    with locked(run.directory):
+        run.claim()
         vocabulary.save(run.directory / runs.VOCABULARY)
         return _train(run, manifest, held_out, verbose)
 
 
 def _train(run, manifest, held_out, verbose):
     """Trains the run from where it stands to its end, and measures it."""
-    bert, pretraining = run.bert, run.pretraining
+    pretraining = run.pretraining
 
     # The model, as it was left or new.
-    model = pretraining_model(bert, seed=pretraining.seed, dtype=pretraining.dtype_policy)
+    model = run.new_model()
     model.compile(
         **pretraining_objective(
             learning_rate=pretraining.learning_rate,
@@ -85,6 +85,7 @@ def _train(run, manifest, held_out, verbose):
             warmup_steps=pretraining.warmup_steps,
             mlm_weight=pretraining.mlm_weight,
             nsp_weight=pretraining.nsp_weight,
+            next_sentence="nsp" in model.output,
         )
     )
     first_step = restore_checkpoint(run.checkpoints, model) or 0
@@ -129,12 +130,17 @@ def _validation_batches(manifest, pretraining):
     return batches if pretraining.evaluate_steps is None else batches.take(pretraining.evaluate_steps)
 
 
-def _check(bert, manifest):
+def _check(bert, pretraining, manifest):
     check_length(manifest, bert.max_positions)
     if manifest.vocabulary_size != bert.vocabulary_size:
         raise InputError(
             f"Expected a model with the {manifest.vocabulary_size} pieces of the vocabulary of {manifest.directory}. "
             f"Received: vocabulary_size={bert.vocabulary_size}."
+        )
+    if manifest.pairs == "none" and pretraining.nsp_weight != PretrainingConfig.nsp_weight:
+        raise InputError(
+            f"Expected no nsp_weight for records of single segments, as those in {manifest.directory}. "
+            f"Received: {pretraining.nsp_weight}; leave it at {PretrainingConfig.nsp_weight}."
         )
 
 
@@ -222,7 +228,7 @@ class _Keeper(keras.callbacks.Callback):
         runs.append_history(self._run, row)
         try:
             with atomic_path(self._run.directory / runs.CURVES) as partial:
-                draw_curves(runs.read_history(self._run), self._reference, partial)
+                draw_curves(runs.read_history(self._run), self._run.pairs, self._reference, partial)
         except ImportError:
             warnings.warn("No curves.png without matplotlib: pip install 'kbert[plots]'.", stacklevel=2)
         self._save()

@@ -30,6 +30,8 @@ class Run:
     """S of the records; longer inputs would meet positions that were never trained."""
     cased: bool
     """Whether the vocabulary keeps case and accents."""
+    pairs: str
+    """The kind of pairs of the records, as in RecordsConfig: what the model learns beside masked tokens, if anything."""
     records_sha256: str
     """The hash of the manifest of the records."""
 
@@ -49,8 +51,17 @@ class Run:
         """
         identity = {"kind": KIND} | {f"bert.{key}": value for key, value in dataclasses.asdict(self.bert).items()}
         identity |= {f"pretraining.{key}": value for key, value in dataclasses.asdict(self.pretraining).items()}
-        identity |= {name: getattr(self, name) for name in ("sequence_length", "cased", "records_sha256")}
+        identity |= {name: getattr(self, name) for name in ("sequence_length", "cased", "pairs", "records_sha256")}
         claim_directory(self.directory, identity, CONFIGURATION)
+
+    def new_model(self):
+        """The model as it is before the first step, not compiled."""
+        return pretraining_model(
+            self.bert,
+            seed=self.pretraining.seed,
+            dtype=self.pretraining.dtype_policy,
+            next_sentence=self.pairs != "none",
+        )
 
     def load_model(self):
         """The model with the weights of the newest checkpoint, not compiled.
@@ -58,7 +69,7 @@ class Run:
         Raises:
             InputError: There is no checkpoint.
         """
-        model = pretraining_model(self.bert, seed=self.pretraining.seed, dtype=self.pretraining.dtype_policy)
+        model = self.new_model()
         if restore_checkpoint(self.checkpoints, model) is None:
             raise InputError(f"Expected a checkpoint in {self.checkpoints}. Received: none yet; train with 'kbert pretrain'.")
         return model

@@ -16,6 +16,7 @@ from kbert.evaluation import evaluate
 from kbert.model import pretraining_model
 from kbert.pretraining import pretrain
 from tfrecords import RecordsConfig, Vocabulary, build_records
+from tfrecords.schema import PAIRS
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -64,6 +65,13 @@ def random_batch(seed=0, batch_size=5, sequence_length=17, max_predictions=3, vo
     return x, y, {"mlm": weights, "nsp": np.ones(batch_size, np.float32)}
 
 
+def single_segments(batch):
+    """The batch as records of single segments give it: no second segment, and no y and no weights for sentence pairs."""
+    x, y, sample_weight = batch
+    x = x | {"segment_ids": np.zeros_like(x["segment_ids"])}
+    return x, {"mlm": y["mlm"]}, {"mlm": sample_weight["mlm"]}
+
+
 def randomize(variables, seed=0, scale=0.3):
     """Moves every float variable off its initial value, so that no default is left that could hide a fault."""
     draw = np.random.default_rng(seed)
@@ -73,9 +81,9 @@ def randomize(variables, seed=0, scale=0.3):
             variable.assign(centre + scale * draw.standard_normal(variable.shape))
 
 
-def random_model(**changes):
+def random_model(*, next_sentence=True, **changes):
     """A pretraining model of `tiny_config` with weights that make it answer decidedly."""
-    model = pretraining_model(tiny_config(**changes))
+    model = pretraining_model(tiny_config(**changes), next_sentence=next_sentence)
     randomize(model.variables, seed=3)
     return model
 
@@ -130,12 +138,21 @@ def tiny_corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_records(tmp_path_factory, tiny_corpus, tiny_vocabulary):
-    """Some 140 records to train on and 40 to validate on, S = 23 and P = 3."""
-    directory = tmp_path_factory.mktemp("tiny_records") / "records"
-    config = RecordsConfig(sequence_length=23, max_predictions=3, duplicates=2, validation_fraction=0.2, seed=3)
-    build_records([tiny_corpus], tiny_vocabulary, directory, config)
-    return directory
+def records_by_pairs(tmp_path_factory, tiny_corpus, tiny_vocabulary):
+    """Directories of records, S = 23 and P = 3, by their kind of pairs."""
+    place = tmp_path_factory.mktemp("tiny_records")
+    for pairs in PAIRS:
+        config = RecordsConfig(
+            sequence_length=23, max_predictions=3, pairs=pairs, duplicates=2, validation_fraction=0.2, seed=3
+        )
+        build_records([tiny_corpus], tiny_vocabulary, place / pairs, config)
+    return {pairs: place / pairs for pairs in PAIRS}
+
+
+@pytest.fixture(scope="session")
+def tiny_records(records_by_pairs):
+    """Some 140 records to train on and 40 to validate on."""
+    return records_by_pairs["nsp"]
 
 
 @pytest.fixture(scope="session")

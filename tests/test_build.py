@@ -1,21 +1,40 @@
+import bz2
 import dataclasses
+import errno
+import functools
+import gzip
 import hashlib
+import io
 import itertools
 import json
+import os
+import pathlib
+import pkgutil
 import re
 import shutil
+import subprocess
+import warnings
 
 import plain_tokenizer
 import pytest
+import tensorflow as tf
 from plain_records import parts, read_plain, unmasked
 
 import tfrecords.build
-from tfrecords import RecordsConfig, Vocabulary, build_records, load_manifest
+import tfrecords.corpus
+from tfrecords import InputError, RecordsConfig, Vocabulary, build_records, inspect, load_manifest, schema
+from tfrecords.inputs import batches, opened
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 
 def content(directory):
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+    """The bytes of all files of a directory and of those below it, in the order of their names."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def output_of(directory):
+    """What is made of the text, without the configuration, which tells of the input files."""
+    return {name: there for name, there in content(directory).items() if name != "config.json"}
 
 
 def records_of(directory, split):
@@ -115,7 +134,7 @@ def test_every_token_is_in_every_pass_that_cuts_nothing(tmp_path, corpus, vocabu
     # Pairs long enough for two documents are never cut.
     long = dataclasses.replace(config, sequence_length=257, short_sequence_probability=0.0, duplicates=2)
     manifest = build_records([corpus], vocabulary, tmp_path / "long", long)
-    assert manifest.counts["train"]["truncated_pairs"] == manifest.counts["validation"]["truncated_pairs"] == 0
+    assert manifest.counts["train"]["truncated"] == manifest.counts["validation"]["truncated"] == 0
     used = dict.fromkeys(range(5, len(vocabulary)), 0)
     for path in (tmp_path / "long").glob("*.tfrecord"):
         for record in read_plain(path, 257, 5):
@@ -141,14 +160,6 @@ def test_passes_have_other_masks(records):
     assert max(map(len, seen.values())) > 1
 
 
-def test_every_shard_of_every_split_has_draws_of_its_own(tmp_path, corpus, vocabulary, config, monkeypatch):
-    # With the same documents in all of them, nothing but the draws can make two shards differ.
-    places = [("train", 0), ("train", 1), ("train", 2), ("validation", 0)]
-    monkeypatch.setattr("tfrecords.build._partition", lambda documents, _: [(*place, documents) for place in places])
-    manifest = build_records([corpus], vocabulary, tmp_path / "out", config)
-    assert len({shard.sha256 for shard in manifest.shards}) == 4
-
-
 def test_counts_are_true(records, documents):
     manifest = load_manifest(records)
     assert manifest.counts["corpus"] == {
@@ -156,19 +167,24 @@ def test_counts_are_true(records, documents):
         "sentences": sum(map(len, documents)),
         "tokens": sum(len(sentence) for document in documents for sentence in document),
         "unknown_tokens": 0,
+        "long_sentences": 0,
         "empty_sentences": 0,
         "empty_documents": 0,
+        "cut_documents": 0,
+        "broken_lines": 0,
+        "replaced_characters": 0,
     }
     for split in ("train", "validation"):
         there = [record for shard in records_of(records, split) for record in shard]
         counts = manifest.counts[split]
-        truncated = counts.pop("truncated_pairs")
+        truncated = counts.pop("truncated")
         assert counts == {
             "documents": counts["documents"],
             "records": len(there),
             "tokens": sum(int(record["input_mask"].sum()) for record in there),
-            "random_next": sum(int(record["next_sentence_labels"][0]) for record in there),
+            "positive_labels": sum(int(record["next_sentence_labels"][0]) for record in there),
             "masked_tokens": sum(int(record["masked_lm_weights"].sum()) for record in there),
+            "dropped": 0,
         }
         assert 0 < truncated <= sum(int(record["input_mask"].sum()) == 29 for record in there)
         assert [shard.records for shard in manifest.shards if shard.split == split] == [
@@ -182,7 +198,7 @@ def test_sentences_without_a_token_are_dropped_and_counted(tmp_path):
     text = ["a b", "\x01\u200b", "unheard of"], ["\ufffd", "\x02"], ["c"]
     config = RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0, mask_rate=0.0)
     manifest = build_records([write(tmp_path / "a.txt", *text)], vocabulary, tmp_path / "out", config)
-    assert manifest.counts["corpus"] == {
+    assert {name: count for name, count in manifest.counts["corpus"].items() if count} == {
         "documents": 2,
         "sentences": 3,
         "tokens": 5,
@@ -297,40 +313,101 @@ def test_interrupted_build_is_made_anew(tmp_path, corpus, vocabulary, config, re
     assert content(output) == content(records)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+class NthCall:
+    """Calls a function, and raises an error in the place of call number `last`."""
+
+    def __init__(self, function, last, error):
+        self.function, self.left, self.error = function, last, error
+
+    def __call__(self, *arguments, **options):
+        self.left -= 1
+        if not self.left:
+            raise self.error
+        return self.function(*arguments, **options)
+
+    def __get__(self, instance, owner=None):
+        return self if instance is None else lambda *arguments: self(instance, *arguments)
+
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("where", "last"),
+    [
+        ("tfrecords.files.write_text", 1),  # config.json
+        ("tfrecords.build.save_part", 2),
+        ("tfrecords.buckets._save", 3),
+        ("tfrecords.build.partition", 2),
+        ("tfrecords.writer.encode_records", 1),
+        ("tfrecords.writer.encode_records", 3),
+        ("tfrecords.files._fsync", 11),
+        ("tfrecords.vocabulary.Vocabulary.save", 1),
+        ("tfrecords.schema.Manifest.save", 1),
+    ],
+)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), NO_SPACE], ids=["interrupt", "no-space"])
 def test_interruption_leaves_nothing_that_looks_finished(
-    tmp_path, corpus, vocabulary, config, records, refused, monkeypatch, error
+    tmp_path, corpus, vocabulary, config, records, refused, monkeypatch, where, last, error
 ):
-    output, write_shard, calls = tmp_path / "out", tfrecords.build.write_shard, []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise error
-        return write_shard(*arguments)
-
-    monkeypatch.setattr(tfrecords.build, "write_shard", interrupted)
-    with pytest.raises(error if isinstance(error, type) else type(error)):
-        build_records([corpus], vocabulary, output, config)
-    with refused(r"Expected manifest\.json in .*so no finished records"):
-        load_manifest(output)
-    monkeypatch.undo()
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(tfrecords.corpus, "_SENTENCES_PER_BATCH", 31)
+        patch.setattr(tfrecords.corpus, "PART_TOKENS", 300)
+        patch.setattr(where, NthCall(pkgutil.resolve_name(where), last, error))
+        with pytest.raises(type(error)) as caught:
+            build_records([corpus], vocabulary, output, config)
+    if isinstance(error, OSError):
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == str(output)
+        assert re.fullmatch(
+            r"no space left: about [1-9][\d,]* MB more are needed; free some and run the same command again, it continues",
+            caught.value.strerror,
+        )
+    if output.exists():
+        assert ".lock" not in content(output)
+        with refused(r"Expected manifest\.json in .*so no finished records"):
+            load_manifest(output)
     build_records([corpus], vocabulary, output, config)
     assert content(output) == content(records)
+
+
+def test_disk_that_is_really_full(tmp_path, corpus, vocabulary, config, records):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    half = sum(map(len, content(records).values())) // 2
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={half}", "tmpfs", str(disk)]
+    if os.geteuid() or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        (disk / "mine").write_text("earlier work")
+        with pytest.raises(
+            OSError, match=rf"no space left: about 1 MB more are needed.*{re.escape(str(disk / 'out'))}"
+        ) as caught:
+            build_records([corpus], vocabulary, disk / "out", config)
+        assert caught.value.errno == errno.ENOSPC
+        assert (disk / "out" / "config.json").exists()
+        assert not (disk / "out" / "manifest.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        build_records([corpus], vocabulary, disk / "out", config)
+        assert content(disk / "out") == content(records)
+        assert (disk / "mine").read_text() == "earlier work"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_second_build_into_the_same_directory_is_refused_while_the_first_runs(
     tmp_path, corpus, vocabulary, config, records, refused, monkeypatch
 ):
-    output, write_shard = tmp_path / "out", tfrecords.build.write_shard
+    output, partition = tmp_path / "out", tfrecords.build.partition
 
     def meanwhile(*arguments):
         monkeypatch.undo()
-        with refused(rf"xpected .*{re.escape(str(output))}"):
+        with refused(rf"Expected {re.escape(str(output))} to be free\. Received: a directory that another process works on"):
             build_records([corpus], vocabulary, output, config)
-        return write_shard(*arguments)
+        return partition(*arguments)
 
-    monkeypatch.setattr(tfrecords.build, "write_shard", meanwhile)
+    monkeypatch.setattr(tfrecords.build, "partition", meanwhile)
     build_records([corpus], vocabulary, output, config)
     assert content(output) == content(records)
 
@@ -365,7 +442,7 @@ def test_output_below_an_input_directory_is_refused(tmp_path, corpus, vocabulary
 
 def test_output_that_is_a_file_is_refused(tmp_path, corpus, vocabulary, config, refused):
     (tmp_path / "out").write_text("a file")
-    with refused(r"Expected the name of a directory to make\. Received: .*out, which is a file"):
+    with refused(r"Expected the name of a directory\. Received: .*out, which is a file; name another"):
         build_records([corpus], vocabulary, tmp_path / "out", config)
 
 
@@ -376,7 +453,14 @@ def test_output_that_is_a_file_is_refused(tmp_path, corpus, vocabulary, config, 
             "one\ntwo\nthree\n",
             0.0,
             1,
-            r"expected at least 2 documents .*\. Received: 1 of 1 documents in train shard 0;.*empty",
+            r"Next sentence prediction .* expected at least 2 documents\. Received: 1; part the documents with empty lines, or "
+            r"choose --pairs sop or --pairs none, for which one is enough\.$",
+        ),
+        (
+            "one\ntwo\nthree\n",
+            0.1,
+            None,
+            r"choose --pairs sop or --pairs none, for which one is enough with --validation-fraction 0\.$",
         ),
         ("one\n\ntwo\n", 0.0, 2, r"Received: [01] of 2 documents in train shard [01]; .* fewer --shards"),
         ("one\n\ntwo\n\nthree\n", 0.01, 1, r"Received: [01] of 3 documents in validation shard 0; .* --validation-fraction"),
@@ -426,3 +510,359 @@ def test_names_with_spaces_and_other_letters(tmp_path, corpus, vocabulary, confi
     build_records([text.parent], vocabulary, output, config)
     shards = {name: there for name, there in content(output).items() if name.endswith(".tfrecord")}
     assert shards == {name: there for name, there in content(records).items() if name.endswith(".tfrecord")}
+
+
+# The same bytes, however the text is spread over files and the work over pieces and processes.
+
+
+@pytest.fixture(scope="module")
+def five_files(tmp_path_factory, documents):
+    """The corpus in files of 1, 7, 19, 3 and 13 documents, every other one compressed."""
+    place, first, paths = tmp_path_factory.mktemp("five files"), 0, []
+    for number, count in enumerate([1, 7, 19, 3, 13]):
+        some = documents[first : first + count]
+        text = "\n\n".join("\n".join(" ".join(words) for words in document) for document in some).encode()
+        paths.append(place / f"{9 - number}.txt")  # not in the order of their names
+        paths[-1].write_bytes(gzip.compress(text) if number % 2 else text)
+        first += count
+    return paths
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_number_of_workers_and_files_does_not_matter(tmp_path, five_files, vocabulary, config, records, workers):
+    build_records(five_files, vocabulary, tmp_path / "out", config, workers=workers)
+    assert output_of(tmp_path / "out") == output_of(records)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
+def test_compressed_text_is_the_same_text(tmp_path, corpus, vocabulary, config, records, compress):
+    (tmp_path / "corpus.txt").write_bytes(compress(corpus.read_bytes()))
+    build_records([tmp_path / "corpus.txt"], vocabulary, tmp_path / "out", config)
+    assert output_of(tmp_path / "out") == output_of(records)
+
+
+@pytest.mark.parametrize(
+    ("piece_bytes", "batch_bytes", "part_tokens", "sentences", "characters"),
+    [
+        (1, 1, 1 << 21, 4096, 1 << 19),
+        (1, 1009, 1 << 21, 4096, 1 << 19),
+        (997, 1, 1, 1, 1 << 19),
+        (5003, 1 << 24, 101, 7, 1 << 19),
+        (1 << 24, 1 << 24, 1, 13, 31),
+    ],
+)
+def test_cuts_of_the_work_do_not_matter(
+    tmp_path, corpus, vocabulary, config, records, monkeypatch, piece_bytes, batch_bytes, part_tokens, sentences, characters
+):
+    pieces, found = tfrecords.build.pieces, []
+
+    def small_pieces(files, format):
+        found.extend(pieces(files, format, piece_bytes))
+        return found
+
+    monkeypatch.setattr(tfrecords.build, "pieces", small_pieces)
+    monkeypatch.setattr(tfrecords.build, "batches", functools.partial(batches, batch_bytes=batch_bytes))
+    monkeypatch.setattr(tfrecords.corpus, "PART_TOKENS", part_tokens)
+    monkeypatch.setattr(tfrecords.corpus, "_SENTENCES_PER_BATCH", sentences)
+    monkeypatch.setattr(tfrecords.corpus, "_CHARACTERS_PER_BATCH", characters)
+    build_records([corpus], vocabulary, tmp_path / "out", config)
+    assert content(tmp_path / "out") == content(records)
+    assert len(found) == {1: 43, 1 << 24: 1}.get(piece_bytes, len(found))
+    assert piece_bytes > corpus.stat().st_size or len(found) > 1
+
+
+@pytest.mark.parametrize("pairs", schema.PAIRS)
+@pytest.mark.parametrize("masking", schema.MASKINGS)
+@pytest.mark.parametrize("compression", schema.COMPRESSIONS)
+def test_every_kind_of_records(tmp_path, corpus, vocabulary, config, documents, pairs, masking, compression):
+    config = dataclasses.replace(config, pairs=pairs, masking=masking, compression=compression)
+    manifest = build_records([corpus], vocabulary, tmp_path / "out", config)
+    manifest.verify()
+    suffix = ".tfrecord.gz" if compression == "gzip" else ".tfrecord"
+    assert [shard.name for shard in manifest.shards] == [
+        *(f"train-0000{n}-of-00003{suffix}" for n in range(3)),
+        f"validation-00000-of-00001{suffix}",
+    ]
+    names = {"input_ids"} if pairs == "none" else {"input_ids", "next_sentence_labels"}
+    if masking == "dynamic":
+        names |= {"first_length"}
+    else:
+        names |= {"input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids", "masked_lm_weights"}
+    used, count = set(), 0
+    for shard in manifest.shards:
+        paths, kind = str(tmp_path / "out" / shard.name), "GZIP" if compression == "gzip" else ""
+        for record in tf.data.TFRecordDataset(paths, kind).as_numpy_iterator():
+            feature = tf.train.Example.FromString(record).features.feature
+            assert set(feature) == names
+            ids = list(feature["input_ids"].int64_list.value)
+            if masking == "dynamic":
+                assert ids[-1] == ids[feature["first_length"].int64_list.value[0] - 1] == vocabulary.sep_id
+                assert len(ids) <= 29
+                assert ids.count(vocabulary.sep_id) == (1 if pairs == "none" else 2)
+                used.update(ids[1:])
+            else:
+                assert len(ids) == 29
+                used.update(ids)
+                used.update(feature["masked_lm_ids"].int64_list.value)
+            count += 1
+    assert count == sum(shard.records for shard in manifest.shards) > 43
+    # Of full sentences nothing is lost; pairs are cut to length.
+    lost = set(range(5, len(vocabulary))) - used
+    assert not lost if pairs == "none" else len(lost) < len(vocabulary) / 5
+    assert inspect(tmp_path / "out", num_examples=2, verify=True).count("[SEP]") >= 2
+    assert (manifest.counts["train"]["masked_tokens"] == 0) == (masking == "dynamic")
+
+
+def test_manifest_tells_where_every_block_begins(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+    monkeypatch.setattr(schema, "BLOCK_RECORDS", 7)
+    manifest = build_records([corpus], vocabulary, tmp_path / "out", config)
+    for shard in load_manifest(tmp_path / "out").shards:
+        path = tmp_path / "out" / shard.name
+        there = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+        content = path.read_bytes()
+        assert content == (records / shard.name).read_bytes()
+        assert len(shard.offsets) == -(-len(there) // 7) > 1
+        for record, offset in zip(there[::7], shard.offsets, strict=True):
+            size = int.from_bytes(content[offset : offset + 8], "little")
+            assert content[offset + 12 : offset + 12 + size] == record
+    assert load_manifest(tmp_path / "out") == manifest
+
+
+def test_number_of_shards_follows_from_the_text(tmp_path, corpus, vocabulary, config):
+    manifest = build_records([corpus], vocabulary, tmp_path / "out", dataclasses.replace(config, num_shards=None))
+    assert [shard.name for shard in manifest.shards] == ["train-00000-of-00001.tfrecord", "validation-00000-of-00001.tfrecord"]
+    assert manifest.config == dataclasses.replace(config, num_shards=1)
+
+
+# Input that cannot be what was meant.
+
+
+@pytest.mark.parametrize("nothing", [b"", b"\n\n  \n"])
+def test_file_without_text_is_warned_of(tmp_path, corpus, vocabulary, config, records, nothing):
+    (tmp_path / "empty ü.txt").write_bytes(nothing)
+    with pytest.warns(UserWarning, match=rf"^{re.escape(str(tmp_path / 'empty ü.txt'))}: no text in there$") as caught:
+        build_records([corpus, tmp_path / "empty ü.txt"], vocabulary, tmp_path / "out", config)
+    assert [warning.filename for warning in caught] == [__file__]
+    shards = {name: there for name, there in output_of(tmp_path / "out").items() if name != "manifest.json"}
+    assert shards == {name: there for name, there in output_of(records).items() if name != "manifest.json"}
+
+
+def test_renamed_input_of_a_build_that_goes_on_is_not_warned_of(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+    shutil.copy(corpus, tmp_path / "a.txt")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tfrecords.build, "partition", NthCall(None, 1, KeyboardInterrupt()))
+        build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "out", config)
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build_records([tmp_path / "b.txt"], vocabulary, tmp_path / "out", config)
+    assert not [warning for warning in caught if "no text" in str(warning.message)]
+    assert content(tmp_path / "out") == content(records)
+
+
+@pytest.mark.parametrize("pairs", ["sop", "none"])
+def test_single_document(tmp_path, refused, pairs):
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "one", "two", "three"))
+    (tmp_path / "a.txt").write_text("one two\nthree\ntwo two two\n")
+    config = RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0)
+    with refused(r"or choose --pairs sop or --pairs none"):
+        build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+    # In the same directory, as the message says.
+    manifest = build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "out", dataclasses.replace(config, pairs=pairs))
+    assert manifest.counts["train"]["documents"] == 1
+    assert manifest.counts["train"]["records"] >= 5
+
+
+def test_text_without_empty_lines_is_warned_of(tmp_path):
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "one", "two", "three"))
+    config = RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0, pairs="none", duplicates=1)
+    for empty_line in (False, True):
+        documents = ["one two\nthree two\n" * 501, "three one\n" * 1001]
+        (tmp_path / "a.txt").write_text(("\n" if empty_line else "").join(documents[: 1 + empty_line]))
+        output = tmp_path / str(empty_line)
+        build_records([tmp_path / "a.txt"], vocabulary, output, config)
+        found = [line for line in inspect(output).split("\n") if "do empty lines part the documents" in line]
+        assert len(found) == 1
+        assert found[0].startswith("warning: 1,00")
+    (tmp_path / "a.txt").write_text("one two three one\n" * 1000)
+    build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "enough", config)
+    assert "do empty lines part" not in inspect(tmp_path / "enough")
+
+
+@pytest.mark.parametrize("pairs", schema.PAIRS)
+def test_sentences_longer_than_a_sequence_are_counted_and_kept(tmp_path, pairs):
+    words = [f"w{n}" for n in range(60)]
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, *words))
+    # 13 tokens leave 11 for a single segment, 10 for a pair.
+    sentences = [words[:10], words[10:21], words[21:33], words[33:60]]
+    path = write(tmp_path / "a.txt", *([" ".join(sentence)] for sentence in sentences))
+    config = RecordsConfig(
+        sequence_length=13, max_predictions=1, pairs=pairs, masking="dynamic", validation_fraction=0.0, mask_rate=0.0
+    )
+    manifest = build_records([path], vocabulary, tmp_path / "out", config)
+    assert manifest.counts["corpus"]["long_sentences"] == (2 if pairs == "none" else 3)
+    used = set()
+    for record in tf.data.TFRecordDataset(manifest.files("train")).as_numpy_iterator():
+        used.update(tf.train.Example.FromString(record).features.feature["input_ids"].int64_list.value)
+    # Single segments lose nothing; of a pair of long sentences there is a part.
+    assert used >= (set(range(5, 65)) if pairs == "none" else set())
+    assert all(used & {vocabulary.ids[word] for word in sentence} for sentence in sentences)
+    assert manifest.counts["train"]["records"] >= 4
+    assert ("2" if pairs == "none" else "3") + " sentences longer than a sequence are cut" in inspect(tmp_path / "out")
+
+
+# Places.
+
+
+def test_refused_directory_is_left_as_it_was(tmp_path, corpus, vocabulary, config, refused):
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    (tmp_path / "out" / "sub" / "mine").write_text("x")
+    with refused(r"already holds sub"):
+        build_records([corpus], vocabulary, tmp_path / "out", config)
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["sub", "mine"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_current_directory_as_output(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    build_records([corpus], vocabulary, ".", config)
+    assert content(tmp_path / "here") == content(records)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.parametrize("name", ["../train-00000-of-00003.tfrecord", "/etc/passwd", "sub/train.tfrecord", "..", ""])
+def test_shard_elsewhere_is_refused(tmp_path, records, refused, name):
+    shutil.copytree(records, tmp_path / "out")
+    fields = json.loads((records / "manifest.json").read_text())
+    shutil.move(tmp_path / "out" / fields["shards"][0]["name"], tmp_path)
+    fields["shards"][0]["name"] = name
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(fields))
+    with refused(r"expected (shards beside it, by name\. Received: '.*/.*'|\d+ bytes.* Received: no such file)"):
+        load_manifest(tmp_path / "out")
+
+
+def test_standard_input(tmp_path, corpus, vocabulary, config, records, refused, monkeypatch):
+    class Input:
+        buffer = None
+
+    def feed(text):
+        Input.buffer = io.BytesIO(text)
+        monkeypatch.setattr("sys.stdin", Input)
+
+    output = tmp_path / "out"
+    feed(corpus.read_bytes())
+    build_records(["-"], vocabulary, output, config)
+    assert output_of(output) == output_of(records)
+    feed(gzip.compress(b"other text"))
+    with refused(r"Received another: input_bytes: \d+ before, \d+ now; input_sha256"):
+        build_records(["-"], vocabulary, output, config)
+    assert output_of(output) == output_of(records)
+    # Neither the copy of standard input nor the lock stays.
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert ".lock" not in content(output)
+
+
+def test_no_space_for_standard_input(tmp_path, vocabulary, config, monkeypatch):
+    monkeypatch.setattr("shutil.copyfileobj", NthCall(None, 1, NO_SPACE))
+    with pytest.raises(OSError, match=r"no space left; free some.*out\.standard-input\.partial"):
+        build_records(["-"], vocabulary, tmp_path / "out", config)
+    assert not list(tmp_path.iterdir())
+
+
+# Work that is finished is kept, or thrown away as a whole.
+
+
+def fail_once_at(monkeypatch, error):
+    """Makes the second piece of text raise `error` when it is read, and returns what lets it be."""
+    original, pieces = tfrecords.corpus.piece_documents, tfrecords.build.pieces
+    monkeypatch.setattr(tfrecords.build, "pieces", lambda files, format: pieces(files, format, 997))
+    monkeypatch.setattr(tfrecords.build, "batches", functools.partial(batches, batch_bytes=1))
+
+    def failing(piece, *arguments):
+        if piece.start:
+            raise error
+        return original(piece, *arguments)
+
+    monkeypatch.setattr(tfrecords.corpus, "piece_documents", failing)
+    return lambda: monkeypatch.setattr(tfrecords.corpus, "piece_documents", original)
+
+
+def test_a_disk_that_fails_costs_nothing_that_is_finished(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+    mend = fail_once_at(monkeypatch, OSError(errno.EIO, "Input/output error", str(corpus)))
+    with pytest.raises(OSError, match="Input/output error"):
+        build_records([corpus], vocabulary, tmp_path / "out", config)
+    finished = tmp_path / "out" / "unfinished" / "text-000000.json"
+    before = finished.stat().st_mtime_ns
+    mend()
+    monkeypatch.setattr(tfrecords.build, "_forget", None)
+    partitioned = []
+    original = tfrecords.build._partition
+    monkeypatch.setattr(
+        tfrecords.build, "_partition", lambda *a: (partitioned.append(finished.stat().st_mtime_ns), original(*a))
+    )
+    build_records([corpus], vocabulary, tmp_path / "out", config)
+    assert partitioned == [before]
+    assert content(tmp_path / "out") == content(records)
+
+
+def test_a_read_error_is_not_the_users_to_mend(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("One.\n")
+    with pytest.raises(OSError, match="Input/output error") as caught, opened(tmp_path / "a.txt"):
+        raise OSError(errno.EIO, "Input/output error")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+
+
+def test_a_refusal_frees_the_directory(tmp_path, corpus, vocabulary, config, monkeypatch):
+    fail_once_at(monkeypatch, InputError("Expected a. Received: b."))
+    with pytest.raises(InputError):
+        build_records([corpus], vocabulary, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_kill_while_the_directory_is_freed(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+    mend = fail_once_at(monkeypatch, InputError("Expected a. Received: b."))
+    original = tfrecords.build.shutil.rmtree
+
+    def killed(path, *arguments, **options):
+        # Half of the work is gone, and then the process.
+        for file in sorted(pathlib.Path(path).iterdir())[::2]:
+            file.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tfrecords.build.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_records([corpus], vocabulary, tmp_path / "out", config)
+    mend()
+    monkeypatch.setattr(tfrecords.build.shutil, "rmtree", original)
+    build_records([corpus], vocabulary, tmp_path / "out", config)
+    assert content(tmp_path / "out") == content(records)
+
+
+def test_unfinished_work_of_another_version_is_done_again(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+    mend = fail_once_at(monkeypatch, OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(OSError, match="Input/output error"):
+        build_records([corpus], vocabulary, tmp_path / "out", config)
+    mend()
+    spill = tmp_path / "out" / "unfinished"
+    (spill / "made-with.json").write_text('{"kbert": "0.0.1"}')
+    (spill / "text-000000.json").write_text('{"counts": {"documents": 9}, "parts": [], "without_text": []}')
+    build_records([corpus], vocabulary, tmp_path / "out", config)
+    assert content(tmp_path / "out") == content(records)
+
+
+def test_a_pattern_that_matches_the_output(tmp_path, corpus, vocabulary, config, records):
+    (tmp_path / "a").mkdir()
+    shutil.copy(corpus, tmp_path / "a" / "text")
+    for _ in range(2):
+        build_records(str(tmp_path / "a" / "**"), vocabulary, tmp_path / "a" / "out", config)
+    assert content(tmp_path / "a" / "out") == content(records)
+
+
+def test_many_files_without_text_are_one_warning(tmp_path, corpus, vocabulary, config):
+    for number in range(7):
+        (tmp_path / f"{number}").touch()
+    with pytest.warns(UserWarning, match=r"0, .*1, .*2 and 4 more: no text in there") as caught:
+        build_records([corpus, *map(str, sorted(tmp_path.glob("?")))], vocabulary, tmp_path / "out", config)
+    assert len(caught) == 1

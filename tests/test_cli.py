@@ -187,6 +187,20 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
         ("records {corpus} --vocabulary {no_mask} --output {out}", "Received: a vocabulary without [MASK]"),
         ("records {corpus} --vocabulary {vocab} --output {occupied}", "already holds thesis.tex"),
         ("records {corpus} --vocabulary {vocab} --output {out} --sequence-length 4", "sequence_length from 5"),
+        (
+            "records {corpus} --vocabulary {vocab} --output {out} --pairs sop --mask-rate 1.5",
+            "Expected mask_rate from 0.0 to 1.0",
+        ),
+        ("records {corpus} --vocabulary {vocab} --output {out} --shards 0", "Expected num_shards from 1 to 65536. Received: 0"),
+        ("records {corpus} --vocabulary {vocab} --output {out} --shards 999 --workers 1", "fewer --shards"),
+        ("records {corpus} --vocabulary {vocab} --output {out} --duplicates 0", "Expected duplicates from 1 to 65536"),
+        ("records {corpus} --vocabulary {vocab} --output {corpus}", "Received: {corpus}, which is a file"),
+        ("records {bare} --vocabulary {vocab} --output {out}", "Received: {bare}, a directory without files"),
+        ("records '{bare}/*.txt' --vocabulary {vocab} --output {out}", "{bare}/*.txt, a pattern that matches nothing"),
+        (
+            "records {corpus} --vocabulary {vocab} --output {out} --format jsonl --workers 1",
+            "expected a line with a JSON object",
+        ),
         ("records {corpus} --vocabulary {vocab} --output {records}", "Received another: "),
         ("inspect {nowhere}", "Expected a directory of records. Received: {nowhere}"),
         ("inspect {bare}", "Expected manifest.json in {bare}"),
@@ -230,6 +244,15 @@ def test_a_mistake_is_one_line(mistakes, command, message):
         ["pretrain", "records", "--output", "out", "--steps", "many"],
         ["predict", "run"],
         ["predict", "run", "[MASK]", "--pair", "a", "b"],
+        ["records", "corpus.txt", "--vocabulary", "vocab.txt"],
+        ["records", "--vocabulary", "vocab.txt", "--output", "out"],
+        ["records", "corpus.txt", "--vocabulary", "vocab.txt", "--output", "out", "--pairs", "some"],
+        ["records", "corpus.txt", "--vocabulary", "vocab.txt", "--output", "out", "--masking", "later"],
+        ["records", "corpus.txt", "--vocabulary", "vocab.txt", "--output", "out", "--mask-unit", "letter"],
+        ["records", "corpus.txt", "--vocabulary", "vocab.txt", "--output", "out", "--compression", "zip"],
+        ["records", "corpus.txt", "--vocabulary", "vocab.txt", "--output", "out", "--workers", "0"],
+        ["vocabulary", "corpus.txt", "--output", "out", "--min-frequency", "0"],
+        ["inspect", "records", "--examples", "-1"],
         ["pre-train"],
     ],
 )
@@ -237,6 +260,145 @@ def test_a_wrong_call_is_explained(words):
     lines = run(*words, code=2).stderr.splitlines()
     assert lines[0].startswith("Usage: ")
     assert sum(line.startswith("Error: ") for line in lines) == 1
+
+
+def test_records_with_every_option(tmp_path, tiny_corpus, tiny_vocabulary):
+    (tmp_path / "some text").mkdir()
+    text = tiny_corpus.read_text().replace("\n\n", "\n\n\n")
+    (tmp_path / "some text" / "ä.txt").write_bytes(text.encode() + b"ba\xff be\n")
+    tiny_vocabulary.save(tmp_path / "vocab.txt")
+    result = run(
+        *("records", tmp_path / "*text", "--vocabulary", tmp_path / "vocab.txt", "--output", tmp_path / "out"),
+        *("--sequence-length", 23, "--max-predictions", 3, "--pairs", "sop", "--duplicates", 2),
+        *("--short-sequence-probability", 0.25, "--masking", "dynamic", "--mask-unit", "word", "--mask-rate", 0.2),
+        *("--mask-share", 0.7, "--random-share", 0.2, "--validation-fraction", 0.2, "--shards", 2, "--compression", "gzip"),
+        *("--seed", 3, "--cased", "--format", "text", "--errors", "replace", "--workers", 1),
+    )
+    manifest = tfrecords.load_manifest(tmp_path / "out")
+    assert manifest.config == tfrecords.RecordsConfig(
+        sequence_length=23,
+        max_predictions=3,
+        pairs="sop",
+        duplicates=2,
+        short_sequence_probability=0.25,
+        masking="dynamic",
+        mask_unit="word",
+        mask_rate=0.2,
+        mask_share=0.7,
+        random_share=0.2,
+        validation_fraction=0.2,
+        num_shards=2,
+        compression="gzip",
+        seed=3,
+        cased=True,
+    )
+    assert len(manifest.files("train")) == 2
+    first, corpus, replaced, train, validation, *_ = result.stdout.splitlines()
+    assert replaced == "  1 characters stand for invalid UTF-8, which tokenization drops"
+    assert first.startswith(
+        f"{tmp_path / 'out'}: records of S = 23 tokens with P = 3 slots for masked tokens (words, masked in "
+    )
+    assert "pairs: sop" in first
+    assert corpus.startswith(f"corpus: {manifest.counts['corpus']['documents']} documents, ")
+    assert train.startswith(f"train: {manifest.num_records('train')} records in 2 files (")
+    assert "% swapped" in train
+    assert validation.startswith("validation: ")
+    assert "train record" not in result.stdout
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["format"] == "text"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["errors"] == "replace"
+
+
+def test_records_of_standard_input(tmp_path, tiny_corpus, tiny_vocabulary):
+    tiny_vocabulary.save(tmp_path / "vocab.txt")
+    options = ("--vocabulary", tmp_path / "vocab.txt", "--sequence-length", 23, "--validation-fraction", 0, "--workers", 1)
+    run("records", tiny_corpus, *options, "--output", tmp_path / "file")
+    words = [str(word) for word in ("records", "-", *options, "--output", tmp_path / "piped")]
+    result = CliRunner().invoke(main, words, input=tiny_corpus.read_bytes())
+    assert result.exit_code == 0, result.output
+    for name in ("manifest.json", "train-00000-of-00001.tfrecord"):
+        assert (tmp_path / "piped" / name).read_bytes() == (tmp_path / "file" / name).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "piped", "vocab.txt"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_records_warn_in_one_line(tmp_path, tiny_corpus, tiny_vocabulary):
+    tiny_vocabulary.save(tmp_path / "vocab.txt")
+    (tmp_path / "empty.txt").touch()
+    options = ("--vocabulary", tmp_path / "vocab.txt", "--output", tmp_path / "out", "--sequence-length", 23, "--workers", 1)
+    result = run("records", tiny_corpus, tmp_path / "empty.txt", *options, "--validation-fraction", 0.2)
+    assert result.stderr == f"warning: {tmp_path / 'empty.txt'}: no text in there\n"
+
+
+def test_records_of_a_single_document(tmp_path, tiny_vocabulary):
+    tiny_vocabulary.save(tmp_path / "vocab.txt")
+    (tmp_path / "a.txt").write_text("ba be bi\nbu da de\n" * 7)
+    options = ("--vocabulary", tmp_path / "vocab.txt", "--output", tmp_path / "out", "--sequence-length", 23, "--workers", 1)
+    line = error_line("records", tmp_path / "a.txt", *options)
+    assert line.endswith("choose --pairs sop or --pairs none, for which one is enough with --validation-fraction 0.")
+    assert not (tmp_path / "out").exists()
+    assert "pairs: none" in run("records", tmp_path / "a.txt", *options, "--pairs", "none", "--validation-fraction", 0).stdout
+
+
+@pytest.mark.parametrize("workers", [None, 3])
+def test_records_by_many_workers(tmp_path, tiny_corpus, tiny_vocabulary, monkeypatch, workers):
+    asked = []
+    monkeypatch.setattr("tfrecords.build_records", lambda *_, **options: asked.append(options["workers"]), raising=False)
+    monkeypatch.setattr("tfrecords.inspect", lambda *_, **__: "", raising=False)
+    tiny_vocabulary.save(tmp_path / "vocab.txt")
+    options = () if workers is None else ("--workers", workers)
+    run("records", tiny_corpus, "--vocabulary", tmp_path / "vocab.txt", "--output", tmp_path / "out", *options)
+    assert asked == [workers]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "no space left: about 7 MB more are needed", "/a b/out"), "/a b/out: no space left: about 7 MB more"),
+        (OSError(5, "Input/output error"), "A file: Input/output error."),
+        (tfrecords.WorkerError("Expected every worker to live. Received: x."), "Expected every worker to live. Received: x."),
+    ],
+)
+def test_what_is_not_the_users_fault_is_one_line_too(tmp_path, tiny_corpus, tiny_vocabulary, monkeypatch, error, line):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("tfrecords.build_records", fail, raising=False)
+    tiny_vocabulary.save(tmp_path / "vocab.txt")
+    words = ("records", tiny_corpus, "--vocabulary", tmp_path / "vocab.txt", "--output", tmp_path / "out")
+    assert error_line(*words, code=1).startswith(f"Error: {line}")
+
+
+def test_inspect_verifies(tmp_path, tiny_records):
+    records = tmp_path / "records"
+    shutil.copytree(tiny_records, records)
+    manifest = tfrecords.load_manifest(records)
+    count = sum(shard.records for shard in manifest.shards)
+    assert f"\nall {count} records are sound\n" in run("inspect", records, "--verify").stdout
+    assert "are sound" not in run("inspect", records, "--examples", 0).stdout
+    shard = records / manifest.shards[0].name
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert run("inspect", records, "--examples", 0).exit_code == 0
+    line = error_line("inspect", records, "--verify")
+    assert str(shard) in line
+    assert "Received: " in line
+
+
+def test_records_go_on_after_ctrl_c(tmp_path, tiny_corpus, tiny_vocabulary, monkeypatch):
+    def press(*_):
+        raise KeyboardInterrupt
+
+    tiny_vocabulary.save(tmp_path / "vocab.txt")
+    words = ("records", tiny_corpus, "--vocabulary", tmp_path / "vocab.txt", "--sequence-length", 23, "--workers", 1)
+    run(*words, "--output", tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("tfrecords.build.partition", press)
+        result = run(*words, "--output", tmp_path / "out", code=130)
+        assert "Traceback" not in result.output
+    assert error_line("inspect", tmp_path / "out").startswith("Error: Expected manifest.json in ")
+    run(*words, "--output", tmp_path / "out")
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == (tmp_path / "whole" / "manifest.json").read_bytes()
 
 
 def test_a_loss_that_is_not_a_number_is_one_line(tiny_records, tmp_path, monkeypatch):

@@ -1,9 +1,28 @@
+import contextlib
+import fnmatch
+import hashlib
+import itertools
+import multiprocessing
 import os
 import re
+import time
 
 import pytest
 
-from tfrecords.files import atomic_path, claim_directory, difference, new_directory, new_file, read_json, write_json, write_text
+from tfrecords import InputError
+from tfrecords.files import (
+    atomic_path,
+    claim_directory,
+    difference,
+    locked,
+    new_directory,
+    new_file,
+    partial_pattern,
+    read_json,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 def names(directory):
@@ -14,7 +33,8 @@ def test_file_takes_its_name_when_it_is_whole(tmp_path):
     path = tmp_path / "a b é.txt"
     with atomic_path(path) as partial:
         partial.write_text("new")
-        assert names(tmp_path) == ["a b é.txt.partial"]
+        (name,) = names(tmp_path)
+        assert fnmatch.fnmatchcase(name, partial_pattern("a b é.txt"))
     assert names(tmp_path) == ["a b é.txt"]
     assert path.read_text() == "new"
 
@@ -31,10 +51,24 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
 
 def test_leftover_of_a_killed_process_is_replaced(tmp_path):
-    (tmp_path / "a.txt.partial").write_text("a much longer leftover")
+    (tmp_path / "a.txt.0badcafe.partial").write_text("a much longer leftover")
+    (tmp_path / "a.txt.draft").write_text("mine")
     write_text(tmp_path / "a.txt", "new\n")
-    assert names(tmp_path) == ["a.txt"]
+    assert names(tmp_path) == ["a.txt", "a.txt.draft"]
     assert (tmp_path / "a.txt").read_bytes() == b"new\n"
+
+
+def test_of_two_attempts_at_once_none_is_half(tmp_path):
+    # The first ends while the second writes: what takes the name is whole.
+    first = atomic_path(tmp_path / "a.txt")
+    partial = first.__enter__()
+    partial.write_text("of the first")
+    with pytest.raises(FileNotFoundError), contextlib.ExitStack() as stack:
+        stack.push(first)
+        with atomic_path(tmp_path / "a.txt") as other:
+            other.write_text("of the second")
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "of the second"
 
 
 def test_directory_takes_its_name_when_it_is_whole(tmp_path):
@@ -143,3 +177,117 @@ def test_foreign_directory_is_not_claimed(tmp_path, refused):
 def test_difference_is_one_line():
     assert difference({"a": 1, "b": 2}, {"b": 2, "a": 1}) == ""
     assert difference({"b": 2, "a": "x"}, {"c": None, "a": "y\n"}) == r"a: 'x' before, 'y\n' now; b: 2 before, None now"
+
+
+def test_claim_that_was_killed_is_claimed_again(tmp_path):
+    (tmp_path / "job.json.0badcafe.partial").write_text('{"see')
+    (tmp_path / ".lock").touch()
+    claim_directory(tmp_path, {"seed": 7}, "job.json")
+    assert read_json(tmp_path / "job.json", "it") == {"seed": 7}
+    assert names(tmp_path) == [".lock", "job.json"]
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, 2500000])
+def test_hash_of_a_file(tmp_path, size):
+    content = bytes(range(251)) * (size // 251 + 1)
+    (tmp_path / "a").write_bytes(content[:size])
+    reports = []
+    assert sha256(tmp_path / "a", reports.append) == hashlib.sha256(content[:size]).hexdigest() == sha256(tmp_path / "a")
+    assert sum(reports) == size
+
+
+def test_lock_makes_the_directory_and_leaves_nothing(tmp_path):
+    with locked(str(tmp_path / "sub" / "out")) as directory:
+        assert directory == tmp_path / "sub" / "out"
+        assert names(directory) == [".lock"]
+    assert names(tmp_path / "sub") == []
+    with locked(tmp_path / "out"):
+        (tmp_path / "out" / "mine").touch()
+    assert names(tmp_path / "out") == ["mine"]
+    with pytest.raises(KeyboardInterrupt), locked(tmp_path / "out"):
+        raise KeyboardInterrupt
+    assert names(tmp_path / "out") == ["mine"]
+
+
+def test_directory_is_locked_once(tmp_path, refused):
+    with locked(tmp_path / "out"):
+        pattern = r"Expected .*out to be free\. Received: a directory that another process works on; wait for it"
+        with refused(pattern), locked(tmp_path / "out"):
+            pass
+        assert names(tmp_path / "out") == [".lock"]
+    with locked(tmp_path / "out"):
+        pass
+
+
+def test_lock_of_a_process_that_was_killed_is_free(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").touch()
+    with locked(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_be_locked(tmp_path, refused):
+    (tmp_path / "file").touch()
+    with (
+        refused(r"Expected the name of a directory\. Received: .*file, which is a file; name another"),
+        locked(tmp_path / "file"),
+    ):
+        pass
+    with refused(r"Expected a directory that can be made at .*file/out\. Received: "), locked(tmp_path / "file" / "out"):
+        pass
+
+
+@pytest.mark.parametrize("gone", ["directory", "lock"])
+def test_lock_that_another_process_removes_meanwhile(tmp_path, monkeypatch, gone):
+    # The other one has just ended: between our making the directory and our opening the file, or before we lock it.
+    output, opened = tmp_path / "out", type(tmp_path).open
+
+    def open_late(path, *arguments):
+        monkeypatch.undo()
+        if gone == "directory":
+            output.rmdir()
+            return opened(path, *arguments)
+        file = opened(path, *arguments)
+        path.unlink()
+        return file
+
+    monkeypatch.setattr(type(tmp_path), "open", open_late)
+    with locked(output), pytest.raises(InputError), locked(output):
+        pass
+    assert not output.exists()
+
+
+def hold(output, barrier, queue):
+    """Locks the same fresh directories as the other processes at the same time, and says whether that went well."""
+    for number in range(20):
+        barrier.wait(60)
+        try:
+            with locked(output / f"{number}"):
+                begin = time.monotonic()
+                time.sleep(0.02 if number % 2 else 0.0)
+                queue.put((number, begin, time.monotonic()))
+        except InputError:
+            queue.put((number, None, None))
+        except BaseException as error:
+            queue.put((number, repr(error), None))
+
+
+def test_processes_that_lock_at_the_same_instant(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=hold, args=(tmp_path, barrier, queue), daemon=True) for _ in range(4)]
+    for process in processes:
+        process.start()
+    held = {}
+    for number, begin, end in (queue.get(timeout=60) for _ in range(80)):
+        assert not isinstance(begin, str), begin
+        if begin is not None:
+            held.setdefault(number, []).append((begin, end))
+    for process in processes:
+        process.join(60)
+    assert sorted(held) == list(range(20))
+    for spans in held.values():  # one after the other, if more than one
+        spans.sort()
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+    assert names(tmp_path) == []

@@ -1,22 +1,30 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
 import pytest
+from plain_records import read_plain
 
 from tfrecords import RecordsConfig, Vocabulary, build_records, inspect, load_manifest
+from tfrecords.files import sha256
 from tfrecords.inspection import decode
 from tfrecords.vocabulary import SPECIAL_TOKENS
+from tfrecords.writer import write_shard
 
 
 def test_one_record_in_words():
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "the", "run", "##ning", "man", "sees", "red", "##dish", "."))
     # [CLS] the run ##ning man [SEP] sees red ##dish . [SEP], of which the, ##ning, man, red and . are predicted.
     token_ids, positions = [2, 4, 6, 4, 11, 3, 9, 10, 11, 12, 3], [1, 3, 4, 7, 9, 0]
-    text = decode(token_ids, [5, 7, 8, 10, 12, 0], positions, [1.0, 1.0, 1.0, 1.0, 1.0, 0.0], 0, vocabulary)
-    assert text == "B follows A (0)\n  [CLS] [MASK→the] run[MASK→ning] [dish→man] [SEP]\n  sees [red=]dish [.=] [SEP]"
+    text = decode(token_ids, [5, 7, 8, 10, 12, 0], positions, [1.0, 1.0, 1.0, 1.0, 1.0, 0.0], vocabulary)
+    assert text == "  [CLS] [MASK→the] run[MASK→ning] [dish→man] [SEP]\n  sees [red=]dish [.=] [SEP]"
 
 
 def test_words_that_were_cut_in_words():
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "the", "run", "##ning", "man"))
-    text = decode([2, 7, 5, 3, 4, 8, 3], [7, 0], [4, 0], [1.0, 0.0], 1, vocabulary)
-    assert text == "B is random (1)\n  [CLS] …ning the [SEP]\n  …[MASK→ning] man [SEP]"
+    text = decode([2, 7, 5, 3, 4, 8, 3], [7, 0], [4, 0], [1.0, 0.0], vocabulary)
+    assert text == "  [CLS] …ning the [SEP]\n  …[MASK→ning] man [SEP]"
 
 
 def test_description_says_what_the_manifest_says(records, vocabulary):
@@ -26,11 +34,12 @@ def test_description_says_what_the_manifest_says(records, vocabulary):
     assert "[y→x]: x is replaced by y" in legend
     first, corpus, train, validation = head.split("\n")
     assert f"{records}: records of S = 29 tokens with P = 5 slots" in first
+    assert "(tokens, masked when written), pairs: nsp, " in first
     assert f"{len(vocabulary):,} pieces of vocabulary ({vocabulary.sha256[:12]})" in first
     assert corpus.startswith("corpus: 43 documents, ")
     counts = manifest.counts["train"]
     assert train.startswith(f"train: {counts['records']:,} records in 3 files (")
-    assert f"from {counts['documents']} documents; {counts['random_next'] / counts['records']:.1%} random next" in train
+    assert f"from {counts['documents']} documents; {counts['positive_labels'] / counts['records']:.1%} random next" in train
     assert f"{1 - counts['tokens'] / (29 * counts['records']):.1%} padding" in train
     assert validation.startswith(f"validation: {manifest.counts['validation']['records']:,} records in 1 files (")
     assert [example.split("\n")[0].split(":")[0] for example in examples] == ["train record 0", "train record 1"]
@@ -45,23 +54,225 @@ def test_number_of_examples(records):
     assert inspect(records, num_examples=n + 7).count("train record ") == n
 
 
+@pytest.fixture(scope="module")
+def dynamic(tmp_path_factory, corpus, vocabulary, config):
+    """Records that are masked in reading, of swapped pairs of words, as gzip."""
+    directory = tmp_path_factory.mktemp("built") / "records"
+    config = dataclasses.replace(config, masking="dynamic", pairs="sop", mask_unit="word", compression="gzip", num_shards=2)
+    build_records([corpus], vocabulary, directory, config)
+    return directory
+
+
+def test_description_of_records_that_are_masked_in_reading(dynamic):
+    head, _, *examples = inspect(dynamic, num_examples=17, verify=True).split("\n\n")
+    manifest = load_manifest(dynamic)
+    assert "(words, masked in reading, other masks in every epoch), pairs: sop, " in head
+    counts = manifest.counts["train"]
+    assert f"documents; {counts['positive_labels'] / counts['records']:.1%} swapped, " in head
+    assert "masked tokens per record" not in head
+    assert f"all {manifest.num_records('train') + manifest.num_records('validation'):,} records are sound" in head
+    titles = {example.split("\n")[0].split(": ")[1] for example in examples}
+    assert titles == {"A and B in order (0)", "A and B swapped (1)"}
+    assert "[MASK→d" in "".join(examples)
+
+
+def test_description_of_single_segments(tmp_path, corpus, vocabulary, config):
+    build_records([corpus], vocabulary, tmp_path / "out", dataclasses.replace(config, pairs="none", validation_fraction=0.0))
+    head, _, example = inspect(tmp_path / "out", num_examples=1, verify=True).split("\n\n")
+    assert ", pairs: none, " in head
+    assert "random" not in head
+    assert "swapped" not in head
+    assert "cut to length" not in head
+    assert "masked tokens per record" in head
+    assert "validation: " not in head
+    assert example.split("\n")[0] == "train record 0:"
+    assert example.count("[SEP]") == 1
+
+
+def test_sound_records_are_said_to_be_sound_only_if_they_were_read(records):
+    manifest = load_manifest(records)
+    number = manifest.num_records("train") + manifest.num_records("validation")
+    assert f"\nall {number:,} records are sound\n" in inspect(records, verify=True)
+    assert "sound" not in inspect(records)
+
+
+def copied(records, tmp_path):
+    shutil.copytree(records, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def rewritten(directory, index, batch):
+    """Other records in place of a shard's, with a manifest that says so."""
+    manifest = load_manifest(directory)
+    old = manifest.shards[index]
+    new = write_shard(directory / old.name, old.split, [batch], old.compression)
+    shards = (*manifest.shards[:index], new, *manifest.shards[index + 1 :])
+    dataclasses.replace(manifest, shards=shards).save()
+    return directory / old.name
+
+
+def test_flipped_bit_is_found(records, tmp_path, refused):
+    directory = copied(records, tmp_path)
+    shard = directory / "train-00002-of-00003.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 128
+    shard.write_bytes(content)
+    assert "train: " in inspect(directory, num_examples=0)
+    with refused(r"copy: expected whole records\. Received: damage \(.*corrupted record.*\); --verify names the file\."):
+        inspect(directory, num_examples=1)
+    with refused(r"train-00002-of-00003\.tfrecord: expected the content with SHA-256 "):
+        inspect(directory, verify=True)
+
+
+def test_flipped_bit_is_found_although_the_hash_says_otherwise(records, tmp_path, refused):
+    # The hash was taken of the damaged file: the CRCs of its records still tell.
+    directory = copied(records, tmp_path)
+    manifest = load_manifest(directory)
+    shard = directory / manifest.shards[1].name
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    new = dataclasses.replace(manifest.shards[1], sha256=sha256(shard))
+    dataclasses.replace(manifest, shards=(manifest.shards[0], new, *manifest.shards[2:])).save()
+    with refused(rf"{shard.name}: expected whole records\. Received: damage behind record 0 \(.*corrupted"):
+        inspect(directory, verify=True)
+
+
 @pytest.mark.parametrize(
-    ("text", "warnings"),
+    ("name", "value", "limit"),
     [
-        ("one two three\n" * 29, []),
-        ("one two unheard\n" * 29, [r"33.3% of the tokens are \[UNK\]"]),
-        ("one two three four five six seven\n", ["of the train pairs are random"]),
-        ("one\ntwo\n", ["more than half of the train split is padding"]),
+        ("input_ids", None, None),
+        ("masked_lm_ids", None, None),
+        ("masked_lm_positions", 29, 28),
+        ("segment_ids", 2, 1),
+        ("input_mask", 2, 1),
+        ("next_sentence_labels", 2, 1),
     ],
 )
-def test_warnings(tmp_path, text, warnings):
+def test_value_out_of_range_is_found(records, tmp_path, vocabulary, refused, name, value, limit):
+    value, limit = (len(vocabulary), len(vocabulary) - 1) if value is None else (value, limit)
+    directory = copied(records, tmp_path)
+    there = read_plain(directory / load_manifest(directory).shards[1].name, 29, 5)
+    features = {
+        key: np.stack([record[key] for record in there]).astype(np.float32 if "weights" in key else np.int32)
+        for key in there[0]
+    }
+    shard = rewritten(directory, 1, (features, None))
+    assert "are sound" in inspect(directory, verify=True)
+    features[name][13, -1] = value
+    rewritten(directory, 1, (features, None))
+    with refused(rf"{shard.name}, record 13: expected {name} from 0 to {limit:,}\. Received: {value}\."):
+        inspect(directory, verify=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"id": 10_000}, r", record 3: expected input_ids from 0 to [0-9,]+\. Received: 10000\."),
+        ({"first_length": 30}, r", record 3: expected first_length from 0 to 29\. Received: 30\."),
+        ({"length": 30}, r", record 3: expected a number of input_ids from 0 to 29\. Received: 30\."),
+    ],
+)
+def test_value_out_of_range_is_found_in_records_that_are_masked_in_reading(dynamic, tmp_path, refused, change, message):
+    directory = copied(dynamic, tmp_path)
+    features = {
+        "input_ids": np.full([5, 30], 7, np.int32),
+        "first_length": np.full([5, 1], 4, np.int32),
+        "next_sentence_labels": np.zeros([5, 1], np.int32),
+    }
+    lengths = np.array([5, 29, 7, 11, 13])
+    features["input_ids"][3, 5] = change.get("id", 7)
+    features["first_length"][3] = change.get("first_length", 4)
+    lengths[3] = change.get("length", 11)
+    shard = rewritten(directory, 0, (features, {"input_ids": lengths}))
+    if message is None:
+        assert "are sound" in inspect(directory, verify=True)
+        return
+    with refused(shard.name + message):
+        inspect(directory, verify=True)
+
+
+@pytest.mark.parametrize("more", [1, -1])
+def test_wrong_number_of_records_is_found(records, tmp_path, refused, more):
+    directory = copied(records, tmp_path)
+    manifest = load_manifest(directory)
+    right = manifest.shards[2]
+    wrong = dataclasses.replace(right, records=right.records + more)
+    dataclasses.replace(manifest, shards=(*manifest.shards[:2], wrong, *manifest.shards[3:])).save()
+    with refused(rf"{right.name}: expected {wrong.records} records, as in the manifest\. Received: {right.records}\."):
+        inspect(directory, verify=True)
+
+
+def warnings_of(directory):
+    return [line.removeprefix("warning: ") for line in inspect(directory).split("\n") if line.startswith("warning: ")]
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs", "expected"),
+    [
+        ("one two three\n" * 29, "nsp", []),
+        ("one two unheard\n" * 29, "nsp", ["33.3% of the tokens are [UNK]"]),
+        ("one two three four five six seven\n", "nsp", ["100% of the train pairs are random"]),
+        ("one two three four five six seven\n", "sop", []),
+        ("one\ntwo\n", "nsp", ["more than half of the train split is padding"]),
+        ("one two three four five six seven " * 3 + "\n" + "one two three\n", "sop", ["50% of the sentences are longer than"]),
+        ("one\n", "sop", ["there are no records in the train split"]),
+    ],
+)
+def test_warnings(tmp_path, text, pairs, expected):
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "one", "two", "three", "four", "five", "six", "seven"))
     (tmp_path / "a.txt").write_text("\n".join([text] * 31))
-    config = RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0)
+    config = RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0, pairs=pairs)
     build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "out", config)
-    found = [line for line in inspect(tmp_path / "out").split("\n") if line.startswith("warning: ")]
-    assert len(found) == len(warnings)
-    assert all(warning.replace("\\", "") in line for warning, line in zip(warnings, found, strict=True))
+    found = warnings_of(tmp_path / "out")
+    assert len(found) == len(expected)
+    assert all(line.startswith(start) for start, line in zip(expected, found, strict=True))
+
+
+def test_every_warning_begins_where_it_says(records, tmp_path):
+    """The counts on both sides of each limit."""
+    directory = copied(records, tmp_path)
+    manifest = load_manifest(directory)
+    corpus = {"documents": 7, "sentences": 7000, "tokens": 10_000, "unknown_tokens": 100, "long_sentences": 700}
+    split = {"documents": 7, "records": 1000, "tokens": 14_500, "positive_labels": 300, "masked_tokens": 1, "truncated": 0}
+    quiet = {"corpus": manifest.counts["corpus"] | corpus, "train": manifest.counts["train"] | split}
+
+    def found(part=None, **change):
+        counts = quiet if part is None else quiet | {part: quiet[part] | change}
+        dataclasses.replace(manifest, counts=counts).save()
+        return warnings_of(directory)
+
+    assert found() == []
+    assert found("train", positive_labels=700) == []
+    for part, change, start in [
+        ("corpus", {"unknown_tokens": 101}, "1.0% of the tokens are [UNK]"),
+        ("corpus", {"sentences": 7001}, "1,000 sentences in a document; do empty lines part the documents"),
+        ("corpus", {"long_sentences": 701}, "10% of the sentences are longer than a sequence"),
+        ("train", {"positive_labels": 299}, "30% of the train pairs are random"),
+        ("train", {"positive_labels": 701}, "70% of the train pairs are random"),
+        ("train", {"tokens": 14_499}, "more than half of the train split is padding"),
+    ]:
+        (warning,) = found(part, **change)
+        assert warning.startswith(start)
+
+
+def test_what_was_mended_in_the_text_has_a_line_if_there_is_any(records, tmp_path):
+    directory = copied(records, tmp_path)
+    manifest = load_manifest(directory)
+    names = {
+        "empty_sentences": "lines without a token",
+        "empty_documents": "documents without a token",
+        "cut_documents": "times a document longer than",
+        "broken_lines": "lines longer than 1 MiB",
+        "replaced_characters": "characters stand for invalid UTF-8",
+    }
+    none = manifest.counts["corpus"] | dict.fromkeys(names, 0)
+    for name, text in names.items():
+        dataclasses.replace(manifest, counts=manifest.counts | {"corpus": none | {name: 1234}}).save()
+        lines = [line for line in inspect(directory, num_examples=0).split("\n") if line.startswith("  ")]
+        assert len(lines) == 1
+        assert lines[0].startswith(f"  1,234 {text}")
 
 
 def test_directory_without_records_is_refused(tmp_path, refused):
@@ -75,3 +286,12 @@ def test_files_without_a_manifest_are_refused(records, refused):
     # There is no vocabulary to put them into words with.
     with refused(r"xpected .*(directory|manifest)"):
         inspect(records / "train-00000-of-00003.tfrecord")
+
+
+def test_wrong_offsets_are_found(tmp_path, records, refused):
+    shutil.copytree(records, tmp_path / "records")
+    fields = json.loads((tmp_path / "records" / "manifest.json").read_text())
+    fields["shards"][0]["offsets"][0] = 1
+    (tmp_path / "records" / "manifest.json").write_text(json.dumps(fields))
+    with refused(r"expected blocks of records at \(1,\), as in the manifest\. Received: \(0,\)\."):
+        inspect(tmp_path / "records", verify=True)

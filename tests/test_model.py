@@ -6,9 +6,10 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 import transformers
-from model_fixtures import random_batch, random_model, randomize, tiny_config
+from model_fixtures import random_batch, random_model, randomize, single_segments, tiny_config, values_of
 
 from kbert.config import BertConfig
 from kbert.layers import Dropout
@@ -278,10 +279,78 @@ def test_encoder_model_is_the_encoder_of_a_pretraining_model():
         np.testing.assert_array_equal(encoder(x)[name], expected)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")  # Keras
-def test_a_saved_model_predicts_what_it_did(tmp_path):
+def test_without_next_sentence_the_pooler_and_its_head_are_left_out_and_nothing_else():
+    whole, model = random_model(), pretraining_model(tiny_config(), next_sentence=False)
+    left_out = {"pooler/dense/kernel", "pooler/dense/bias", "nsp/kernel", "nsp/bias"}
+    weights = values_of(whole.variables)
+    assert {variable.path for variable in model.variables} == weights.keys() - left_out
+    assert left_out < weights.keys()
+    for variable in model.variables:
+        variable.assign(weights[variable.path])
     x, _, _ = random_batch()
-    model = random_model()
+    assert model.output.keys() == {"mlm"}
+    assert model(x).keys() == {"mlm"}
+    np.testing.assert_array_equal(model(x)["mlm"], whole(x)["mlm"])
+
+
+def test_without_next_sentence_the_seed_gives_the_same_weights():
+    whole, model = (values_of(pretraining_model(tiny_config(), seed=5, next_sentence=n).variables) for n in (True, False))
+    for path, value in model.items():
+        np.testing.assert_array_equal(value, whole[path], err_msg=path)
+
+
+def test_without_next_sentence_every_weight_is_trained():
+    x, y, sample_weight = random_batch()  # two segments, so that both of their embeddings count
+    model = random_model(next_sentence=False)
+    model.compile(**pretraining_objective(learning_rate=0.1, steps=7, weight_decay=0.0, next_sentence=False))
+    before = values_of(model.trainable_variables)
+    model.train_on_batch(x, {"mlm": y["mlm"]}, {"mlm": sample_weight["mlm"]})
+    for path, value in values_of(model.trainable_variables).items():
+        assert (value != before[path]).any(), path
+
+
+def test_without_a_pooler_the_encoder_pools_the_last_state_of_cls():
+    model = random_model(next_sentence=False)
+    encoder = encoder_of(model)
+    own = {id(variable) for variable in model.variables}
+    assert all(id(variable) in own for variable in encoder.variables)
+    x, _, _ = random_batch()
+    del x["mask_positions"]
+    encoded = encoder(x)
+    assert encoded.keys() == {"sequence_output", "pooled_output"}
+    np.testing.assert_array_equal(encoded["pooled_output"], encoded["sequence_output"][:, 0])
+    whole = random_model()
+    for variable in model.variables:
+        variable.assign(next(value for value in whole.variables if value.path == variable.path))
+    np.testing.assert_array_equal(encoder(x)["sequence_output"], encoder_of(whole)(x)["sequence_output"])
+    assert np.abs(encoder(x)["pooled_output"] - encoder_of(whole)(x)["pooled_output"]).max() > 0.1
+
+
+@pytest.mark.parametrize("next_sentence", [True, False])
+def test_models_of_both_kinds_are_fitted_and_evaluated(next_sentence):
+    batch = random_batch(batch_size=7)
+    x, y, sample_weight = batch if next_sentence else single_segments(batch)
+    dataset = tf.data.Dataset.from_tensors((x, y, sample_weight))
+    model = pretraining_model(tiny_config(num_layers=1), next_sentence=next_sentence)
+    model.compile(**pretraining_objective(learning_rate=0.03, steps=40, next_sentence=next_sentence))
+    before = model.evaluate(dataset, verbose=0, return_dict=True)
+    history = model.fit(
+        dataset.repeat(), steps_per_epoch=20, epochs=2, validation_data=dataset, shuffle=False, verbose=0
+    ).history
+    after = model.evaluate(dataset, verbose=0, return_dict=True)
+    names = ["mlm", "nsp"] if next_sentence else ["mlm"]
+    for name in names:
+        assert after[f"{name}_cross_entropy"] < 0.8 * before[f"{name}_cross_entropy"]
+        assert history[f"val_{name}_accuracy"][-1] == pytest.approx(after[f"{name}_accuracy"])
+    assert after["loss"] == pytest.approx(sum(after[f"{name}_cross_entropy"] for name in names), abs=1e-5)
+    assert any("nsp" in name for name in history) == next_sentence
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")  # Keras
+@pytest.mark.parametrize("next_sentence", [True, False])
+def test_a_saved_model_predicts_what_it_did(tmp_path, next_sentence):
+    x, _, _ = random_batch()
+    model = random_model(next_sentence=next_sentence)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     clone = keras.models.clone_model(model)
@@ -290,6 +359,9 @@ def test_a_saved_model_predicts_what_it_did(tmp_path):
         assert [variable.path for variable in again.variables] == [variable.path for variable in model.variables]
         for name, expected in model(x).items():
             np.testing.assert_array_equal(again(x)[name], expected)
+        inputs = {name: x[name] for name in ("token_ids", "segment_ids", "padding_mask")}
+        for name, expected in encoder_of(model)(inputs).items():
+            np.testing.assert_array_equal(encoder_of(again)(inputs)[name], expected)
 
 
 def test_mixed_precision_keeps_weights_and_logits_in_float32():

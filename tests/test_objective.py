@@ -9,15 +9,13 @@ from kbert.objective import pretraining_objective
 from kbert.optimizers import BertAdamW, WarmupLinearDecay
 
 
-def logits_model(**objective):
+def logits_model(*, next_sentence=True, **objective):
     """A compiled model whose outputs are its inputs."""
     inputs = {"mlm_logits": keras.Input((None, 11), name="mlm_logits"), "nsp_logits": keras.Input((2,), name="nsp_logits")}
-    outputs = {
-        "mlm": keras.layers.Identity(name="mlm")(inputs["mlm_logits"]),
-        "nsp": keras.layers.Identity(name="nsp")(inputs["nsp_logits"]),
-    }
-    model = keras.Model(inputs, outputs)
-    model.compile(**pretraining_objective(steps=1, **objective))
+    names = ("mlm", "nsp") if next_sentence else ("mlm",)
+    outputs = {name: keras.layers.Identity(name=name)(inputs[f"{name}_logits"]) for name in names}
+    model = keras.Model({f"{name}_logits": inputs[f"{name}_logits"] for name in names}, outputs)
+    model.compile(**pretraining_objective(steps=1, next_sentence=next_sentence, **objective))
     return model
 
 
@@ -124,6 +122,20 @@ def test_names_of_losses_and_metrics():
         "nsp_accuracy",
         "nsp_cross_entropy",
     }
+
+
+def test_without_next_sentence_the_figures_of_masked_words_are_the_same_and_the_only_ones():
+    batches = [batch(0, num_weights=2), batch(1, num_weights=13), batch(2, num_weights=0)]
+    whole = evaluate(logits_model(), batches)
+    alone = [({"mlm_logits": x["mlm_logits"]}, {"mlm": y["mlm"]}, {"mlm": weight["mlm"]}) for x, y, weight in batches]
+    logs = evaluate(logits_model(next_sentence=False), alone)
+    assert set(logs) == {"loss", "mlm_accuracy", "mlm_cross_entropy"}
+    assert logs["mlm_accuracy"] == whole["mlm_accuracy"]
+    assert logs["mlm_cross_entropy"] == pytest.approx(whole["mlm_cross_entropy"], abs=1e-6)
+    assert logs["loss"] == pytest.approx(whole["mlm_loss"], abs=1e-5)
+    weighted = evaluate(logits_model(next_sentence=False, mlm_weight=0.25), alone)
+    assert weighted["loss"] == pytest.approx(0.25 * logs["loss"], abs=1e-5)
+    assert weighted["mlm_cross_entropy"] == logs["mlm_cross_entropy"]
 
 
 def test_the_optimizer_follows_the_arguments():

@@ -1,4 +1,4 @@
-"""Sentence pairs against a plain version of the algorithm of google-research/bert, and against what must hold of pairs."""
+"""Each kind of pairs against a plain version of its algorithm, and against what must hold of them."""
 
 import collections
 import itertools
@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tfrecords.pairs import Documents, sentence_pairs
+from tfrecords.pairs import PAIRS, Documents, make_pairs
 
 CLS, SEP = 2, 3
 
@@ -15,8 +15,11 @@ def generator(seed):
     return np.random.Generator(np.random.PCG64(seed))
 
 
-def plain_pairs(documents, sequence_length, short_sequence_probability, duplicates, draw):
-    """create_instances_from_document with lists: returns (tokens, segments, label) of every pair and how many were cut."""
+def plain_nsp(documents, sequence_length, short_sequence_probability, duplicates, draw):
+    """create_instances_from_document of google-research/bert with lists.
+
+    Returns (tokens, segments, label) of every pair, how many lost tokens and how many were dropped, as all plain versions.
+    """
 
     def below(n):
         return int(draw() * n)
@@ -46,18 +49,77 @@ def plain_pairs(documents, sequence_length, short_sequence_probability, duplicat
                 else:
                     b = [token for sentence in chunk[a_end:] for token in sentence]
                 num_truncated += len(a) + len(b) > max_tokens
-                while len(a) + len(b) > max_tokens:
-                    front = draw() < 0.5
-                    longer = a if len(a) > len(b) else b
-                    if front:
-                        del longer[0]
-                    else:
-                        longer.pop()
-                segments = [0] * (len(a) + 2) + [1] * (len(b) + 1)
-                pairs.append(([CLS, *a, SEP, *b, SEP], segments, int(is_random)))
+                pairs.append(plain_pair(a, b, is_random, max_tokens, draw))
                 chunk = []
             i += 1
-    return pairs, num_truncated
+    return pairs, num_truncated, 0
+
+
+def plain_sop(documents, sequence_length, short_sequence_probability, duplicates, draw):
+    """create_instances_from_document of google-research/albert with lists, but for chunks of one sentence."""
+
+    def below(n):
+        return int(draw() * n)
+
+    max_tokens = sequence_length - 3
+    pairs, num_truncated, num_dropped = [], 0, 0
+    for document in documents * duplicates:
+        target = max_tokens
+        if draw() < short_sequence_probability:
+            target = 2 + below(max_tokens - 1)
+        chunk = []
+        for i, sentence in enumerate(document):
+            chunk.append(sentence)
+            if i == len(document) - 1 or sum(map(len, chunk)) >= target:
+                # The units that are cut between: sentences, or the tokens of the only one.
+                units = chunk if len(chunk) >= 2 else [[token] for token in sentence]
+                if len(units) >= 2:
+                    a_end = 1 + below(len(units) - 1)
+                    a, b = list(itertools.chain(*units[:a_end])), list(itertools.chain(*units[a_end:]))
+                    is_swapped = draw() < 0.5
+                    if is_swapped:
+                        a, b = b, a
+                    num_truncated += len(a) + len(b) > max_tokens
+                    pairs.append(plain_pair(a, b, is_swapped, max_tokens, draw))
+                else:
+                    num_dropped += 1
+                chunk = []
+    return pairs, num_truncated, num_dropped
+
+
+def plain_none(documents, sequence_length, short_sequence_probability, duplicates, draw):
+    """Full sentences that do not cross documents, with lists."""
+    longest = sequence_length - 2
+    sequences, num_cut = [], 0
+    for document in documents * duplicates:
+        target = longest
+        if draw() < short_sequence_probability:
+            target = 2 + int(draw() * (longest - 1))
+        packed = [[]]
+        for sentence in document:
+            pieces = [sentence[i : i + longest] for i in range(0, len(sentence), longest)]
+            num_cut += len(pieces) > 1
+            if len(packed[-1]) + len(sentence) <= target:
+                packed[-1] = packed[-1] + sentence
+            else:
+                packed.extend(pieces)
+        sequences += [([CLS, *text, SEP], [0] * (len(text) + 2), 0) for text in packed if text]
+    return sequences, num_cut, 0
+
+
+PLAIN = {"nsp": plain_nsp, "sop": plain_sop, "none": plain_none}
+
+
+def plain_pair(a, b, label, max_tokens, draw):
+    """Cuts A and B to length: one token at a time from the longer one (B on ties), front or back."""
+    while len(a) + len(b) > max_tokens:
+        front = draw() < 0.5
+        longer = a if len(a) > len(b) else b
+        if front:
+            del longer[0]
+        else:
+            longer.pop()
+    return [CLS, *a, SEP, *b, SEP], [0] * (len(a) + 2) + [1] * (len(b) + 1), int(label)
 
 
 def numbered(lengths):
@@ -83,16 +145,34 @@ def ragged(seed, num_documents=23, longest=17):
     return numbered(lengths)
 
 
-def make(documents, sequence_length=29, short=0.1, duplicates=1, seed=0):
-    return sentence_pairs(Documents.of(documents), sequence_length, short, duplicates, CLS, SEP, generator(seed))
+def corpora(kind):
+    """Corpora of unlike shapes, as lists of lists of lists."""
+    shapes = {
+        "one-token sentences": [[1] * n for n in (1, 2, 3, 31, 67)],
+        "one-sentence documents": [[n] for n in (1, 2, 3, 4, 5, 6, 7, 11, 13, 67)],
+        "very long sentences": [[1, 1009, 1], [257, 257], [2, 3, 521]],
+        "two documents": [[5, 7, 11], [1]],
+    }
+    if kind != "nsp":
+        shapes |= {"one document": [[3, 1, 17, 5, 2, 41, 1]], "one sentence": [[7]], "one token": [[1]]}
+    return [ragged(seed)[0] for seed in range(5)] + [numbered(lengths)[0] for lengths in shapes.values()]
+
+
+def make(documents, sequence_length=29, short=0.1, duplicates=1, seed=0, kind="nsp"):
+    return make_pairs(Documents.of(documents), kind, sequence_length, short, duplicates, CLS, SEP, generator(seed))
 
 
 def split(pairs, n):
-    """A and B of pair n without [CLS] and [SEP], as arrays."""
+    """A and B of pair n (of two segments) without [CLS] and [SEP], as arrays."""
     tokens = pairs.tokens[pairs.starts[n] : pairs.starts[n + 1]]
     first = pairs.first_lengths[n]
     assert (tokens[0], tokens[first - 1], tokens[-1]) == (CLS, SEP, SEP)
     return tokens[1 : first - 1], tokens[first:-1]
+
+
+def texts(pairs):
+    """The sequences (of one segment) without [CLS] and [SEP], as arrays."""
+    return [pairs.tokens[start + 1 : end - 1] for start, end in itertools.pairwise(pairs.starts)]
 
 
 def test_documents_are_flat():
@@ -124,8 +204,50 @@ def test_small_case_in_full():
     assert pairs.first_lengths.tolist() == [5, 4, 5, 4]
     assert pairs.labels.tolist() == [1, 1, 1, 1]
     assert pairs.lengths.tolist() == [8, 8, 8, 8]
-    assert pairs.num_truncated == 0
+    assert (pairs.num_truncated, pairs.num_dropped) == (0, 0)
     assert (pairs.tokens.dtype, pairs.first_lengths.dtype, pairs.labels.dtype) == (np.int32, np.int32, np.int32)
+
+
+def test_small_case_of_sentence_order_in_full():
+    # One cut is possible in each, and the one token of the last document is no pair; the seed swaps the last pair only.
+    pairs = make([[[11, 12, 13], [14]], [[21, 22]], [[31]]], sequence_length=11, short=0.0, duplicates=2, seed=2, kind="sop")
+    expected = [
+        [CLS, 11, 12, 13, SEP, 14, SEP],
+        [CLS, 21, SEP, 22, SEP],
+        [CLS, 11, 12, 13, SEP, 14, SEP],
+        [CLS, 22, SEP, 21, SEP],
+    ]
+    assert pairs.tokens.tolist() == [token for tokens in expected for token in tokens]
+    assert pairs.starts.tolist() == [0, 7, 12, 19, 24]
+    assert pairs.first_lengths.tolist() == [5, 3, 5, 3]
+    assert pairs.labels.tolist() == [0, 0, 0, 1]
+    assert (pairs.num_truncated, pairs.num_dropped) == (0, 2)
+    assert (pairs.tokens.dtype, pairs.first_lengths.dtype, pairs.labels.dtype) == (np.int32, np.int32, np.int32)
+
+
+def test_small_case_without_a_second_segment_in_full():
+    # Five tokens fit: the third sentence does not any more, the fourth is cut in three of which the last takes in the fifth.
+    documents = [[[11, 12], [13, 14], [15, 16], [*range(20, 31)], [17, 18, 19, 10], [5]], [[6]]]
+    pairs = make(documents, sequence_length=7, short=0.0, duplicates=2, kind="none")
+    expected = [
+        [CLS, 11, 12, 13, 14, SEP],
+        [CLS, 15, 16, SEP],
+        [CLS, 20, 21, 22, 23, 24, SEP],
+        [CLS, 25, 26, 27, 28, 29, SEP],
+        [CLS, 30, 17, 18, 19, 10, SEP],
+        [CLS, 5, SEP],
+        [CLS, 6, SEP],
+    ] * 2
+    assert pairs.tokens.tolist() == [token for tokens in expected for token in tokens]
+    assert pairs.starts.tolist() == [0, 6, 10, 17, 24, 31, 34, 37, 43, 47, 54, 61, 68, 71, 74]
+    assert pairs.first_lengths.tolist() == [6, 4, 7, 7, 7, 3, 3] * 2
+    assert pairs.labels.tolist() == [0] * 14
+    assert (pairs.num_truncated, pairs.num_dropped) == (2, 0)
+    assert (pairs.tokens.dtype, pairs.first_lengths.dtype, pairs.labels.dtype) == (np.int32, np.int32, np.int32)
+    token_ids, segment_ids, lengths, _ = pairs.batch(np.array([4, 1]), 7)
+    assert token_ids.tolist() == [[CLS, 30, 17, 18, 19, 10, SEP], [CLS, 15, 16, SEP, 0, 0, 0]]
+    assert segment_ids.tolist() == [[0] * 7] * 2
+    assert lengths.tolist() == [7, 4]
 
 
 def test_batch_pads_and_separates_the_segments():
@@ -148,11 +270,12 @@ def test_batch_pads_and_separates_the_segments():
 
 @pytest.mark.parametrize("short", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("sequence_length", [5, 6, 7, 13, 29, 67, 257])
-def test_same_draws_give_the_pairs_of_the_plain_version(sequence_length, short):
-    for seed in range(5):
-        documents, _ = ragged(seed)
-        expected, num_truncated = plain_pairs(documents, sequence_length, short, 3, generator(seed).random)
-        pairs = make(documents, sequence_length, short, 3, seed)
+@pytest.mark.parametrize("kind", PAIRS)
+def test_same_draws_give_the_pairs_of_the_plain_version(kind, sequence_length, short):
+    for (seed, documents), duplicates in itertools.product(enumerate(corpora(kind)), (1, 3)):
+        first, second = generator(seed), generator(seed)
+        expected, num_truncated, num_dropped = PLAIN[kind](documents, sequence_length, short, duplicates, first.random)
+        pairs = make_pairs(Documents.of(documents), kind, sequence_length, short, duplicates, CLS, SEP, second)
         token_ids, segment_ids, lengths, labels = pairs.batch(np.arange(len(pairs)), sequence_length)
         assert len(pairs) == len(expected)
         for n, (tokens, segments, label) in enumerate(expected):
@@ -160,29 +283,27 @@ def test_same_draws_give_the_pairs_of_the_plain_version(sequence_length, short):
             assert token_ids[n].tolist() == tokens + padding
             assert segment_ids[n].tolist() == segments + padding
             assert (lengths[n], labels[n]) == (len(tokens), label)
-        assert pairs.num_truncated == num_truncated
+        assert (pairs.num_truncated, pairs.num_dropped) == (num_truncated, num_dropped)
+        # The generator is left where the plain version leaves it.
+        assert first.random() == second.random()
 
 
-def test_generator_is_left_where_the_plain_version_leaves_it():
-    documents, _ = ragged(1)
-    first, second = generator(1), generator(1)
-    sentence_pairs(Documents.of(documents), 29, 0.1, 2, CLS, SEP, first)
-    plain_pairs(documents, 29, 0.1, 2, second.random)
-    assert first.random() == second.random()
-
-
-def test_more_pairs_than_the_first_buffers_hold():
+@pytest.mark.parametrize("kind", PAIRS)
+def test_more_pairs_than_the_first_buffers_hold(kind):
     documents, _ = ragged(2, num_documents=401, longest=31)
-    expected, _ = plain_pairs(documents, 29, 0.1, 7, generator(2).random)
-    pairs = make(documents, 29, 0.1, 7, 2)
+    expected, *_ = PLAIN[kind](documents, 29, 0.1, 7, generator(2).random)
+    pairs = make(documents, 29, 0.1, 7, 2, kind=kind)
     assert len(pairs) == len(expected) > 4096
+    assert len(pairs.tokens) > 1 << 17
     assert pairs.tokens.tolist() == [token for tokens, _, _ in expected for token in tokens]
+    assert pairs.starts.tolist() == [0, *np.cumsum([len(tokens) for tokens, _, _ in expected])]
     assert pairs.labels.tolist() == [label for _, _, label in expected]
 
 
-def test_same_seed_same_pairs_other_seed_other_pairs():
+@pytest.mark.parametrize("kind", PAIRS)
+def test_same_seed_same_pairs_other_seed_other_pairs(kind):
     documents, _ = ragged(3)
-    first, again, other = make(documents, seed=1), make(documents, seed=1), make(documents, seed=2)
+    first, again, other = (make(documents, short=0.5, seed=seed, kind=kind) for seed in (1, 1, 2))
     assert first.tokens.tobytes() == again.tokens.tobytes()
     assert first.starts.tobytes() == again.starts.tobytes()
     assert first.tokens.tobytes() != other.tokens.tobytes()
@@ -340,7 +461,136 @@ def test_truncation_takes_from_the_longer_part_at_both_ends():
     assert abs(sum(fronts[::2]) - 17 * 5003 / 2) < 584
 
 
+def test_sentence_order_parts_are_runs_of_one_document():
+    documents, owners = ragged(4)
+    pairs = make(documents, sequence_length=29, duplicates=257, kind="sop")
+    assert len(pairs) > 8_000
+    assert (pairs.lengths.min(), pairs.lengths.max()) == (5, 29)
+    assert pairs.num_dropped >= 257  # of the document of one token
+    for n in range(len(pairs)):
+        a, b = split(pairs, n)[:: -1 if pairs.labels[n] else 1]
+        assert (np.diff(a) == 1).all()
+        assert (np.diff(b) == 1).all()
+        assert owners[a[0]] == owners[b[-1]]
+        # In order A comes before B; what lies between them was cut off, which only pairs of full length were.
+        assert b[0] == a[-1] + 1 if pairs.lengths[n] < 29 else b[0] > a[-1]
+    assert 1_000 < pairs.num_truncated <= (pairs.lengths == 29).sum()
+
+
+def test_sentence_order_uses_every_token_once_where_nothing_is_cut():
+    # Sentences of one token fill a pair exactly, and sentences of two are cut in two. No document leaves a single token.
+    for lengths in ([[1] * n for n in (2, 3, 10, 33, 97)], [[2] * n for n in (1, 2, 3, 17, 31)]):
+        documents, owners = numbered(lengths)
+        pairs = make(documents, sequence_length=13, short=0.0, duplicates=11, kind="sop")
+        assert (pairs.num_truncated, pairs.num_dropped) == (0, 0)
+        chunks = [np.concatenate(split(pairs, n)[:: -1 if pairs.labels[n] else 1]) for n in range(len(pairs))]
+        assert np.concatenate(chunks).tolist() == list(range(10, len(owners))) * 11
+
+
+def test_share_of_swapped_pairs():
+    documents, _ = numbered([[3, 2], [7]] * 53)
+    labels = make(documents, sequence_length=29, short=0.0, duplicates=101, kind="sop").labels.reshape(-1, 2)
+    n = len(labels)
+    assert n == 53 * 101
+    # Four standard deviations of a binomial of p = 1/2, for chunks of two sentences and for those of one.
+    assert (np.abs(labels.sum(0) - n / 2) < 4 * np.sqrt(n / 4)).all()
+    assert set(np.unique(labels)) == {0, 1}
+
+
+def test_only_sentence_is_cut_uniformly_between_its_tokens():
+    documents, _ = numbered([[5]] * 101)
+    pairs = make(documents, sequence_length=13, short=0.0, duplicates=101, kind="sop")
+    cuts = np.array([len(split(pairs, n)[pairs.labels[n]]) for n in range(len(pairs))])
+    n = 101 * 101
+    assert len(cuts) == n
+    # Four standard deviations of a binomial of p = 1/4.
+    assert all(abs((cuts == k).sum() - n / 4) < 4 * np.sqrt(n * 3 / 16) for k in (1, 2, 3, 4))
+
+
+def test_long_sentence_that_is_cut_and_swapped_loses_tokens_as_any_pair():
+    # Of one sentence of 23 tokens 13 fit. The shorter part has 1 to 11 tokens and loses those above 6.
+    documents, _ = numbered([[23]])
+    pairs = make(documents, sequence_length=16, short=0.0, duplicates=1009, kind="sop")
+    assert pairs.num_truncated == len(pairs) == 1009
+    assert (pairs.lengths == 16).all()
+    shorter = np.bincount([min(map(len, split(pairs, n))) for n in range(len(pairs))])
+    # Binomials of p = 1/11 for 1 to 5 and 6/11 for 6; four standard deviations.
+    for count, p in zip(shorter, [0, *[1 / 11] * 5, 6 / 11], strict=True):
+        assert abs(count - 1009 * p) <= 4 * np.sqrt(1009 * p * (1 - p))
+
+
+@pytest.mark.parametrize("short", [0.0, 0.1, 1.0])
+def test_full_sentences_are_the_documents_again(short):
+    documents, owners = ragged(6)
+    sentences = [sentence for document in documents for sentence in document]
+    number = {token: n for n, sentence in enumerate(sentences) for token in sentence}
+    starts, ends = {sentence[0] for sentence in sentences}, {sentence[-1] for sentence in sentences}
+    pairs = make(documents, sequence_length=29, short=short, duplicates=31, kind="none")
+    assert (pairs.tokens[pairs.starts[:-1]] == CLS).all()
+    assert (pairs.tokens[pairs.starts[1:] - 1] == SEP).all()
+    assert (pairs.first_lengths == pairs.lengths).all()
+    assert not pairs.labels.any()
+    sequences = texts(pairs)
+    assert np.concatenate(sequences).tolist() == list(range(10, len(owners))) * 31
+    assert all(owners[sequence[0]] == owners[sequence[-1]] for sequence in sequences)
+    # A sequence that does not end with a sentence is a piece of one.
+    pieces = [sequence for sequence in sequences if sequence[-1] not in ends]
+    assert all(number[piece[0]] == number[piece[-1]] for piece in pieces)
+    assert pairs.num_truncated == sum(piece[0] in starts for piece in pieces)
+    # In pieces of 27 the first three of a sentence of 101 tokens are full, and no other sentence is cut.
+    assert [len(piece) for piece in pieces] == [27, 27, 27] * 31
+
+
+def test_full_sentences_are_packed_as_far_as_they_fit():
+    documents, owners = ragged(7)
+    starts = {sentence[0]: len(sentence) for document in documents for sentence in document}
+    pairs = make(documents, sequence_length=29, short=0.0, kind="none")
+    checked = 0
+    for this, following in itertools.pairwise(texts(pairs)):
+        if owners[this[0]] == owners[following[0]] and following[0] in starts:
+            assert len(this) + starts[following[0]] > 27
+            checked += 1
+    assert checked > 20
+
+
+def test_share_and_lengths_of_short_targets_without_a_second_segment():
+    # Sentences of one token fill the first sequence of a pass to its target exactly.
+    documents, _ = numbered([[1] * 17])
+
+    def targets(short, seed):
+        pairs = make(documents, sequence_length=16, short=short, duplicates=5003, seed=seed, kind="none")
+        return collections.Counter((pairs.lengths[pairs.tokens[pairs.starts[:-1] + 1] == 10] - 2).tolist())
+
+    n = 5003
+    assert targets(0.0, seed=1) == {14: n}
+    always = targets(1.0, seed=2)
+    # 2 to 14: each count is binomial with p = 1/13; four standard deviations.
+    assert sorted(always) == list(range(2, 15))
+    assert all(abs(count - n / 13) < 4 * np.sqrt(n / 13 * 12 / 13) for count in always.values())
+    sometimes, p = targets(0.1, seed=3), 0.1 * 12 / 13
+    assert abs(n - sometimes[14] - n * p) < 4 * np.sqrt(n * p * (1 - p))
+
+
 @pytest.mark.parametrize("documents", [[], [[[7, 8], [9]]]])
 def test_fewer_than_two_documents_are_refused(documents):
     with pytest.raises(ValueError, match=rf"^Sentence pairs: expected at least two documents\. Received: {len(documents)}\.$"):
         make(documents)
+
+
+@pytest.mark.parametrize("kind", ["sop", "none"])
+def test_one_document_is_enough_where_nothing_is_random_about_b(kind):
+    with pytest.raises(ValueError, match=r"^Sentence pairs: expected at least one document\. Received: 0\.$"):
+        make([], kind=kind)
+    assert len(make([[[7, 8], [9]]], kind=kind, short=0.0)) == 1
+
+
+def test_corpus_of_one_token_has_no_sentence_order():
+    pairs = make([[[7]]], duplicates=3, kind="sop")
+    assert (len(pairs), pairs.num_dropped, pairs.starts.tolist(), pairs.tokens.tolist()) == (0, 3, [0], [])
+    assert pairs.batch(np.arange(0), 29)[0].shape == (0, 29)
+
+
+@pytest.mark.parametrize("kind", ["NSP", "", None])
+def test_unknown_kind_is_refused(kind):
+    with pytest.raises(ValueError, match=rf"^Sentence pairs: expected one of nsp, sop, none\. Received: {kind!r}\.$"):
+        make([[[7]], [[8]]], kind=kind)

@@ -5,10 +5,12 @@ import gc
 import numpy as np
 import pytest
 import tensorflow as tf
+from model_fixtures import RUN_SETTINGS, random_model, tiny_config
 
+from kbert.checkpoints import save_checkpoint
 from kbert.export.saved_model import export_saved_model
 from kbert.prediction import Predictor, Word, load_predictor, text_model_of
-from kbert.runs import load_run
+from kbert.runs import Run, load_run
 from tfrecords import InputError
 
 pytest_plugins = ["model_fixtures"]
@@ -46,6 +48,30 @@ def test_a_run_and_its_saved_model_give_the_same_next_sentence(predictors):
         assert isinstance(first, float)
         assert 0 < first < 1
         assert first == pytest.approx(second, abs=1e-5)
+
+
+def test_a_model_of_single_segments_fills_masks_alone(tiny_vocabulary, tmp_path):
+    run = Run(
+        directory=tmp_path / "run",
+        bert=tiny_config(num_layers=1),
+        pretraining=RUN_SETTINGS,
+        sequence_length=23,
+        cased=False,
+        pairs="none",
+        records_sha256="ab" * 32,
+    )
+    run.claim()
+    tiny_vocabulary.save(run.directory / "vocab.txt")
+    model = random_model(num_layers=1, next_sentence=False)
+    save_checkpoint(run.checkpoints, model, 7)
+    export_saved_model(model, tiny_vocabulary, tmp_path / "bert", sequence_length=23, cased=False)
+    of_run, of_saved_model = load_predictor(run.directory), load_predictor(tmp_path / "bert")
+    for one, other in zip(of_run.fill_mask("ba [MASK] be")[0], of_saved_model.fill_mask("ba [MASK] be")[0], strict=True):
+        assert one.token == other.token
+        assert one.probability == pytest.approx(other.probability, abs=1e-5)
+    for predictor in (of_run, of_saved_model):
+        with pytest.raises(InputError, match=r"^Expected a model that was trained on sentence pairs\. Received: .*segments\.$"):
+            predictor.next_sentence("ba be", "du")
 
 
 def test_the_answers_are_those_of_the_text_model(predictors, tiny_run):
@@ -90,7 +116,7 @@ def test_a_damaged_saved_model_is_refused(tmp_path):
 
 def test_a_saved_model_of_something_else_is_refused(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
-    with pytest.raises(InputError, match=r"Received: one without \['fill_mask', 'next_sentence'\]"):
+    with pytest.raises(InputError, match=r"Expected a SavedModel by 'kbert export' .* Received: one without fill_mask"):
         load_predictor(tmp_path / "other")
 
 

@@ -11,20 +11,42 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
+from click.testing import CliRunner
 from model_fixtures import RUN_SETTINGS, assert_equal_values, run_config, tiny_config, values_of
 
 import kbert.pretraining
 from kbert import runs
 from kbert.checkpoints import list_checkpoints
+from kbert.cli import main
 from kbert.config import PretrainingConfig
-from kbert.evaluation import baselines
+from kbert.evaluation import baselines, evaluate, results_table
 from kbert.model import pretraining_model
+from kbert.prediction import load_predictor
 from kbert.pretraining import TrainingError, _segments, pretrain
 from tfrecords import InputError, RecordsConfig, build_records
+from tfrecords.files import locked
 
 pytest_plugins = ["model_fixtures"]
 
 SHORT = PretrainingConfig(steps=6, batch_size=8, evaluate_every=3, checkpoint_every=2, seed=5)
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherRun:
+    """A finished run on records of the kind of pairs that is named, and what `pretrain` returned for it."""
+
+    pairs: str
+    records: pathlib.Path
+    directory: pathlib.Path
+    model: keras.Model
+    results: dict
+
+
+@pytest.fixture(scope="module", params=["sop", "none"])
+def other_run(request, records_by_pairs, tmp_path_factory):
+    records, directory = records_by_pairs[request.param], tmp_path_factory.mktemp("other_run") / "run"
+    model, results = pretrain(records, directory, bert=run_config(), pretraining=SHORT, verbose=0)
+    return OtherRun(request.param, records, directory, model, results)
 
 
 def saved_weights(checkpoint):
@@ -87,12 +109,12 @@ def test_every_update_moves_every_counter_of_dropout(tiny_run):
     assert len(counters) == 4
 
 
-def test_stopped_twice_and_continued_it_ends_with_the_same_weights(tiny_run, tiny_records, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def stop_at(monkeypatch):
+    """A function that presses Ctrl-C before the checkpoint of `step` is written: what follows the one before it is lost."""
     save = kbert.pretraining.save_checkpoint
 
-    def stop_at(step):
-        """Presses Ctrl-C before the checkpoint of `step` is written: what follows the one before it is lost."""
-
+    def stop(step):
         def save_or_stop(directory, model, now, **options):
             if now == step:
                 raise KeyboardInterrupt
@@ -100,6 +122,10 @@ def test_stopped_twice_and_continued_it_ends_with_the_same_weights(tiny_run, tin
 
         monkeypatch.setattr("kbert.pretraining.save_checkpoint", save_or_stop)
 
+    return stop
+
+
+def test_stopped_twice_and_continued_it_ends_with_the_same_weights(tiny_run, tiny_records, tmp_path, stop_at, capsys):
     def run(verbose=0):
         return pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=RUN_SETTINGS, verbose=verbose)
 
@@ -108,7 +134,7 @@ def test_stopped_twice_and_continued_it_ends_with_the_same_weights(tiny_run, tin
         with pytest.raises(KeyboardInterrupt):
             run()
         assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{last:09d}"
-    monkeypatch.undo()
+    stop_at(None)
     model, results = run(verbose=2)
 
     assert_equal_values(values_of([*model.variables, *model.optimizer.variables]), tiny_run.weights)
@@ -117,6 +143,94 @@ def test_stopped_twice_and_continued_it_ends_with_the_same_weights(tiny_run, tin
     rows, whole = (runs.read_history(runs.load_run(directory)) for directory in (tmp_path / "run", tiny_run.directory))
     assert [row["step"] for row in rows] == [25, 50, 60]
     assert [row["val_mlm_loss"] for row in rows] == [row["val_mlm_loss"] for row in whole]
+
+
+def test_the_kind_of_pairs_decides_what_a_run_learns(other_run):
+    run = runs.load_run(other_run.directory)
+    assert run.pairs == other_run.results["pairs"] == other_run.pairs
+    names = ["mlm"] if other_run.pairs == "none" else ["mlm", "nsp"]
+    assert list(other_run.model.output) == names
+    measured = {f"{name}_{figure}" for name in names for figure in ("loss", "accuracy")}
+    for row in runs.read_history(run):
+        columns = measured | {"loss"}
+        assert set(row) == {"step", "seconds", "learning_rate"} | columns | {f"val_{name}" for name in columns}
+        assert row["val_loss"] == pytest.approx(sum(row[f"val_{name}_loss"] for name in names), rel=0.05)
+    assert measured < set(other_run.results)
+    assert ("majority_loss" in other_run.results) == ("nsp" in names)
+    assert ("sentence order: accuracy" in results_table(other_run.results)) == (other_run.pairs == "sop")
+    assert "next sentence" not in results_table(other_run.results)
+    # What is loaded again is the model that was trained.
+    loaded = run.load_model()
+    assert_equal_values(values_of(loaded.variables), values_of(other_run.model.variables))
+    assert evaluate(loaded, other_run.records, batch_size=SHORT.batch_size) == other_run.results
+
+
+def test_a_run_of_other_pairs_is_continued(other_run, tmp_path, stop_at):
+    def run():
+        return pretrain(other_run.records, tmp_path / "run", bert=run_config(), pretraining=SHORT, verbose=0)
+
+    stop_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step-000000003"
+    stop_at(None)
+    model, results = run()
+    assert_equal_values(
+        values_of([*model.variables, *model.optimizer.variables]),
+        values_of([*other_run.model.variables, *other_run.model.optimizer.variables]),
+    )
+    assert results == other_run.results
+
+
+def test_a_run_of_other_pairs_answers(other_run, tmp_path):
+    exported = CliRunner().invoke(main, ["export", str(other_run.directory), "--output", str(tmp_path / "bert")])
+    assert exported.exit_code == 0
+    assert ("next_sentence" in exported.output) == (other_run.pairs != "none")
+    predictors = [load_predictor(other_run.directory), load_predictor(tmp_path / "bert")]
+    words = [[word.token for word in predictor.fill_mask("ba [MASK] be")[0]] for predictor in predictors]
+    assert words[0] == words[1]
+    for predictor in predictors:
+        if other_run.pairs == "none":
+            with pytest.raises(InputError, match="Received: one trained on single segments"):
+                predictor.next_sentence("ba be", "du")
+        else:
+            assert 0 < predictor.next_sentence("ba be", "du") < 1
+
+
+def test_a_run_is_not_measured_on_records_of_other_pairs(other_run, records_by_pairs):
+    for pairs in records_by_pairs.keys() - {other_run.pairs}:
+        done = CliRunner().invoke(main, ["evaluate", str(other_run.directory), str(records_by_pairs[pairs])])
+        assert done.exit_code == 2
+        assert done.stderr.startswith(f"Error: Expected records with the pairs of the run, '{other_run.pairs}'. Received: ")
+        assert done.stderr.endswith(f"made with '{pairs}'.\n")
+
+
+def test_other_pairs_in_the_same_directory_are_refused(other_run, tiny_records):
+    before = {path: path.read_bytes() for path in other_run.directory.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=f"pairs: '{other_run.pairs}' before, 'nsp' now"):
+        pretrain(tiny_records, other_run.directory, bert=run_config(), pretraining=SHORT, verbose=0)
+    assert {path: path.read_bytes() for path in other_run.directory.rglob("*") if path.is_file()} == before
+
+
+def test_a_weight_for_what_is_not_learned_is_refused(records_by_pairs, tmp_path):
+    settings = dataclasses.replace(SHORT, nsp_weight=0.5)
+    message = r"^Expected no nsp_weight for records of single segments, .* Received: 0\.5; leave it at 1\.0\.$"
+    with pytest.raises(InputError, match=message):
+        pretrain(records_by_pairs["none"], tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_with_something_else_stays_as_it_is(tiny_records, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match=r"already holds thesis\.tex"):
+        pretrain(tiny_records, tmp_path, bert=run_config(), pretraining=SHORT, verbose=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_another_process_works_on_is_refused(tiny_records, tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(InputError, match="a directory that another process works on"):
+        pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=SHORT, verbose=0)
+    assert not (tmp_path / "run").exists()  # not even a configuration
 
 
 def test_a_finished_run_returns_at_once(tiny_run, tiny_records, monkeypatch):

@@ -29,10 +29,10 @@ def shown_commands():
 
 
 def test_the_file_map_is_the_tree():
-    mapped = re.findall(r"^\s+((?:tfrecords|kbert)/\S+\.py)\s+\S", section("File map"), re.MULTILINE)
+    mapped = re.findall(r"^\s+((?:tfrecords|kbert|benchmarks)/\S+\.py)\s+\S", section("File map"), re.MULTILINE)
     tree = {
         str(path.relative_to(ROOT))
-        for package in ("tfrecords", "kbert")
+        for package in ("tfrecords", "kbert", "benchmarks")
         for path in (ROOT / package).rglob("*.py")
         if path.name != "__init__.py"
     }

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from model_fixtures import tiny_config
+from model_fixtures import assert_equal_values, randomize, tiny_config, values_of
 
 from kbert import runs
 from kbert.checkpoints import save_checkpoint
@@ -25,6 +25,7 @@ def run(tmp_path):
         pretraining=PretrainingConfig(steps=70, precision="bfloat16", seed=5),
         sequence_length=23,
         cased=False,
+        pairs="sop",
         records_sha256="ab" * 32,
     )
 
@@ -37,6 +38,7 @@ def test_a_run_is_read_back_as_it_was_claimed(run):
     assert fields["bert.hidden_size"] == 26
     assert fields["pretraining.warmup_steps"] == 7  # resolved
     assert fields["sequence_length"] == 23
+    assert fields["pairs"] == "sop"
 
 
 def test_the_same_run_is_recognised(run):
@@ -52,6 +54,7 @@ def test_the_same_run_is_recognised(run):
         ({"pretraining": PretrainingConfig(steps=71, precision="bfloat16", seed=5)}, "pretraining.steps: 70 before, 71 now"),
         ({"bert": tiny_config(num_layers=2)}, "bert.num_layers: 1 before, 2 now"),
         ({"sequence_length": 29}, "sequence_length: 23 before, 29 now"),
+        ({"pairs": "none"}, "pairs: 'sop' before, 'none' now"),
         ({"records_sha256": "cd" * 32}, "records_sha256: 'abab"),
     ],
 )
@@ -110,6 +113,18 @@ def test_load_model_takes_the_newest_checkpoint_and_the_precision(run):
     loaded = run.load_model()
     assert loaded.get_layer("nsp").bias.numpy().tolist() == [5.0, 0.0]
     assert loaded.get_layer("layer_0").compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(("pairs", "outputs"), [("nsp", {"mlm", "nsp"}), ("sop", {"mlm", "nsp"}), ("none", {"mlm"})])
+def test_the_pairs_decide_on_the_model(run, pairs, outputs):
+    run = dataclasses.replace(run, pairs=pairs)
+    run.claim()
+    model = load_run(run.directory).new_model()
+    assert model.output.keys() == outputs
+    assert ("pooler" in {layer.name for layer in model.layers}) == ("nsp" in outputs)
+    randomize(model.variables)
+    save_checkpoint(run.checkpoints, model, 7)
+    assert_equal_values(values_of(load_run(run.directory).load_model().variables), values_of(model.variables))
 
 
 def test_history_is_kept_in_order(run):

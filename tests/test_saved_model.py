@@ -286,7 +286,33 @@ def test_the_vocabulary_and_a_card_lie_beside_it(exported, tiny_vocabulary):
     card = (exported / "README.md").read_text()
     assert f"cut to {S} tokens" in card
     assert f"[B, M, {K}]" in card
+    assert card.count("next_sentence") == 4
+    assert "that of `[CLS]`, through the dense layer that next sentence prediction trained.\n" in card
     assert sorted(path.name for path in exported.parent.iterdir()) == ["bert"]  # nothing partial is left
+
+
+def test_without_next_sentence_its_signature_is_left_out(tiny_vocabulary, tmp_path):
+    model = random_model(next_sentence=False, max_positions=S)
+    text_model = TextModel(model, tiny_vocabulary, sequence_length=S, top_k=K)
+    assert text_model.next_sentence is None
+    output = export_saved_model(model, tiny_vocabulary, tmp_path / "bert", sequence_length=S, top_k=K)
+    saved = tf.saved_model.load(str(output))
+    assert set(saved.signatures) == {"serving_default", "embed_ids", "fill_mask"}
+    texts = tf.constant(["ba be bi", "[MASK] du fa"])
+    for name, function in {"serving_default": text_model.embed, "fill_mask": text_model.fill_mask}.items():
+        answers = saved.signatures[name](texts=texts)
+        for key, expected in function(texts).items():
+            if expected.dtype == tf.float32:
+                np.testing.assert_allclose(answers[key], expected, atol=1e-5)
+            else:
+                np.testing.assert_array_equal(answers[key], expected)
+    embedded = saved.signatures["serving_default"](texts=texts)
+    np.testing.assert_array_equal(embedded["pooled_output"], embedded["sequence_output"][:, 0])
+    variables = tf.train.list_variables(str(output / "variables" / "variables"))
+    assert len([name for name, _ in variables if name.startswith("weights/")]) == len(model.trainable_variables)
+    card = (output / "README.md").read_text()
+    assert "next_sentence" not in card
+    assert "that of `[CLS]`.\n" in card
 
 
 def test_a_directory_with_something_in_it_is_refused_and_untouched(model, tiny_vocabulary, tmp_path):
@@ -298,7 +324,7 @@ def test_a_directory_with_something_in_it_is_refused_and_untouched(model, tiny_v
 
 
 def test_what_a_killed_export_left_is_replaced(model, tiny_vocabulary, tmp_path):
-    leftover = tmp_path / "bert.partial"
+    leftover = tmp_path / "bert.0badcafe.partial"
     (leftover / "assets.extra").mkdir(parents=True)
     (leftover / "saved_model.pb").write_bytes(b"half a model")
     (leftover / "stray").write_text("x")

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tokenizers
 
 from tfrecords import Tokenizer, Vocabulary
-from tfrecords.tokenizer import MAX_WORD_CHARACTERS
+from tfrecords.tokenizer import MAX_WORD_CHARACTERS, normalize, set_words_apart
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 
@@ -307,3 +307,39 @@ def test_language_of_the_machine_changes_nothing():
     environment = {**os.environ, "LC_ALL": "tr_TR.UTF-8", "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout == "[[5, 6, 6, 6, 6, 7]]\n"
+
+
+def test_printable_ascii_takes_the_short_way_to_the_same(tokenizer, every_character, cased):
+    draw = random.Random(5)
+    printable = [chr(code) for code in range(ord(" "), ord("~") + 1)]
+    telling = ["[MASK]", "##", "abc", "ABC", " ", "  ", "x" * 199, "X" * 201, "mask", "."]
+    texts = ["".join(draw.choice(draw.choice([printable, telling])) for _ in range(draw.randrange(43))) for _ in range(2003)]
+    texts += ["", " ", "x" * 200, "X" * 201, f"a {'x' * 1009}.", *printable]
+    ids = tokenizer(tf.constant(texts), printable_ascii=True)
+    assert ids.to_list() == tokenizer(tf.constant(texts)).to_list()
+    assert pieces(tokenizer, texts[:101]) == plain(texts[:101], every_character, cased)
+    assert (ids.flat_values.numpy() == every_character.unk_id).sum() > 100
+
+
+@pytest.mark.parametrize("printable_ascii", [True, False])
+def test_normalize_ascii_in_full(printable_ascii):
+    texts = tf.constant(["Run, RUN!", "", " a  B ~", "[MASK]"])
+    assert normalize(texts, True, printable_ascii).numpy().tolist() == [b"Run, RUN!", b"", b" a  B ~", b"[MASK]"]
+    assert normalize(texts, False, printable_ascii).numpy().tolist() == [b"run, run!", b"", b" a  b ~", b"[mask]"]
+
+
+def test_normalize_and_set_words_apart_in_full():
+    text = "Müller\u00a0I\u0307\t\0A\u200b 中国\ufffd。a-b x\u2028y"
+    cased, uncased = (normalize(tf.constant([text]), cased) for cased in (True, False))
+    assert cased[0].numpy().decode() == "Müller I\u0307 A 中国。a-b x\u2028y"
+    assert uncased[0].numpy().decode() == "muller i a 中国。a-b x\u2028y"
+    assert set_words_apart(uncased)[0].numpy().decode() == "muller i a  中  国  。 a - b x \u2028 y"
+
+
+def test_words_set_apart_are_those_of_plain_python(characters, cased):
+    everything = sorted(set(characters) - CAPITALS_OF_UNICODE_14)
+    draw = random.Random(9)
+    texts = ["".join(draw.choices(everything, k=29)) + " " + "".join(draw.choices("aB.-中é ", k=29)) for _ in range(503)]
+    ours = set_words_apart(normalize(tf.constant(texts), cased)).numpy()
+    for text, apart in zip(texts, ours, strict=True):
+        assert apart.decode().split() == plain_tokenizer.split_words(text, cased), ascii(text)

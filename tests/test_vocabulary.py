@@ -79,6 +79,13 @@ def test_hash_depends_on_order_and_content():
         (SPECIAL.encode() + b"run \n", r"vocab\.txt:6: expected one piece .*Received: 'run '"),
         (SPECIAL.encode() + b"\trun\n", r"vocab\.txt:6: expected one piece .*Received: '\\trun'"),
         (SPECIAL.replace("\n", "\r\n").encode(), r"vocab\.txt:1: expected Unix line ends\. Received: a carriage return"),
+        (SPECIAL.encode() + b"run\r\n", r"vocab\.txt:6: expected Unix line ends\. Received: a carriage return"),
+        (SPECIAL.encode() + b"run\n \n", r"vocab\.txt:7: expected one piece .*Received: ' '"),
+        (SPECIAL.encode() + b"a\nb\nc\nb\nd \n", r"vocab\.txt:9: expected each piece once\. Received: 'b', as in line 7"),
+        (b"\n" + SPECIAL.encode() + b"run\n", r"vocab\.txt:1: expected one piece .*Received: ''"),
+        (SPECIAL.replace("[SEP]\n", "").encode() + b"run\n", r"vocab\.txt: expected .*Received: a vocabulary without \[SEP\];"),
+        (SPECIAL.lower().encode() + b"run\n", r"vocab\.txt: .* without \[PAD\] \[UNK\] \[CLS\] \[SEP\] \[MASK\]; add them"),
+        (SPECIAL.encode(), r"vocab\.txt: expected pieces of words\. Received: a vocabulary of special tokens alone"),
         (SPECIAL.encode() + b"r\xffn\n", r"vocab\.txt: expected UTF-8\. Received: an invalid byte at offset 32"),
     ],
 )

@@ -8,6 +8,7 @@ _HOMES = {
     "RecordsConfig": "tfrecords.schema",
     "Tokenizer": "tfrecords.tokenizer",
     "Vocabulary": "tfrecords.vocabulary",
+    "WorkerError": "tfrecords.errors",
     "build_records": "tfrecords.build",
     "describe": "tfrecords.reader",
     "inspect": "tfrecords.inspection",

@@ -9,6 +9,6 @@ def compiled(function):
     A read-only installation without a writable home has none; there every process compiles anew, which takes seconds.
     """
     try:
-        return numba.njit(cache=True)(function)
+        return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:
-        return numba.njit(function)
+        return numba.njit(nogil=True)(function)

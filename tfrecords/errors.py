@@ -1,4 +1,4 @@
-"""The error that is the user's to mend, and the check of a range that most often raises it."""
+"""The error that is the user's to mend, and the checks that most often raise it; the error of a process that died."""
 
 import math
 
@@ -9,6 +9,17 @@ class InputError(ValueError):
     The message is one line: what was expected, what was received, where, and what to do. The command line prints it and
     exits with code 2; in Python it is a ValueError.
     """
+
+
+class WorkerError(RuntimeError):
+    """A process that works on a part of a job died; the message is one line that names what it was on."""
+
+
+def check_choice(config, name, choices):
+    """Raises InputError if the field `name` is not among `choices`."""
+    value = getattr(config, name)
+    if value not in choices:
+        raise InputError(f"Expected {name} among {', '.join(choices)}. Received: {value!r}.")
 
 
 def check_range(config, name, low, high):

@@ -2,15 +2,19 @@
 
 import contextlib
 import fcntl
+import fnmatch
+import glob
 import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 
 from tfrecords.errors import InputError
 
 PARTIAL_SUFFIX = ".partial"
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -18,11 +22,13 @@ def atomic_path(path):
     """Yields a temporary path beside `path`; it takes the name `path`, fsynced, when the block ends without an error.
 
     A killed process leaves at most a file or directory with the suffix `.partial`, which the next attempt removes; the
-    name itself always holds the old content or the new. A directory is put in place only of none or of an empty one.
+    name itself always holds the old content or the new. A directory is put in place only of none or of an empty one. Of two
+    attempts at once, each writes to a temporary path of its own, and one of them may fail.
     """
     path = pathlib.Path(path)
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    _remove(partial)
+    for leftover in path.parent.glob(partial_pattern(path.name)):
+        _remove(leftover)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
     try:
         yield partial
     except BaseException:
@@ -33,6 +39,11 @@ def atomic_path(path):
     _fsync(partial)
     partial.replace(path)
     _fsync(path.parent)
+
+
+def partial_pattern(name):
+    """The pattern of the temporary names that stand for `name`."""
+    return f"{glob.escape(name)}.*{PARTIAL_SUFFIX}"
 
 
 def _remove(path):
@@ -50,10 +61,20 @@ def _fsync(path):
         os.close(descriptor)
 
 
-def sha256(path):
-    """The SHA-256 of a file's content, in hexadecimal."""
+def is_gzip(path):
+    """Tells by its first bytes whether a file is compressed with gzip."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file.read(2) == b"\x1f\x8b"
+
+
+def sha256(path, report=lambda _: None):
+    """The SHA-256 of a file's content, in hexadecimal; `report` is called with the number of bytes after every MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            report(len(block))
+    return digest.hexdigest()
 
 
 def write_text(path, text):
@@ -99,8 +120,12 @@ def new_file(path):
     return path
 
 
-def new_directory(path):
+def new_directory(path, leftovers=""):
     """Returns `path` if a directory may be made there: nothing is there yet, or an empty directory.
+
+    Args:
+        path: The directory.
+        leftovers: A pattern of names that do not count, since a killed attempt may have left them.
 
     Raises:
         InputError: Something is there already.
@@ -109,6 +134,7 @@ def new_directory(path):
     if path.exists() and not path.is_dir():
         raise InputError(f"Expected the name of a directory to make. Received: {path}, which is a file; name another.")
     there = sorted(path.iterdir()) if path.exists() else []
+    there = [file for file in there if file.name != LOCK and not fnmatch.fnmatchcase(file.name, leftovers)]
     if there:
         raise InputError(
             f"Expected an empty or new directory. Received: {path}, which already holds {there[0].name}"
@@ -152,26 +178,62 @@ def claim_directory(path, identity, name):
                 "use the same, name another directory, or remove this one."
             )
         return path
-    path = make_directory(new_directory(path))
+    path = make_directory(new_directory(path, leftovers=partial_pattern(name)))
     write_json(path / name, identity)
     return path
 
 
 @contextlib.contextmanager
-def locked(path):
-    """Holds the file `path` against other processes that would work on the same directory.
+def locked(directory):
+    """Makes `directory` if need be and holds it against other processes that would work on the same.
+
+    The lock is a file `.lock` in it, held with flock, so that it ends with the process. It is removed at the end, and so is
+    the directory if nothing is in it.
+
+    Yields:
+        The directory as a Path.
 
     Raises:
-        InputError: Another process holds it.
+        InputError: Another process holds it, or it cannot be made.
     """
-    with open(path) as file:
+    directory = pathlib.Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"Expected the name of a directory. Received: {directory}, which is a file; name another.")
+    lock = directory / LOCK
+    file = _lock(lock)
+    try:
+        yield directory
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()
+        with contextlib.suppress(OSError):  # it is not empty, as a rule
+            directory.rmdir()
+
+
+def _lock(path):
+    # Another process that has just ended may remove the directory before we open the file, and the file before we lock it.
+    while True:
+        make_directory(path.parent)
+        try:
+            file = path.open("a")  # stays open as long as the lock is held
+        except FileNotFoundError:
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            file.close()
             raise InputError(
                 f"Expected {path.parent} to be free. Received: a directory that another process works on; wait for it."
             ) from None
-        yield
+        except OSError as error:
+            file.close()
+            raise InputError(
+                f"Expected a file system with locks (flock) at {path.parent}. Received: {error.strerror}; mount it with them."
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
 
 
 def difference(before, after):
@@ -189,5 +251,7 @@ def make_directory(path):
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if isinstance(error, FileExistsError) and not os.path.lexists(path):
+            return make_directory(path)  # another process has just removed it
         raise InputError(f"Expected a directory that can be made at {path}. Received: {error.strerror}.") from None
     return path

@@ -1,10 +1,18 @@
-"""What is in a directory of records, in words: counts, warnings and decoded examples."""
+"""What is in a directory of records, in words: counts, warnings, decoded examples, and whether every record is sound."""
 
-from tfrecords.reader import read
+import tensorflow as tf
+
+from tfrecords import schema
+from tfrecords.errors import InputError
+from tfrecords.framing import scan_records
+from tfrecords.reader import features_of, limits_of, read
 from tfrecords.schema import load_manifest
 
+_RECORDS_PER_BATCH = 1024
+_LABELS = {"nsp": ("B follows A (0)", "B is random (1)"), "sop": ("A and B in order (0)", "A and B swapped (1)")}
 
-def inspect(directory, num_examples=3):
+
+def inspect(directory, num_examples=3, verify=False):
     """Describes records as text: shapes, counts per split, warnings where a count looks wrong, and decoded examples.
 
     In an example, `[MASK→word]` stands for a masked piece and its label, `[other→word]` for one that was replaced, and
@@ -13,42 +21,74 @@ def inspect(directory, num_examples=3):
     Args:
         directory: A directory of records with a manifest.
         num_examples: How many records of the first split are decoded.
+        verify: Whether to read all records and check them; see `verify_records`.
 
     Returns:
         The description.
 
     Raises:
-        InputError: The directory holds no finished records.
+        InputError: The directory holds no finished records, or a record is damaged.
     """
     manifest = load_manifest(directory)
+    if verify:
+        verify_records(manifest)
+    config, corpus = manifest.config, manifest.counts["corpus"]
+    masking = "masked when written" if config.masking == "static" else "masked in reading, other masks in every epoch"
     lines = [
         f"{manifest.directory}: records of S = {manifest.sequence_length} tokens with P = {manifest.max_predictions} slots "
-        f"for masked tokens, {manifest.vocabulary_size:,} pieces of vocabulary ({manifest.vocabulary_sha256[:12]})",
-        "corpus: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in manifest.counts["corpus"].items()),
+        f"for masked tokens ({config.mask_unit}s, {masking}), pairs: {config.pairs}, "
+        f"{manifest.vocabulary_size:,} pieces of vocabulary ({manifest.vocabulary_sha256[:12]})",
+        f"corpus: {corpus['documents']:,} documents, {corpus['sentences']:,} sentences, {corpus['tokens']:,} tokens, "
+        f"{corpus['unknown_tokens'] / corpus['tokens']:.2%} of them [UNK]; "
+        f"{corpus['long_sentences']:,} sentences longer than a sequence are cut",
     ]
-    for split, counts in manifest.counts.items():
-        if split != "corpus":
-            lines.append(f"{split}: {_split_line(manifest, split, counts)}")
+    lines += [f"  {value:,} {_COUNTED[name]}" for name, value in corpus.items() if value and name in _COUNTED]
+    lines += [f"{split}: {_split_line(manifest, split, counts)}" for split, counts in _splits(manifest)]
+    if verify:
+        lines.append(f"all {sum(shard.records for shard in manifest.shards):,} records are sound")
     lines += [f"warning: {warning}" for warning in _warnings(manifest)]
     if num_examples:
         lines += ["", "[MASK→x]: x is masked; [y→x]: x is replaced by y; [x=]: x is predicted but left; …: a word is cut here"]
     vocabulary = manifest.load_vocabulary()
     split = manifest.shards[0].split
-    for number, example in enumerate(_examples(manifest, split, num_examples)):
-        lines += ["", f"{split} record {number}: " + decode(*example, vocabulary)]
+    for number, (*example, label) in enumerate(_examples(manifest, split, num_examples)):
+        title = f"{split} record {number}:" + (f" {_LABELS[config.pairs][label]}" if label is not None else "")
+        lines += ["", title, decode(*example, vocabulary)]
     return "\n".join(lines)
+
+
+# What is worth a line where there is any of it.
+_COUNTED = {
+    "empty_sentences": "lines without a token were dropped",
+    "empty_documents": "documents without a token were dropped",
+    "cut_documents": "times a document longer than a million characters was cut: do empty lines part the documents?",
+    "broken_lines": "lines longer than 1 MiB were read in parts",
+    "replaced_characters": "characters stand for invalid UTF-8, which tokenization drops",
+}
+
+
+def _splits(manifest):
+    return [(split, counts) for split, counts in manifest.counts.items() if split != "corpus"]
 
 
 def _split_line(manifest, split, counts):
     records = counts["records"]
     shards = [shard for shard in manifest.shards if shard.split == split]
-    return (
+    parts = [
         f"{records:,} records in {len(shards)} files ({sum(shard.bytes for shard in shards) / 1e6:,.1f} MB) from "
-        f"{counts['documents']:,} documents; {counts['random_next'] / records:.1%} random next sentences, "
-        f"{1 - counts['tokens'] / (records * manifest.sequence_length):.1%} padding, "
-        f"{counts['masked_tokens'] / records:.1f} masked tokens per record, "
-        f"{counts['truncated_pairs'] / records:.1%} cut to length (BERT fills pairs up and cuts them)"
-    )
+        f"{counts['documents']:,} documents"
+    ]
+    if records and manifest.pairs != "none":
+        what = "random next sentences" if manifest.pairs == "nsp" else "swapped"
+        parts.append(f"{counts['positive_labels'] / records:.1%} {what}")
+        parts.append(f"{counts['truncated'] / records:.1%} cut to length (BERT fills pairs up and cuts them)")
+    if records:
+        parts.append(f"{1 - counts['tokens'] / (records * manifest.sequence_length):.1%} padding")
+    if counts["masked_tokens"]:
+        parts.append(f"{counts['masked_tokens'] / records:.1f} masked tokens per record")
+    if counts["dropped"]:
+        parts.append(f"{counts['dropped']:,} single tokens that make no pair were dropped")
+    return "; ".join(filter(None, [parts[0], ", ".join(parts[1:])]))
 
 
 def _warnings(manifest):
@@ -58,27 +98,93 @@ def _warnings(manifest):
             f"{corpus['unknown_tokens'] / corpus['tokens']:.1%} of the tokens are [UNK]; "
             "is the vocabulary made from text like this, and cased as it should be?"
         )
-    for split, counts in manifest.counts.items():
-        if split == "corpus":
-            continue
-        if counts["random_next"] > 0.7 * counts["records"]:
+    if corpus["sentences"] > 1000 * corpus["documents"]:
+        yield (
+            f"{corpus['sentences'] / corpus['documents']:,.0f} sentences in a document; do empty lines part the documents, "
+            "as the format asks?"
+        )
+    if corpus["long_sentences"] > 0.1 * corpus["sentences"]:
+        yield (
+            f"{corpus['long_sentences'] / corpus['sentences']:.0%} of the sentences are longer than a sequence; are these "
+            "paragraphs, for --format text?"
+        )
+    for split, counts in _splits(manifest):
+        if not counts["records"]:
+            yield f"there are no records in the {split} split."
+        if manifest.pairs != "none" and not 0.3 * counts["records"] <= counts["positive_labels"] <= 0.7 * counts["records"]:
+            kind = "random" if manifest.pairs == "nsp" else "swapped"
             yield (
-                f"{counts['random_next'] / counts['records']:.0%} of the {split} pairs are random, where about 50 % is usual; "
-                "documents of one or two sentences make such records: do empty lines part documents, and line ends sentences?"
+                f"{counts['positive_labels'] / counts['records']:.0%} of the {split} pairs are {kind}, where about 50 % is "
+                "usual; documents of one or two sentences make such records: do empty lines part documents, and line ends "
+                "sentences?"
             )
         if counts["tokens"] < 0.5 * counts["records"] * manifest.sequence_length:
             yield f"more than half of the {split} split is padding; a shorter --sequence-length would save time."
 
 
 def _examples(manifest, split, count):
-    """Yields (token_ids, labels, positions, weights, nsp label) of the first records of a split, as NumPy arrays."""
+    """Yields (token_ids, labels, positions, weights, label of the pair or None) of a split's first records, as arrays."""
     count = min(count, manifest.num_records(split))
-    for x, y, sample_weight in read(manifest, split, batch_size=1, shuffle=False).take(count).as_numpy_iterator():
+    if not count:
+        return
+    try:
+        # Read ahead, and so found damaged, are more records than are shown.
+        batches = list(read(manifest, split, batch_size=1, shuffle=False).take(count).as_numpy_iterator())
+    except tf.errors.DataLossError as error:
+        raise InputError(
+            f"{manifest.directory}: expected whole records. Received: damage ({error.message}); --verify names the file."
+        ) from None
+    for x, y, sample_weight in batches:
         length = int(x["padding_mask"][0].sum())
-        yield x["token_ids"][0, :length], y["mlm"][0], x["mask_positions"][0], sample_weight["mlm"][0], int(y["nsp"][0])
+        label = int(y["nsp"][0]) if "nsp" in y else None
+        yield x["token_ids"][0, :length], y["mlm"][0], x["mask_positions"][0], sample_weight["mlm"][0], label
 
 
-def decode(token_ids, labels, positions, weights, next_sentence_label, vocabulary):
+def verify_records(manifest):
+    """Reads all records: hashes, framing and CRCs of the files, numbers of records, ids, positions and labels in range.
+
+    Raises:
+        InputError: Something is wrong; the message names the file, and the record where it can.
+    """
+    manifest.verify()
+    for shard in manifest.shards:
+        path = manifest.directory / shard.name
+        records = tf.data.TFRecordDataset(str(path), "GZIP" if shard.compression == "gzip" else "")
+        count = 0
+        try:
+            for batch in records.batch(_RECORDS_PER_BATCH):
+                _verify_values(tf.io.parse_example(batch, features_of(manifest)), manifest, path, count)
+                count += len(batch)
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+            raise InputError(
+                f"{path}: expected whole records. Received: damage behind record {count:,} ({error.message})."
+            ) from None
+        if shard.compression == "none" and (offsets := scan_records(path)[1]) != shard.offsets:
+            raise InputError(f"{path}: expected blocks of records at {shard.offsets}, as in the manifest. Received: {offsets}.")
+        if count != shard.records:
+            raise InputError(f"{path}: expected {shard.records:,} records, as in the manifest. Received: {count:,}.")
+
+
+_NUM_IDS = "a number of input_ids"
+
+
+def _verify_values(features, manifest, path, first):
+    limits = limits_of(manifest.sequence_length, manifest.vocabulary_size) | {_NUM_IDS: manifest.sequence_length + 1}
+    if manifest.config.masking == "dynamic":
+        features = features | {_NUM_IDS: features[schema.INPUT_IDS].row_lengths()[:, None]}
+    for name, values in features.items():
+        if name in limits:
+            dense = values.to_tensor().numpy() if isinstance(values, tf.RaggedTensor) else values.numpy()
+            wrong = (dense < 0) | (dense >= limits[name])
+            if wrong.any():
+                record = int(wrong.any(axis=1).argmax())
+                raise InputError(
+                    f"{path}, record {first + record:,}: expected {name} from 0 to {limits[name] - 1:,}. "
+                    f"Received: {dense[record][wrong[record]][0]}."
+                )
+
+
+def decode(token_ids, labels, positions, weights, vocabulary):
     """Writes one record as readable text; … stands for the lost beginning of a word that was cut.
 
     Args:
@@ -86,7 +192,6 @@ def decode(token_ids, labels, positions, weights, next_sentence_label, vocabular
         labels: int [P].
         positions: int [P].
         weights: float [P].
-        next_sentence_label: 0 = B follows A, 1 = random.
         vocabulary: A Vocabulary.
     """
     pieces = [vocabulary.tokens[index] for index in token_ids]
@@ -96,6 +201,5 @@ def decode(token_ids, labels, positions, weights, next_sentence_label, vocabular
             joint, word = ("##", original[2:]) if original.startswith("##") else ("", original)
             shown = pieces[position].strip("[]").removeprefix("##")
             pieces[position] = f"{joint}[{word}=]" if pieces[position] == original else f"{joint}[{shown}→{word}]"
-    kind = "B is random (1)" if next_sentence_label else "B follows A (0)"
     text = " ".join(pieces).replace("[CLS] ##", "[CLS] …").replace("[SEP] ##", "[SEP] …").replace(" ##", "")
-    return f"{kind}\n  " + text.replace(" [SEP] ", " [SEP]\n  ", 1)
+    return "  " + text.replace(" [SEP] ", " [SEP]\n  ", 1)

@@ -1,18 +1,24 @@
-"""Sentence pairs with a next-sentence label: the algorithm of google-research/bert (create_pretraining_data.py).
+"""Tokenized documents to the sequences that BERT is pretrained on: sentence pairs, or text without a second segment.
+
+Three kinds of them, with the label that a classifier on [CLS] learns:
+
+    nsp     [CLS] A [SEP] B [SEP]   B follows A (0) or is from another document (1); Devlin et al. 2019 (BERT)
+    sop     [CLS] A [SEP] B [SEP]   A and B are in order (0) or swapped (1); Lan et al. 2020 (ALBERT)
+    none    [CLS] A [SEP]           no label (0), full sentences; Liu et al. 2019 (RoBERTa)
 
 Documents arrive as flat arrays and pairs leave as flat arrays, so that the loops compile (numba). Every random choice is one
 draw `u` of `generator.random()`; an integer in [0, n) is `int(u * n)`. A plain version that is fed the same draws gives
-the same pairs; one stands in tests/test_pairs.py.
+the same pairs; one of each kind stands in tests/test_pairs.py.
 """
 
+import collections
 import dataclasses
+import functools
 
 import numpy as np
 
 from tfrecords.compilation import compiled
-
-NUM_SPECIAL_TOKENS = 3
-"""[CLS] A [SEP] B [SEP]."""
+from tfrecords.schema import PAIRS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +58,11 @@ class Documents:
             document_starts=_starts([len(document) for document in documents]),
         )
 
+    @classmethod
+    def of_lengths(cls, tokens, sentence_lengths, document_lengths):
+        """Documents from the lengths of sentences in tokens and of documents in sentences (int [n] each)."""
+        return cls(tokens, _starts(sentence_lengths), _starts(document_lengths))
+
     def select(self, indices):
         """The documents at `indices` (int [n]), in that order."""
         sentences = _ranges(self.document_starts, indices)
@@ -76,14 +87,16 @@ def _ranges(starts, indices):
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Sentence pairs without padding or masks: [CLS] A [SEP] B [SEP].
+    """Sequences without padding or masks: [CLS] A [SEP] B [SEP], or [CLS] A [SEP] of the kind "none".
 
     Args:
         tokens: int32 [number of tokens], all pairs one after the other.
         starts: int64 [N + 1]; pair n is tokens[starts[n] : starts[n + 1]].
-        first_lengths: int32 [N]; the length of [CLS] A [SEP], which is segment 0; the rest is segment 1.
-        labels: int32 [N]; 0 = B follows A, 1 = B is random.
-        num_truncated: How many of the pairs lost tokens because they were too long.
+        first_lengths: int32 [N]; the length of [CLS] A [SEP], which is segment 0; the rest, if any, is segment 1.
+        labels: int32 [N]. nsp: 0 = B follows A, 1 = B is random. sop: 0 = in order, 1 = swapped. none: 0.
+        num_truncated: nsp, sop: how many of the pairs lost tokens because they were too long. none: how many sentences
+            were too long for one sequence and were cut in pieces, of which none is lost; once per pass over a sentence.
+        num_dropped: sop: how many chunks were a single token, which cannot be cut in two, and made no pair. nsp, none: 0.
     """
 
     tokens: np.ndarray
@@ -91,36 +104,65 @@ class Pairs:
     first_lengths: np.ndarray
     labels: np.ndarray
     num_truncated: int
+    num_dropped: int
 
     def __len__(self):
         return len(self.labels)
 
-    @property
+    @functools.cached_property
     def lengths(self):
         return np.diff(self.starts).astype(np.int32)
 
     def batch(self, indices, sequence_length):
-        """The pairs at `indices` (int [B]), padded with zeros: token_ids and segment_ids (int32 [B, S]), lengths and labels."""
-        position = np.arange(sequence_length)
-        lengths = self.lengths[indices]
-        inside = position < lengths[:, None]
-        token_ids = np.zeros(inside.shape, np.int32)
-        token_ids[inside] = self.tokens[_ranges(self.starts, indices)]
-        segment_ids = (inside & (position >= self.first_lengths[indices][:, None])).astype(np.int32)
-        return token_ids, segment_ids, lengths, self.labels[indices]
+        """The pairs at `indices` (int64 [B]), padded with zeros: token_ids and segment_ids (int32 [B, S]), lengths, labels."""
+        token_ids, segment_ids = _batch(self.tokens, self.starts, self.first_lengths, indices, sequence_length)
+        return token_ids, segment_ids, self.lengths[indices], self.labels[indices]
 
 
-def sentence_pairs(documents, sequence_length, short_sequence_probability, duplicates, cls_id, sep_id, generator):
-    """Makes `duplicates` passes over the documents, each of which packs all their sentences into pairs.
+@compiled
+def _batch(tokens, starts, first_lengths, indices, sequence_length):
+    token_ids = np.zeros((len(indices), sequence_length), np.int32)
+    segment_ids = np.zeros((len(indices), sequence_length), np.int32)
+    for row in range(len(indices)):
+        n = indices[row]
+        length = starts[n + 1] - starts[n]
+        token_ids[row, :length] = tokens[starts[n] : starts[n + 1]]
+        segment_ids[row, first_lengths[n] : length] = 1
+    return token_ids, segment_ids
 
-    Sentences of a document gather until they reach a target length, are cut in two at a random place, and half of the
-    time the second part gives way to a run of sentences of another document (its own sentences then go back to be used
-    next). Devlin et al. 2019, appendix A.2. One departure from Google's script: the other document is never the same
-    one, where the script tries ten times and then takes what it has.
+
+def make_pairs(documents, kind, sequence_length, short_sequence_probability, duplicates, cls_id, sep_id, generator):
+    """Makes `duplicates` passes over the documents, each of which packs all their sentences into sequences.
+
+    "nsp", Devlin et al. 2019, appendix A.2, and create_pretraining_data.py of google-research/bert: sentences of a
+    document gather until they reach a target length, are cut in two at a random place, and half of the time the second
+    part gives way to a run of sentences of another document (its own sentences then go back to be used next). What is
+    too long loses tokens. One departure from Google's script: the other document is never the same one, where the
+    script tries ten times and then takes what it has.
+
+    "sop", Lan et al. 2020, section 3.1, and create_pretraining_data.py of google-research/albert: sentences gather, are
+    cut in two and lose tokens in the same way, and half of the time the two parts are swapped. One departure: sentences
+    that make a chunk of only one are cut in two at a random token, where the script takes B from a random document and
+    labels it as swapped. A chunk of a single token is dropped.
+
+    "none", DOC-SENTENCES of Liu et al. 2019, section 4.2: full sentences of one document fill a sequence as far as they
+    fit. No text is lost: a sentence longer than a sequence is cut in pieces of that length, and the last piece starts
+    the next sequence.
+
+    The documents (7 8) (9) (5 6) and (4 4 4 4) (1) in sequences of 5, without a second segment:
+
+    >>> documents = Documents.of([[[7, 8], [9], [5, 6]], [[4, 4, 4, 4], [1]]])
+    >>> pairs = make_pairs(documents, "none", 5, 0.0, 1, cls_id=2, sep_id=3, generator=np.random.default_rng(0))
+    >>> pairs.batch(np.arange(4), 5)[0]
+    array([[2, 7, 8, 9, 3],
+           [2, 5, 6, 3, 0],
+           [2, 4, 4, 4, 3],
+           [2, 4, 1, 3, 0]], dtype=int32)
 
     Args:
-        documents: Documents, at least two, since the random next sentence comes from another one.
-        sequence_length: The longest pair, special tokens included; at least 5.
+        documents: Documents; at least two for "nsp", since the random next sentence comes from another one, else one.
+        kind: One of PAIRS.
+        sequence_length: The longest sequence, special tokens included; at least 5.
         short_sequence_probability: The share of passes over a document with a target drawn from [2, longest].
         duplicates: The number of passes.
         cls_id: The id of [CLS].
@@ -131,16 +173,22 @@ def sentence_pairs(documents, sequence_length, short_sequence_probability, dupli
         Pairs, in the order of the passes and documents.
 
     Raises:
-        ValueError: There are fewer than two documents.
+        ValueError: The kind is unknown or the documents are too few.
     """
-    if len(documents) < 2:
-        raise ValueError(f"Sentence pairs: expected at least two documents. Received: {len(documents)}.")
+    if kind not in PAIRS:
+        raise ValueError(f"Sentence pairs: expected one of {', '.join(PAIRS)}. Received: {kind!r}.")
+    fewest = 2 if kind == "nsp" else 1
+    if len(documents) < fewest:
+        expected = "two documents" if fewest == 2 else "one document"
+        raise ValueError(f"Sentence pairs: expected at least {expected}. Received: {len(documents)}.")
+    make = {"nsp": _next_sentence_pairs, "sop": _sentence_order_pairs, "none": _full_sentences}[kind]
+    num_special_tokens = 2 if kind == "none" else 3
     return Pairs(
-        *_sentence_pairs(
+        *make(
             documents.tokens,
             documents.sentence_starts,
             documents.document_starts,
-            sequence_length - NUM_SPECIAL_TOKENS,
+            sequence_length - num_special_tokens,
             short_sequence_probability,
             duplicates,
             np.int32(cls_id),
@@ -150,18 +198,73 @@ def sentence_pairs(documents, sequence_length, short_sequence_probability, dupli
     )
 
 
+_Output = collections.namedtuple("_Output", "tokens starts first_lengths labels count")
+"""The arrays of Pairs with room to grow, and how many of the pairs there are."""
+
+
 @compiled
-def _below(generator, n):
-    return int(generator.random() * n)
+def _empty_output():
+    tokens, starts = np.empty(1 << 16, np.int32), np.zeros(1 << 10, np.int64)
+    return _Output(tokens, starts, np.empty(1 << 10, np.int32), np.empty(1 << 10, np.int32), 0)
+
+
+@compiled
+def _emit(output, all_tokens, a_start, a_end, b_start, b_end, label, cls_id, sep_id):
+    """Appends [CLS] A [SEP] B [SEP], or [CLS] A [SEP] if B is empty, and returns the output."""
+    n = output.count
+    at = output.starts[n]
+    first_length = a_end - a_start + 2
+    length = first_length + (b_end - b_start + 1 if b_end > b_start else 0)
+    tokens = _grown(output.tokens, at + length)
+    tokens[at] = cls_id
+    tokens[at + 1 : at + first_length - 1] = all_tokens[a_start:a_end]
+    tokens[at + first_length - 1] = sep_id
+    if length > first_length:
+        tokens[at + first_length : at + length - 1] = all_tokens[b_start:b_end]
+        tokens[at + length - 1] = sep_id
+    starts = _grown(output.starts, n + 2)
+    first_lengths, labels = _grown(output.first_lengths, n + 1), _grown(output.labels, n + 1)
+    starts[n + 1] = at + length
+    first_lengths[n] = first_length
+    labels[n] = label
+    return _Output(tokens, starts, first_lengths, labels, n + 1)
 
 
 @compiled
 def _grown(array, size):
     if size <= len(array):
         return array
-    larger = np.empty(max(size, 2 * len(array)), array.dtype)
+    larger = np.empty(max(size, len(array) + len(array) // 2), array.dtype)
     larger[: len(array)] = array
     return larger
+
+
+@compiled
+def _filled(output):
+    """The part of the arrays in use: views, since a copy would take the memory twice."""
+    n = output.count
+    return output.tokens[: output.starts[n]], output.starts[: n + 1], output.first_lengths[:n], output.labels[:n]
+
+
+@compiled
+def _below(generator, n):
+    return int(generator.random() * n)
+
+
+@compiled
+def _target_length(max_tokens, short_probability, generator):
+    if generator.random() < short_probability:
+        return 2 + _below(generator, max_tokens - 1)
+    return max_tokens
+
+
+@compiled
+def _run_end(sentence_starts, first, stop, target):
+    """The end of the shortest run of sentences from `first` that has `target` tokens; else `stop`."""
+    end = first + 1
+    while end < stop and sentence_starts[end] - sentence_starts[first] < target:
+        end += 1
+    return end
 
 
 @compiled
@@ -182,63 +285,91 @@ def _truncate(a_start, a_end, b_start, b_end, max_tokens, generator):
 
 
 @compiled
-def _sentence_pairs(
+def _next_sentence_pairs(
     tokens, sentence_starts, document_starts, max_tokens, short_probability, duplicates, cls_id, sep_id, generator
 ):
     num_documents = len(document_starts) - 1
-    out = np.empty(1 << 16, np.int32)
-    starts = np.zeros(1 << 10, np.int64)
-    first_lengths = np.empty(1 << 10, np.int32)
-    labels = np.empty(1 << 10, np.int32)
-    count = num_truncated = 0
+    output = _empty_output()
+    num_truncated = 0
     for visit in range(duplicates * num_documents):
         document = visit % num_documents
-        last = document_starts[document + 1] - 1
-        target = max_tokens
-        if generator.random() < short_probability:
-            target = 2 + _below(generator, max_tokens - 1)
-        chunk = sentence = document_starts[document]
-        while sentence <= last:
-            # The chunk is sentences chunk to sentence; sentences are contiguous in tokens, and so are the parts A and B.
-            if sentence < last and sentence_starts[sentence + 1] - sentence_starts[chunk] < target:
-                sentence += 1
-                continue
-            num_sentences = sentence - chunk + 1
+        target = _target_length(max_tokens, short_probability, generator)
+        chunk, stop = document_starts[document], document_starts[document + 1]
+        while chunk < stop:
+            # The chunk is sentences chunk to end - 1; sentences are contiguous in tokens, and so are the parts A and B.
+            end = _run_end(sentence_starts, chunk, stop, target)
             cut = chunk + 1
-            if num_sentences >= 2:
-                cut += _below(generator, num_sentences - 1)
+            if end - chunk >= 2:
+                cut += _below(generator, end - chunk - 1)
             a_start, a_end = sentence_starts[chunk], sentence_starts[cut]
-            is_random = num_sentences == 1 or generator.random() < 0.5
+            is_random = end - chunk == 1 or generator.random() < 0.5
             if is_random:
                 other = _below(generator, num_documents - 1)
                 other += other >= document
-                first = document_starts[other] + _below(generator, document_starts[other + 1] - document_starts[other])
-                end = first + 1
-                while end < document_starts[other + 1] and (
-                    sentence_starts[end] - sentence_starts[first] < target - (a_end - a_start)
-                ):
-                    end += 1
-                b_start, b_end = sentence_starts[first], sentence_starts[end]
-                sentence = cut  # the sentences that B displaced go back
+                first, other_stop = document_starts[other], document_starts[other + 1]
+                first += _below(generator, other_stop - first)
+                b_start = sentence_starts[first]
+                b_end = sentence_starts[_run_end(sentence_starts, first, other_stop, target - (a_end - a_start))]
+                chunk = cut  # the sentences that B displaced go back
             else:
-                b_start, b_end = a_end, sentence_starts[sentence + 1]
-                sentence += 1
-            chunk = sentence
+                b_start, b_end = a_end, sentence_starts[end]
+                chunk = end
             num_truncated += (a_end - a_start) + (b_end - b_start) > max_tokens
             a_start, a_end, b_start, b_end = _truncate(a_start, a_end, b_start, b_end, max_tokens, generator)
+            output = _emit(output, tokens, a_start, a_end, b_start, b_end, is_random, cls_id, sep_id)
+    return *_filled(output), num_truncated, 0
 
-            at = starts[count]
-            a_length, b_length = a_end - a_start, b_end - b_start
-            out = _grown(out, at + a_length + b_length + 3)
-            out[at] = cls_id
-            out[at + 1 : at + 1 + a_length] = tokens[a_start:a_end]
-            out[at + 1 + a_length] = sep_id
-            out[at + 2 + a_length : at + 2 + a_length + b_length] = tokens[b_start:b_end]
-            out[at + 2 + a_length + b_length] = sep_id
-            first_lengths, labels = _grown(first_lengths, count + 1), _grown(labels, count + 1)
-            first_lengths[count] = a_length + 2
-            labels[count] = is_random
-            count += 1
-            starts = _grown(starts, count + 1)
-            starts[count] = at + a_length + b_length + 3
-    return out[: starts[count]].copy(), starts[: count + 1].copy(), first_lengths[:count], labels[:count], num_truncated
+
+@compiled
+def _sentence_order_pairs(
+    tokens, sentence_starts, document_starts, max_tokens, short_probability, duplicates, cls_id, sep_id, generator
+):
+    num_documents = len(document_starts) - 1
+    output = _empty_output()
+    num_truncated = num_dropped = 0
+    for visit in range(duplicates * num_documents):
+        document = visit % num_documents
+        target = _target_length(max_tokens, short_probability, generator)
+        end, stop = document_starts[document], document_starts[document + 1]
+        while end < stop:
+            chunk, end = end, _run_end(sentence_starts, end, stop, target)
+            a_start, b_end = sentence_starts[chunk], sentence_starts[end]
+            if b_end - a_start == 1:
+                num_dropped += 1
+                continue
+            if end - chunk >= 2:
+                cut = sentence_starts[chunk + 1 + _below(generator, end - chunk - 1)]
+            else:
+                cut = a_start + 1 + _below(generator, b_end - a_start - 1)
+            a_end, b_start = cut, cut
+            is_swapped = generator.random() < 0.5
+            if is_swapped:
+                a_start, a_end, b_start, b_end = b_start, b_end, a_start, a_end
+            num_truncated += (a_end - a_start) + (b_end - b_start) > max_tokens
+            a_start, a_end, b_start, b_end = _truncate(a_start, a_end, b_start, b_end, max_tokens, generator)
+            output = _emit(output, tokens, a_start, a_end, b_start, b_end, is_swapped, cls_id, sep_id)
+    return *_filled(output), num_truncated, num_dropped
+
+
+@compiled
+def _full_sentences(
+    tokens, sentence_starts, document_starts, max_tokens, short_probability, duplicates, cls_id, sep_id, generator
+):
+    num_documents = len(document_starts) - 1
+    output = _empty_output()
+    num_truncated = 0
+    for visit in range(duplicates * num_documents):
+        document = visit % num_documents
+        target = _target_length(max_tokens, short_probability, generator)
+        start = sentence_starts[document_starts[document]]  # of the sequence, in tokens
+        for sentence in range(document_starts[document], document_starts[document + 1]):
+            sentence_start, end = sentence_starts[sentence], sentence_starts[sentence + 1]
+            if end - start > target and start < sentence_start:
+                output = _emit(output, tokens, start, sentence_start, 0, 0, 0, cls_id, sep_id)
+                start = sentence_start
+            num_truncated += end - start > max_tokens
+            while end - start > max_tokens:
+                output = _emit(output, tokens, start, start + max_tokens, 0, 0, 0, cls_id, sep_id)
+                start += max_tokens
+        output = _emit(output, tokens, start, end, 0, 0, 0, cls_id, sep_id)
+    return *_filled(output), num_truncated, 0

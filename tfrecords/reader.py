@@ -1,26 +1,49 @@
-"""Records to a `tf.data.Dataset` of (x, y, sample_weight), as `model.fit` takes it; writer.py is its twin."""
+"""Records to a `tf.data.Dataset` of (x, y, sample_weight), as `model.fit` takes it; writer.py is its twin.
+
+An epoch is an order of all blocks of records (schema.BLOCK_RECORDS in a row, whose offsets the manifest keeps) and then, in
+every window of _WINDOW_RECORDS, an order of its records. Both are hashes of (seed, epoch), so that reading can start at any
+batch: it opens the block where that batch's window begins, and nothing before it.
+"""
 
 import glob
 import os
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from tfrecords import schema
 from tfrecords.errors import InputError
+from tfrecords.files import is_gzip
+from tfrecords.masking import Masking, mask_tokens, record_keys
 from tfrecords.schema import Manifest, Shard, load_manifest
 
-_SHUFFLE_RECORDS = 1 << 15
-_SHARDS_AT_ONCE = 8
+_untouched = tf.autograph.experimental.do_not_convert  # rewriting these functions would take half of the time to start
+_WINDOW_RECORDS = 1 << 15
+_BUFFER_BYTES = 1 << 18
+# What is drawn in an epoch, each with hashes of its own.
+_BLOCKS, _WINDOWS, _MASKS = range(3)
 
 
-def read(records, split="train", *, batch_size, seed=0, epochs=1, start_step=0, shuffle=None):
+def read(
+    records,
+    split="train",
+    *,
+    batch_size,
+    seed=0,
+    epochs=1,
+    start_step=0,
+    shuffle=None,
+    vocabulary_size=None,
+    input_context=None,
+):
     """Reads a split of records as batches for `fit` and `evaluate`.
 
-    The order is a pure function of (seed, epoch). Shuffled, every epoch has another order and the records that do not
-    fill a batch are left out of it; not shuffled, every record comes, in the order of the shards, and the last batch is
-    filled up with records of weight zero. So every batch has the same static shape.
+    The order is a pure function of the records, the seed and the epoch, and so are the masks of records that are masked in
+    reading. Shuffled, every epoch has another order and other masks, and the records that do not fill a batch are left out of
+    it; not shuffled, every record comes, in the order of the shards, with the same masks in every epoch, and the last batch
+    is filled up with records of weight zero. So every batch has the same static shape.
 
     Args:
         records: A directory with a manifest (of `kbert records`), a Manifest, or a file, pattern or list of files of records
@@ -29,13 +52,18 @@ def read(records, split="train", *, batch_size, seed=0, epochs=1, start_step=0, 
         batch_size: B.
         seed: The key of the order.
         epochs: How many passes; None repeats without end.
-        start_step: The number of batches that are passed over at the start.
+        start_step: The number of batches that are passed over at the start. Of those at most a window of records is read, or
+            with GZIP a shard.
         shuffle: Whether to shuffle; None shuffles the training split.
+        vocabulary_size: The model's. Records by another tool do not tell theirs: reading stops at an id that is not below it.
+        input_context: A tf.distribute.InputContext: B is the batch of all replicas, and what comes is this input pipeline's
+            share of its rows. Every pipeline reads all records, but parses only its own.
 
     Returns:
         A Dataset of (x, y, sample_weight), with x a dict of token_ids, segment_ids, padding_mask (int32 [B, S]) and
-        mask_positions (int32 [B, P]); y a dict of mlm (int32 [B, P]) and nsp (int32 [B], 0 = B follows A, 1 = random);
-        sample_weight a dict of mlm (float32 [B, P], 0 on unused slots) and nsp (float32 [B]).
+        mask_positions (int32 [B, P]); y a dict of mlm (int32 [B, P]) and nsp (int32 [B], 0 = B follows A, 1 = random or,
+        with the pairs "sop", swapped); sample_weight a dict of mlm (float32 [B, P], 0 on unused slots) and nsp (float32
+        [B]). There is no nsp with the pairs "none".
 
     Raises:
         InputError: The records cannot be read, or are too few for a batch.
@@ -43,6 +71,11 @@ def read(records, split="train", *, batch_size, seed=0, epochs=1, start_step=0, 
     manifest = describe(records)
     if split not in schema.SPLITS:
         raise InputError(f"Expected a split among {', '.join(schema.SPLITS)}. Received: {split!r}.")
+    if None not in (vocabulary_size, manifest.vocabulary_size) and vocabulary_size != manifest.vocabulary_size:
+        raise InputError(
+            f"Expected records of a vocabulary of {vocabulary_size:,} pieces. "
+            f"Received: {manifest.directory}, written with one of {manifest.vocabulary_size:,}."
+        )
     shuffle = split == "train" if shuffle is None else shuffle
     num_records = manifest.num_records(split)
     if batch_size < 1:
@@ -54,67 +87,196 @@ def read(records, split="train", *, batch_size, seed=0, epochs=1, start_step=0, 
         )
     if start_step < 0:
         raise InputError(f"Expected a start step of at least 0. Received: {start_step}.")
+    rows = _rows(batch_size, input_context)
     steps = num_records // batch_size if shuffle else -(-num_records // batch_size)
-    first_epoch, skipped = divmod(start_step, steps)
+    first_epoch, skipped_steps = divmod(start_step, steps)
+    blocks = _blocks(manifest, split)
 
+    @_untouched
     def epoch_batches(epoch):
-        dataset = _epoch_records(manifest.files(split), epoch, seed) if shuffle else _records(manifest.files(split))
-        dataset = dataset.batch(batch_size, drop_remainder=shuffle)
-        return dataset.skip(tf.where(epoch == first_epoch, tf.cast(skipped, tf.int64), 0))
+        skipped = tf.where(epoch == first_epoch, tf.cast(skipped_steps * batch_size, tf.int64), 0)
+        dataset = _epoch(blocks, skipped, seed, epoch, shuffle)
+        return dataset.rebatch(batch_size, drop_remainder=shuffle)
+
+    @_untouched
+    def batch(serialized, keys):
+        return _parse(serialized[rows], keys[rows], manifest, rows.stop - rows.start, vocabulary_size)
 
     dataset = tf.data.Dataset.range(first_epoch, tf.int64.max if epochs is None else epochs).flat_map(epoch_batches)
-    dataset = dataset.map(lambda batch: _parse(batch, manifest, batch_size), num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
     cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else max(0, epochs * steps - start_step)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def _records(files):
-    return tf.data.TFRecordDataset(files)
+def _rows(batch_size, input_context):
+    """The rows of a batch that this input pipeline gives."""
+    if input_context is None:
+        return slice(0, batch_size)
+    replicas, pipelines = input_context.num_replicas_in_sync, input_context.num_input_pipelines
+    if batch_size % replicas or batch_size % pipelines:
+        step = int(np.lcm(replicas, pipelines))
+        nearest = max(step, round(batch_size / step) * step)
+        raise InputError(
+            f"Expected a batch size that {replicas} replicas and {pipelines} input pipelines can share. "
+            f"Received: {batch_size}; take {nearest}."
+        )
+    share = batch_size // pipelines
+    return slice(input_context.input_pipeline_id * share, (input_context.input_pipeline_id + 1) * share)
 
 
-def _epoch_records(files, epoch, seed):
-    """All records of `files`: the shards in the order that (seed, epoch) gives, several at once, through a shuffle buffer."""
-    key = tf.stack([tf.constant(seed, tf.int64), epoch])
-    files = tf.random.experimental.stateless_shuffle(files, key)
-    shards = tf.data.Dataset.from_tensor_slices(files)
-    dataset = shards.interleave(tf.data.TFRecordDataset, cycle_length=_SHARDS_AT_ONCE)
-    tf.random.set_seed(1)  # of the graph that this is traced in: the order must not follow the global seed
-    buffer_seed = tf.random.stateless_uniform([], key, minval=None, maxval=None, dtype=tf.int64, alg="philox")
-    return dataset.shuffle(_SHUFFLE_RECORDS, seed=buffer_seed, reshuffle_each_iteration=False)
-
-
-def _parse(serialized, manifest, batch_size):
-    features = tf.io.parse_example(serialized, _features(manifest.sequence_length, manifest.max_predictions))
-    missing = batch_size - tf.shape(serialized)[0]
-
-    def dense(name, dtype=tf.int32):
-        values = tf.cast(features[name], dtype)
-        values = tf.pad(values, [[0, missing], [0, 0]])
-        return tf.ensure_shape(values, [batch_size, None])
-
-    x = {
-        "token_ids": dense(schema.INPUT_IDS),
-        "segment_ids": dense(schema.SEGMENT_IDS),
-        "padding_mask": dense(schema.INPUT_MASK),
-        "mask_positions": dense(schema.MASKED_LM_POSITIONS),
-    }
-    y = {"mlm": dense(schema.MASKED_LM_IDS), "nsp": dense(schema.NEXT_SENTENCE_LABELS)[:, 0]}
-    sample_weight = {
-        "mlm": dense(schema.MASKED_LM_WEIGHTS, tf.float32),
-        "nsp": tf.cast(tf.range(batch_size) < batch_size - missing, tf.float32),
-    }
-    return x, y, sample_weight
-
-
-def _features(sequence_length, max_predictions):
-    lengths = dict.fromkeys(schema.SEQUENCE_FEATURES, sequence_length)
-    lengths |= dict.fromkeys(schema.PREDICTION_FEATURES, max_predictions)
-    lengths[schema.NEXT_SENTENCE_LABELS] = 1
+def _blocks(manifest, split):
+    """The runs of records that can be opened by themselves: a dict of tensors, one value for every block."""
+    rows = []
+    for shard in manifest.shards:
+        if shard.split == split:
+            path = str(manifest.directory / shard.name)
+            kind = "GZIP" if shard.compression == "gzip" else ""
+            if not shard.offsets:
+                rows.append((path, kind, 0, shard.records))
+            for number, offset in enumerate(shard.offsets):
+                rows.append((path, kind, offset, min(schema.BLOCK_RECORDS, shard.records - number * schema.BLOCK_RECORDS)))
+    path, kind, offset, count = zip(*rows, strict=True)
     return {
-        name: tf.io.FixedLenFeature([length], tf.float32 if name == schema.MASKED_LM_WEIGHTS else tf.int64)
-        for name, length in lengths.items()
+        "path": tf.constant(path),
+        "kind": tf.constant(kind),
+        "offset": tf.constant(offset, tf.int64),
+        "count": tf.constant(count, tf.int64),
     }
+
+
+def _epoch(blocks, skipped, seed, epoch, shuffle):
+    """The records of an epoch behind the first `skipped`, as batches of (serialized record, key of its masks)."""
+    if shuffle:
+        order = tf.argsort(_keys(seed, epoch, _BLOCKS, tf.range(len(blocks["count"]), dtype=tf.int64)), stable=True)
+        blocks = {name: tf.gather(values, order) for name, values in blocks.items()}
+    # Where the window of the first record begins, and the block that this is in.
+    first_window = skipped // _WINDOW_RECORDS
+    begin = first_window * _WINDOW_RECORDS
+    ends = tf.cumsum(blocks["count"])
+    first_block = tf.searchsorted(ends, [begin], side="right")[0]
+    inside = tf.maximum(begin - (ends - blocks["count"]), 0)
+    some = {name: values[first_block:] for name, values in (blocks | {"skip": inside}).items()}
+    records = tf.data.Dataset.from_tensor_slices(some).flat_map(_block_records)
+    windows = tf.data.Dataset.zip(tf.data.Dataset.range(first_window, tf.int64.max), records.batch(_WINDOW_RECORDS))
+
+    @_untouched
+    def ordered(window, serialized):
+        begin = window * _WINDOW_RECORDS
+        numbers = begin + tf.range(tf.size(serialized), dtype=tf.int64)
+        if shuffle:
+            serialized = tf.gather(serialized, tf.argsort(_keys(seed, epoch, _WINDOWS, numbers), stable=True))
+        first = tf.maximum(skipped - begin, 0)
+        return serialized[first:], _keys(seed, epoch if shuffle else 0, _MASKS, numbers[first:])
+
+    return windows.map(ordered).prefetch(1)
+
+
+def _keys(seed, epoch, purpose, numbers):
+    return record_keys(seed, tf.cast(epoch, tf.int64) * 4 + purpose, numbers)
+
+
+@_untouched
+def _block_records(block):
+    # tf.data.TFRecordDataset has no byte offset, the operation below it has (TensorFlow 2.20 and 2.21).
+    variant = tf.raw_ops.TFRecordDatasetV2(
+        filenames=block["path"][None],
+        compression_type=block["kind"],
+        buffer_size=tf.constant(_BUFFER_BYTES, tf.int64),
+        byte_offsets=block["offset"][None],
+    )
+    records = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+    return records.skip(block["skip"]).take(block["count"] - block["skip"])
+
+
+def _parse(serialized, keys, manifest, batch_size, vocabulary_size):
+    """Parses at most `batch_size` records and fills up with such of weight zero."""
+    dynamic = manifest.config is not None and manifest.config.masking == "dynamic"
+    features = tf.io.parse_example(serialized, features_of(manifest))
+    if manifest.config is None:  # nobody has checked what other tools wrote
+        features = _checked(features, manifest, vocabulary_size)
+    x, y, weight = (_masked_now if dynamic else _masked_before)(features, keys, manifest)
+    sample_weight = {"mlm": weight}
+    if manifest.pairs != "none":
+        y["nsp"] = tf.cast(features[schema.NEXT_SENTENCE_LABELS][:, 0], tf.int32)
+        sample_weight["nsp"] = tf.ones_like(y["nsp"], tf.float32)
+
+    def filled(values):
+        values = tf.pad(values, [[0, batch_size - tf.shape(values)[0]]] + [[0, 0]] * (values.shape.rank - 1))
+        return tf.ensure_shape(values, [batch_size, *values.shape[1:]])
+
+    return tf.nest.map_structure(filled, (x, y, sample_weight))
+
+
+def features_of(manifest):
+    """What `tf.io.parse_example` is told of the records."""
+    features = {}
+    if manifest.pairs != "none":
+        features[schema.NEXT_SENTENCE_LABELS] = tf.io.FixedLenFeature([1], tf.int64)
+    if manifest.config is not None and manifest.config.masking == "dynamic":
+        features[schema.INPUT_IDS] = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+        features[schema.FIRST_LENGTH] = tf.io.FixedLenFeature([1], tf.int64)
+        return features
+    for name in schema.SEQUENCE_FEATURES:
+        features[name] = tf.io.FixedLenFeature([manifest.sequence_length], tf.int64)
+    for name in schema.PREDICTION_FEATURES:
+        dtype = tf.float32 if name == schema.MASKED_LM_WEIGHTS else tf.int64
+        features[name] = tf.io.FixedLenFeature([manifest.max_predictions], dtype)
+    return features
+
+
+def limits_of(sequence_length, vocabulary_size):
+    """What the values of each feature that is looked up or taken for a mask have to be below, by name; none is negative."""
+    return {
+        schema.INPUT_IDS: vocabulary_size,
+        schema.MASKED_LM_IDS: vocabulary_size,
+        schema.MASKED_LM_POSITIONS: sequence_length,
+        schema.FIRST_LENGTH: sequence_length + 1,
+        schema.INPUT_MASK: 2,
+        schema.SEGMENT_IDS: 2,
+        schema.NEXT_SENTENCE_LABELS: 2,
+    }
+
+
+def _masked_before(features, keys, manifest):
+    """x, y and the weights of the masked tokens, of records that have their masks."""
+    x = {
+        "token_ids": tf.cast(features[schema.INPUT_IDS], tf.int32),
+        "segment_ids": tf.cast(features[schema.SEGMENT_IDS], tf.int32),
+        "padding_mask": tf.cast(features[schema.INPUT_MASK], tf.int32),
+        "mask_positions": tf.cast(features[schema.MASKED_LM_POSITIONS], tf.int32),
+    }
+    return x, {"mlm": tf.cast(features[schema.MASKED_LM_IDS], tf.int32)}, features[schema.MASKED_LM_WEIGHTS]
+
+
+def _masked_now(features, keys, manifest):
+    """The same, of records that get their masks here."""
+    token_ids = tf.cast(features[schema.INPUT_IDS].to_tensor(shape=[None, manifest.sequence_length]), tf.int32)
+    lengths = tf.cast(features[schema.INPUT_IDS].row_lengths(), tf.int32)
+    position = tf.range(manifest.sequence_length)
+    inside = position < lengths[:, None]
+    second = inside & (position >= tf.cast(features[schema.FIRST_LENGTH], tf.int32))
+    masked = mask_tokens(token_ids, lengths, Masking.of(manifest.load_vocabulary(), manifest.config), keys)
+    x = {
+        "token_ids": masked["token_ids"],
+        "segment_ids": tf.cast(second, tf.int32),
+        "padding_mask": tf.cast(inside, tf.int32),
+        "mask_positions": masked["positions"],
+    }
+    return x, {"mlm": masked["labels"]}, masked["weights"]
+
+
+def _checked(features, manifest, vocabulary_size):
+    """The features, unless they have ids or positions that would be gathered from beyond a table's end."""
+    checks = []
+    for name, limit in limits_of(manifest.sequence_length, vocabulary_size or tf.int32.max).items():
+        if name not in features:
+            continue
+        wrong = tf.boolean_mask(features[name], (features[name] < 0) | (features[name] >= limit))
+        message = f"{manifest.directory}: expected {name} from 0 to {limit - 1:,}. Received:"
+        checks.append(tf.raw_ops.Assert(condition=tf.size(wrong) == 0, data=[message, wrong[:1]]))
+    with tf.control_dependencies(checks):
+        return tf.nest.map_structure(tf.identity, features)
 
 
 def describe(records):
@@ -133,7 +295,7 @@ def describe(records):
             return load_manifest(matches[0] if matches else records)
         records = matches
     files = [pathlib.Path(file) for file in records]
-    lengths = _first_record_lengths(files)
+    lengths = _first_record_lengths(files)  # of a file of another kind, this says best what is wrong
     return Manifest(
         directory=pathlib.Path(os.path.commonpath([file.absolute().parent for file in files])),
         sequence_length=lengths[schema.INPUT_IDS],
@@ -141,42 +303,52 @@ def describe(records):
         vocabulary_size=None,
         vocabulary_sha256=None,
         config=None,
-        shards=tuple(
-            Shard(
-                name=str(file.absolute()),
-                split="train",
-                records=_count_records(file),
-                bytes=file.stat().st_size,
-                sha256="",
-            )
-            for file in files
-        ),
+        shards=tuple(_foreign_shard(file) for file in files),
         counts={},
     )
 
 
-def _count_records(file):
-    try:
-        return sum(1 for _ in tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
-    except tf.errors.DataLossError as error:
-        raise InputError(f"{file}: expected TFRecords of tf.train.Example. Received: {error}.") from None
+def _foreign_shard(file):
+    from tfrecords.framing import scan_records  # brings numba, which reading our own records does without
+
+    count, offsets, compression = scan_records(file)
+    return Shard(
+        name=str(file.absolute()),
+        split="train",
+        records=count,
+        bytes=file.stat().st_size,
+        sha256="",
+        offsets=offsets,
+        compression=compression,
+    )
 
 
 def _first_record_lengths(files):
-    """The number of values in each feature of the first record, by name; the record has all features of the schema."""
+    """The number of values in each feature of the first record, by name; the record has the features of the schema."""
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
         raise InputError(f"Expected files of records. Received: {', '.join(missing) or 'none'}, which is no file.")
+    kind = "GZIP" if is_gzip(files[0]) else ""
     try:
-        first = next(tf.data.TFRecordDataset([str(file) for file in files]).take(1).as_numpy_iterator(), b"")
+        first = next(tf.data.TFRecordDataset(str(files[0]), kind).take(1).as_numpy_iterator(), b"")
         feature = tf.train.Example.FromString(first).features.feature
     except (tf.errors.DataLossError, DecodeError) as error:
         raise InputError(f"{files[0]}: expected TFRecords of tf.train.Example. Received: {error}.") from None
-    lengths = {name: len(value.int64_list.value) or len(value.float_list.value) for name, value in feature.items()}
     names = [*schema.SEQUENCE_FEATURES, *schema.PREDICTION_FEATURES, schema.NEXT_SENTENCE_LABELS]
-    absent = [name for name in names if name not in lengths]
+    absent = [name for name in names if name not in feature]
     if absent:
         raise InputError(
             f"{files[0]}: expected records with {', '.join(names)}. Received: records without {', '.join(absent)}."
         )
+    kinds = {name: feature[name].WhichOneof("kind") or "no list" for name in names}
+    lengths = {name: len(getattr(feature[name], kind).value) if kind != "no list" else 0 for name, kind in kinds.items()}
+    expected = dict.fromkeys(schema.SEQUENCE_FEATURES, lengths[schema.INPUT_IDS])
+    expected |= dict.fromkeys(schema.PREDICTION_FEATURES, lengths[schema.MASKED_LM_IDS])
+    expected |= {schema.NEXT_SENTENCE_LABELS: 1}
+    for name in names:
+        kind = "float_list" if name == schema.MASKED_LM_WEIGHTS else "int64_list"
+        if (kinds[name], lengths[name]) != (kind, expected[name] or 1):
+            raise InputError(
+                f"{files[0]}: expected {name} as {kind} of {expected[name] or 1}. Received: {kinds[name]} of {lengths[name]}."
+            )
     return lengths

@@ -52,13 +52,19 @@ class Tokenizer(tf.Module):
             token_out_type=tf.int32,
         )
 
-    def __call__(self, texts):
-        """Tokenizes `texts` (string [B], valid UTF-8) to a RaggedTensor of ids (int32 [B, None])."""
-        return self._wordpiece.tokenize(_reject_long_words(normalize(texts, self.cased)))
+    def __call__(self, texts, printable_ascii=False):
+        """Tokenizes `texts` (string [B], valid UTF-8) to a RaggedTensor of ids (int32 [B, None]).
+
+        With `printable_ascii`, the texts have to be of the characters from space to "~", and what those do not need is
+        left out.
+        """
+        return self._wordpiece.tokenize(_reject_long_words(normalize(texts, self.cased, printable_ascii)))
 
 
-def normalize(texts, cased):
+def normalize(texts, cased, printable_ascii=False):
     """Cleans `texts` (string [B], valid UTF-8) as BERT does before it splits words; uncased also lowers and strips accents."""
+    if printable_ascii:
+        return texts if cased else tf.strings.lower(texts)
     texts = tf.strings.regex_replace(texts, _OTHER_SPACE, " ")
     texts = tf.strings.regex_replace(texts, _CONTROL, "")
     if not cased:
@@ -69,6 +75,11 @@ def normalize(texts, cased):
     return texts
 
 
+def set_words_apart(texts):
+    """Puts spaces around every character of normalized `texts` (string [B]) that is a word of its own: CJK, punctuation."""
+    return tf.strings.regex_replace(texts, _WORD_ENDS, r" \1 ")
+
+
 def _reject_long_words(texts):
     """Puts a word that is certainly [UNK] in the place of every word of more than MAX_WORD_CHARACTERS characters.
 
@@ -77,8 +88,7 @@ def _reject_long_words(texts):
     """
 
     def replace():
-        apart = tf.strings.regex_replace(texts, _WORD_ENDS, r" \1 ")
-        return tf.strings.regex_replace(apart, _LONG_WORD, "x" * (_MAX_WORD_BYTES + 1))
+        return tf.strings.regex_replace(set_words_apart(texts), _LONG_WORD, "x" * (_MAX_WORD_BYTES + 1))
 
     some = tf.reduce_any(tf.strings.regex_full_match(texts, rf"(?s).*{_LONG_WORD}.*"))
     return tf.cond(some, replace, lambda: texts)

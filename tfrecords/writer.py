@@ -1,59 +1,124 @@
-"""Masked pairs to a shard of `tf.train.Example` records; reader.py is its twin.
+"""Arrays to a shard of `tf.train.Example` records; reader.py is its twin.
 
-The protocol buffer encoding is a compiled loop (numba) over whole batches: building `tf.train.Example`s in Python would be
-the slowest step of all.
+The protocol buffers and the TFRecord framing around them are written by compiled loops (numba) over whole batches: building
+`tf.train.Example`s in Python would be the slowest step of all.
 """
 
-import itertools
+import contextlib
+import gzip
 
 import numpy as np
-import tensorflow as tf
 
 from tfrecords import schema
 from tfrecords.compilation import compiled
 from tfrecords.files import atomic_path, sha256
 
 
-def write_shard(path, split, batches):
+def write_shard(path, split, batches, compression="none"):
     """Writes batches of records to the file `path`, atomically, and returns its Shard.
 
     Args:
         path: The file, a pathlib.Path.
         split: "train" or "validation".
-        batches: Yields dicts from feature name to array [B, length of the feature]: int32, or float32 for the weights.
+        batches: Yields what `encode_records` takes: (features, lengths).
+        compression: "none" or "gzip".
     """
-    count = 0
+    count, size, offsets = 0, 0, []
     with atomic_path(path) as partial:
-        with tf.io.TFRecordWriter(str(partial)) as writer:
-            for batch in batches:
-                for record in encode_records(batch):
-                    writer.write(record)
-                    count += 1
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(partial, "wb"))
+            if compression == "gzip":  # without name and time, so that equal records are equal files
+                file = stack.enter_context(gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0))
+            for features, lengths in batches:
+                buffer, starts = encode_records(features, lengths)
+                file.write(buffer)
+                offsets += (starts[:-1][-count % schema.BLOCK_RECORDS :: schema.BLOCK_RECORDS] + size).tolist()
+                count += len(starts) - 1
+                size += len(buffer)
         digest, size = sha256(partial), partial.stat().st_size
-    return schema.Shard(name=path.name, split=split, records=count, bytes=size, sha256=digest)
+    return schema.Shard(
+        name=path.name,
+        split=split,
+        records=count,
+        bytes=size,
+        sha256=digest,
+        offsets=() if compression == "gzip" else tuple(offsets),
+        compression=compression,
+    )
 
 
-def encode_records(features):
-    """Serialises a batch as `tf.train.Example`s, features in the order of their names.
+def encode_records(features, lengths=None):
+    """Serialises a batch as TFRecords of `tf.train.Example`s, features in the order of their names.
 
     Args:
         features: A dict from name to array: int32 [B, n], not negative, for an int64 list, or float32 [B, n] for a float list.
+        lengths: A dict from name to int [B], how many values of a row are written; a name that is not there has all.
 
     Returns:
-        A list of B byte strings.
+        The bytes as uint8 [n], and where each record begins, int64 [B + 1]; the last is the end.
     """
     names = sorted(features)
+    lengths = lengths or {}
     matrix = np.concatenate([features[name].view(np.int32) for name in names], axis=1)
     keys = [name.encode() for name in names]
-    buffer, starts = _encode(
+    num_values = [np.broadcast_to(lengths.get(name, features[name].shape[1]), len(matrix)) for name in names]
+    return _encode(
         matrix,
         np.cumsum([0] + [features[name].shape[1] for name in names]),
+        np.stack(num_values, axis=1).astype(np.int64),
         np.frombuffer(b"".join(keys), np.uint8),
         np.cumsum([0] + [len(key) for key in keys]),
         np.array([features[name].dtype == np.float32 for name in names]),
+        _CRC_TABLES,
     )
-    data = buffer.tobytes()
-    return [data[start:end] for start, end in itertools.pairwise(starts)]
+
+
+def _crc_tables():
+    """CRC-32C (Castagnoli) of every byte, and of every byte with 1 to 7 zero bytes behind it: uint32 [8, 256]."""
+    tables = np.zeros([8, 256], np.uint32)
+    crc = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        crc = np.where(crc & 1, (crc >> 1) ^ np.uint32(0x82F63B78), crc >> 1)
+    tables[0] = crc
+    for k in range(1, 8):
+        tables[k] = (tables[k - 1] >> 8) ^ tables[0][tables[k - 1] & 255]
+    return tables
+
+
+_CRC_TABLES = _crc_tables()
+
+
+@compiled
+def _put_masked_crc(out, at, start, end, tables):
+    """Puts the CRC-32C of out[start:end] at `at`, rotated and offset as TFRecords have it; eight bytes at a time."""
+    crc = np.uint32(0xFFFFFFFF)
+    i = start
+    while i + 8 <= end:
+        low = crc ^ (np.uint32(out[i]) | np.uint32(out[i + 1]) << 8 | np.uint32(out[i + 2]) << 16 | np.uint32(out[i + 3]) << 24)
+        crc = (
+            tables[7, low & 255]
+            ^ tables[6, (low >> 8) & 255]
+            ^ tables[5, (low >> 16) & 255]
+            ^ tables[4, (low >> 24) & 255]
+            ^ tables[3, out[i + 4]]
+            ^ tables[2, out[i + 5]]
+            ^ tables[1, out[i + 6]]
+            ^ tables[0, out[i + 7]]
+        )
+        i += 8
+    while i < end:
+        crc = tables[0, (crc ^ out[i]) & 255] ^ (crc >> 8)
+        i += 1
+    crc = ~np.uint32(crc)
+    masked = np.uint64(((np.uint64(crc) >> 15) | (np.uint64(crc) << 17)) & 0xFFFFFFFF) + np.uint64(0xA282EAD8)
+    return _put_bytes(out, at, np.int64(masked & np.uint64(0xFFFFFFFF)), 4)
+
+
+@compiled
+def _put_bytes(out, at, value, count):
+    for byte in range(count):
+        out[at + byte] = (value >> (8 * byte)) & 255
+    return at + count
 
 
 @compiled
@@ -88,28 +153,33 @@ def _put_field(out, at, tag, size):
 
 
 @compiled
-def _encode(matrix, columns, keys, key_starts, is_float):
-    """Example { features { feature { key, value { int64_list | float_list { value: packed } } } ... } }.
+def _encode(matrix, columns, num_values, keys, key_starts, is_float, crc_tables):
+    """A TFRecord is its length (8 bytes), the CRC of that (4), the data, the CRC of the data (4). The data:
+
+    Example { features { feature { key, value { int64_list | float_list { value: packed } } } ... } }.
 
     Floats come as their bits. Tags: field 1 of wire type 2 is 0x0A, field 2 is 0x12, field 3 is 0x1A.
     """
     num_records, num_features = len(matrix), len(columns) - 1
     list_sizes = np.empty(num_features, np.int64)
     starts = np.zeros(num_records + 1, np.int64)
-    out = np.empty(num_records * (5 * columns[-1] + key_starts[-1] + 40 * num_features + 10), np.uint8)
+    out = np.empty(num_records * (5 * columns[-1] + key_starts[-1] + 40 * num_features + 26), np.uint8)
     at = 0
     for n in range(num_records):
         features_size = 0
         for f in range(num_features):
-            size = 4 * (columns[f + 1] - columns[f])
+            size = 4 * num_values[n, f]
             if not is_float[f]:
                 size = 0
-                for c in range(columns[f], columns[f + 1]):
+                for c in range(columns[f], columns[f] + num_values[n, f]):
                     size += _varint_size(matrix[n, c])
             list_sizes[f] = size
             entry = _field_size(key_starts[f + 1] - key_starts[f]) + _field_size(_field_size(_field_size(size)))
             features_size += _field_size(entry)
-        at = _put_field(out, at, 0x0A, features_size)
+
+        _put_bytes(out, at, _field_size(features_size), 8)
+        data = _put_masked_crc(out, at + 8, at, at + 8, crc_tables)
+        at = _put_field(out, data, 0x0A, features_size)
         for f in range(num_features):
             key_size, size = key_starts[f + 1] - key_starts[f], list_sizes[f]
             value_size = _field_size(_field_size(size))
@@ -119,13 +189,8 @@ def _encode(matrix, columns, keys, key_starts, is_float):
             at = _put_field(out, at + key_size, 0x12, value_size)
             at = _put_field(out, at, 0x12 if is_float[f] else 0x1A, _field_size(size))
             at = _put_field(out, at, 0x0A, size)
-            for c in range(columns[f], columns[f + 1]):
-                value = matrix[n, c]
-                if is_float[f]:
-                    for byte in range(4):
-                        out[at] = (value >> (8 * byte)) & 255
-                        at += 1
-                else:
-                    at = _put_varint(out, at, value)
+            for c in range(columns[f], columns[f] + num_values[n, f]):
+                at = _put_bytes(out, at, matrix[n, c], 4) if is_float[f] else _put_varint(out, at, matrix[n, c])
+        at = _put_masked_crc(out, at, data, at, crc_tables)
         starts[n + 1] = at
     return out[:at], starts

@@ -15,6 +15,7 @@ class TextModel(tf.Module):
     """Answers for texts: embeddings, words for [MASK], and whether one text follows another.
 
     Texts are any bytes; what is not UTF-8 is passed over. A longer text is cut to the length that the model was trained with.
+    For a model without next sentence prediction `next_sentence` is None.
 
     Args:
         model: A pretraining model.
@@ -37,6 +38,8 @@ class TextModel(tf.Module):
         self._pieces = tf.constant(vocabulary.tokens)
         self._vocabulary = vocabulary
         self._tokenizer = Tokenizer(vocabulary, cased)
+        if "nsp" not in model.output:
+            self.next_sentence = None  # the method would be traced when this is saved
 
     @tf.function(input_signature=[_TEXTS])
     def embed(self, texts):
@@ -96,7 +99,7 @@ class TextModel(tf.Module):
 
     @tf.function(input_signature=[_TEXTS, _TEXTS])
     def next_sentence(self, first, second):
-        """The probability that the second text follows the first.
+        """The probability that the second text follows the first, and is not random, or swapped with it (sentence order).
 
         Args:
             first: string [B].
@@ -119,12 +122,13 @@ class TextModel(tf.Module):
     @property
     def signatures(self):
         """The functions that a SavedModel of this offers, by their names there."""
-        return {
-            "serving_default": self.embed.get_concrete_function(),
-            "embed_ids": self.embed_ids.get_concrete_function(),
-            "fill_mask": self.fill_mask.get_concrete_function(),
-            "next_sentence": self.next_sentence.get_concrete_function(),
+        functions = {
+            "serving_default": self.embed,
+            "embed_ids": self.embed_ids,
+            "fill_mask": self.fill_mask,
+            "next_sentence": self.next_sentence,
         }
+        return {name: function.get_concrete_function() for name, function in functions.items() if function is not None}
 
     def _tokenize(self, texts):
         return self._tokenizer(tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace"))
@@ -176,7 +180,7 @@ def export_saved_model(model, vocabulary, output, *, sequence_length=None, cased
     """Writes a pretraining model with its tokenizer as a SavedModel.
 
     It loads with tensorflow and tensorflow_text alone, and has the signatures serving_default (texts to embeddings),
-    fill_mask, next_sentence and embed_ids; a README.md beside it shows how to call them.
+    fill_mask, embed_ids and, if the model predicts next sentences, next_sentence; a README.md beside it shows how to call them.
 
     Args:
         model: A pretraining model.
@@ -201,8 +205,19 @@ def export_saved_model(model, vocabulary, output, *, sequence_length=None, cased
         tf.saved_model.save(text_model, str(partial), signatures=text_model.signatures)
         (partial / "assets.extra").mkdir()
         vocabulary.save(partial / "assets.extra" / "vocab.txt")
-        write_text(partial / "README.md", _CARD.format(sequence_length=sequence_length, top_k=text_model.top_k))
+        write_text(partial / "README.md", _card(text_model))
     return output
+
+
+def _card(text_model):
+    """What lies beside the SavedModel as README.md; without next sentence prediction the lines on it are left out."""
+    next_sentence = text_model.next_sentence is not None
+    card = _CARD.format(
+        sequence_length=text_model.sequence_length,
+        top_k=text_model.top_k,
+        pooler=", through the dense layer that next sentence prediction trained" if next_sentence else "",
+    )
+    return "".join(line for line in card.splitlines(keepends=True) if next_sentence or "next_sentence" not in line)
 
 
 _CARD = """# A BERT model pretrained with kbert
@@ -229,4 +244,6 @@ What the signatures take and give; B texts of at most n tokens with at most M ma
   likeliest first, and `num_masks` [B].
 - `next_sentence`: `first` and `second` (string [B]) to the `probability` [B] that the second follows the first.
 - `embed_ids`: `token_ids`, `segment_ids` and `padding_mask` (int32 [B, n]) to `pooled_output` and `sequence_output`.
+
+`sequence_output` has a vector for every token, `pooled_output` the first, that of `[CLS]`{pooler}.
 """

@@ -1,0 +1,458 @@
+import bz2
+import collections
+import gzip
+import importlib
+import io
+import itertools
+import json
+import lzma
+import os
+import pathlib
+import random
+import re
+import sys
+import time
+
+import pytest
+
+from tfrecords import InputError, inputs, read_documents
+from tfrecords.documents import piece_documents
+from tfrecords.inputs import Piece, batches, compression, input_files, line_blocks, opened, pieces, spool
+
+zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+
+
+def compressed_zstd(content):
+    return zstd.compress(content, options={zstd.CompressionParameter.checksum_flag: 1})
+
+
+COMPRESSORS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": compressed_zstd}
+MAGIC_BYTES = {"gzip": 2, "bzip2": 5, "xz": 6, "zstd": 4}
+
+
+def make(directory, *names):
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).touch()
+
+
+# Files, directories and patterns.
+
+
+def test_a_directory_stands_for_all_files_below_it_in_order(tmp_path):
+    make(tmp_path, "b/z.txt", "b/a ä.txt", "b/.hidden", "b/.git/x.txt", "a.txt", "c/d/e.txt", "c.txt", "c-d/f.txt")
+    (tmp_path / "empty").mkdir()
+    below = [tmp_path / name for name in ["b/a ä.txt", "b/z.txt"]]
+    assert input_files([tmp_path / "b"]) == below
+    assert input_files([str(tmp_path / "c.txt"), str(tmp_path / "b"), tmp_path / "c"]) == [
+        tmp_path / "c.txt",
+        *below,
+        tmp_path / "c/d/e.txt",
+    ]
+    everything = ["a.txt", "b/a ä.txt", "b/z.txt", "c/d/e.txt", "c-d/f.txt", "c.txt"]
+    assert input_files([tmp_path]) == [tmp_path / name for name in everything]
+
+
+def test_a_hidden_file_is_read_where_it_is_named(tmp_path):
+    make(tmp_path, ".hidden")
+    assert input_files([tmp_path / ".hidden"]) == [tmp_path / ".hidden"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.txt", ["b.txt", "c.txt", "ä ö.txt"]),
+        ("?.txt", ["b.txt", "c.txt"]),
+        ("[ac].txt", ["c.txt"]),
+        ("*", ["a/1.txt", "a/b/2.txt", "a/b/3.md", "b.txt", "c.txt", "ä ö.txt"]),
+        ("**/*.txt", ["a/1.txt", "a/b/2.txt", "b.txt", "c.txt", "ä ö.txt"]),
+        ("a/**", ["a/1.txt", "a/b/2.txt", "a/b/3.md"]),
+        ("**/b*", ["a/b/2.txt", "a/b/3.md", "b.txt"]),
+        ("ä ?.txt", ["ä ö.txt"]),
+        ("literal[1].txt", None),
+    ],
+)
+def test_a_pattern_stands_for_all_files_that_it_matches(tmp_path, pattern, expected):
+    make(tmp_path, "c.txt", "b.txt", "ä ö.txt", "a/1.txt", "a/b/2.txt", "a/b/3.md", ".hidden.txt", "a/.hidden/4.txt")
+    if expected is None:  # a file of that very name
+        make(tmp_path, pattern)
+        expected = [pattern]
+    assert input_files([tmp_path / pattern]) == [tmp_path / name for name in expected]
+
+
+def test_a_link_to_a_file_is_a_file(tmp_path):
+    make(tmp_path, "elsewhere/a.txt", "here/b.txt")
+    (tmp_path / "here/link").symlink_to(tmp_path / "elsewhere/a.txt")
+    assert input_files([tmp_path / "here"]) == [tmp_path / "here/b.txt", tmp_path / "here/link"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("none.txt", "Expected a text file or a directory at {}. Received: no such file."),
+        ("none*.txt", "Expected text files. Received: {}, a pattern that matches nothing."),
+        ("**/none", "Expected text files. Received: {}, a pattern that matches nothing."),
+        ("loop", "Expected a text file or a directory. Received: {}, a symbolic link that leads nowhere."),
+        ("dangling", "Expected a text file or a directory. Received: {}, a symbolic link that leads nowhere."),
+        ("empty", "Expected text files. Received: {}, a directory without files."),
+        ("fifo", "Expected a text file or a directory. Received: {}, which is neither."),
+        ("f?fo", "fifo, which is neither."),
+        ("dangl*", "dangling, a symbolic link that leads nowhere."),
+        ("x" * 300, "Expected readable text files. Received: {} (File name too long)."),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path, refused, name, pattern):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "fifo")
+    with refused(re.escape(pattern.format(tmp_path / name))):
+        input_files([tmp_path / name])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "loop", "dangling", "directory"])
+def test_a_directory_with_something_else_in_it_is_refused(tmp_path, refused, kind):
+    make(tmp_path, "in/a.txt", "out/b.txt")
+    odd = tmp_path / "in/odd"
+    if kind == "fifo":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to({"loop": odd, "dangling": tmp_path / "nowhere", "directory": tmp_path / "out"}[kind])
+    with refused(re.escape(f"Expected text files in {tmp_path / 'in'}. Received: {odd}, which is none")):
+        input_files([tmp_path / "in"])
+
+
+def test_a_file_named_twice_is_refused(tmp_path, refused):
+    make(tmp_path, "a.txt", "b.txt")
+    (tmp_path / "link").symlink_to("a.txt")
+    file = tmp_path / "a.txt"
+    for twice in [[file, file], [tmp_path / "*.txt", file], [file, tmp_path / "a*"], [tmp_path / "link", file], [tmp_path]]:
+        with refused(r"Expected each text file once\. Received: .*(a\.txt|link), which is .*(a\.txt|link); name it once"):
+            input_files(twice)
+
+
+def test_no_input_is_refused(refused):
+    with refused(r"Expected at least one text file\. Received: none"):
+        input_files([])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_file_is_refused(tmp_path, refused):
+    make(tmp_path, "a.txt", "d/b.txt")
+    (tmp_path / "a.txt").chmod(0)
+    with refused(r"Expected a readable text file\. Received: .*a\.txt \(Permission denied\)"):
+        input_files([tmp_path / "a.txt"])
+    (tmp_path / "d").chmod(0)
+    try:
+        with refused(r"Expected a directory that can be read\. Received: .*d \(Permission denied\)"):
+            input_files([tmp_path / "d"])
+        with refused(r"Expected readable text files\. Received: .*b\.txt \(Permission denied\)"):
+            input_files([tmp_path / "d/b.txt"])
+    finally:
+        (tmp_path / "d").chmod(0o700)
+
+
+# Standard input.
+
+
+def test_standard_input_is_copied_to_a_file(tmp_path, monkeypatch):
+    content = "Ein Müller.\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    (tmp_path / "a").touch()
+    files = input_files([tmp_path / "a", "-"])
+    assert files == [tmp_path / "a", pathlib.Path("-")]
+    assert spool(files, tmp_path / "spooled") == [tmp_path / "a", tmp_path / "spooled"]
+    assert (tmp_path / "spooled").read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_standard_input_may_be_compressed(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(COMPRESSORS[kind](b"One.\n\nTwo.\n"))))
+    files = spool(input_files("-"), tmp_path / "spooled")
+    assert list(read_documents(files)) == [["One."], ["Two."]]
+
+
+def test_without_standard_input_nothing_is_copied(tmp_path):
+    files = [pathlib.Path("a"), pathlib.Path("b-")]
+    assert spool(files, tmp_path / "spooled") == files
+    assert not (tmp_path / "spooled").exists()
+
+
+# Compression.
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.gz", "a.bz2", "no extension"])
+@pytest.mark.parametrize("kind", [*COMPRESSORS, None])
+def test_compression_is_told_by_the_first_bytes(tmp_path, kind, name):
+    content = b"One.\n\n" + b"".join(b"%d is a number.\n" % number for number in range(50_021))
+    path = tmp_path / name
+    path.write_bytes(COMPRESSORS[kind](content) if kind else content)
+    with open(path, "rb") as file:
+        assert compression(file) == kind
+        assert file.tell() == 0
+    with opened(path) as (text, raw):
+        assert text.read(7) == content[:7]
+        assert 0 < raw.tell() <= path.stat().st_size
+        assert text.read() == content[7:]
+        assert raw.tell() == path.stat().st_size
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_members_one_after_the_other_are_one_text(tmp_path, kind):
+    parts = [b"One", b".\nTwo.\n", b"", b"\nThree.\n" * 30_011]
+    (tmp_path / "a").write_bytes(b"".join(map(COMPRESSORS[kind], parts)))
+    with opened(tmp_path / "a") as (text, _):
+        assert text.read() == b"".join(parts)
+
+
+@pytest.mark.parametrize("kind", ["bzip2", "xz"])
+def test_zeros_between_and_behind_members_are_padding(tmp_path, kind):
+    one, two = COMPRESSORS[kind](b"One.\n"), COMPRESSORS[kind](b"Two.\n")
+    (tmp_path / "a").write_bytes(one + bytes(100_000) + two + bytes(1000))
+    assert list(read_documents([tmp_path / "a"])) == [["One.", "Two."]]
+
+
+@pytest.mark.parametrize("content", [b"BZhang is here.\n", b"BZh\n", b"P", b""])
+def test_text_that_looks_a_little_compressed_is_text(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    assert list(read_documents([tmp_path / "a"])) == [[content.decode().strip()]] * bool(content)
+
+
+def outcome(path):
+    """The documents of a file, or None if it is refused, which names it in one line."""
+    try:
+        return list(read_documents([path]))
+    except InputError as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error)
+        return None
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_an_archive_cut_anywhere_is_refused(tmp_path, refused, kind):
+    draw = random.Random(5)
+    whole = COMPRESSORS[kind]("".join(f"{draw.random()}\n" for _ in range(101)).encode())
+    path = tmp_path / "cut.txt"
+    for end in [*range(MAGIC_BYTES[kind], 40), *range(40, len(whole), 29), *range(len(whole) - 13, len(whole))]:
+        path.write_bytes(whole[:end])
+        with refused(rf"cut\.txt: expected a whole {kind} file\. Received: one that is cut or damaged \(.+\); fetch"):
+            list(read_documents([path]))
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_a_flipped_bit_is_noticed(tmp_path, kind):
+    # Of two members, so that the second one is not dropped when its first bytes are damaged.
+    whole = COMPRESSORS[kind](b"One is here.\n") + COMPRESSORS[kind](b"\nTwo is there.\n")
+    path = tmp_path / "flipped.txt"
+    outcomes = []
+    for index in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[index // 8] ^= 1 << index % 8
+        path.write_bytes(flipped)
+        outcomes.append(outcome(path))
+    # Some bits mean nothing, such as the time in the header of gzip.
+    assert all(documents in (None, [["One is here."], ["Two is there."]]) for documents in outcomes)
+    assert outcomes.count(None) > 0.6 * len(outcomes)
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_what_follows_an_archive_is_not_dropped_in_silence(tmp_path, refused, kind):
+    (tmp_path / "a.txt").write_bytes(COMPRESSORS[kind](b"One.\n") + b"Two.\n")
+    with refused(rf"a\.txt: expected a whole {kind} file"):
+        list(read_documents([tmp_path / "a.txt"]))
+
+
+# Pieces.
+
+
+def documents_of(the_pieces, format, errors="strict"):
+    counts = collections.Counter()
+    return [document for piece in the_pieces for document in piece_documents(piece, format, errors, counts)]
+
+
+WHITE = ["", "", "", " ", "\t ", "\u00a0", "\r", "\ufeff", " \u3000\r", "\x0b", "\u2028", "\ufeff\r"]
+
+
+def random_text(draw, format):
+    def line():
+        words = [draw.choice(["One", "Müller.", "\ufeffa", "is it?", "中文。", "x\ry", "\u2028b", "é" * 13]) for _ in range(7)]
+        text = " ".join(words[: draw.randint(1, 7)])
+        return json.dumps({"text": text}, ensure_ascii=draw.random() < 0.5) if format == "jsonl" else text
+
+    whites = [*([" ", "", "\r"] if format == "jsonl" else WHITE)]
+    if draw.random() < 0.1:
+        whites = []  # not one blank line
+    lines = [draw.choice(whites) if whites and draw.random() < 0.5 else line() for _ in range(draw.randint(0, 31))]
+    lines = draw.choice([[], ["", ""]]) + lines + draw.choice([[], ["", "", ""]])
+    return ("\n".join(lines) + draw.choice(["", "\n"])).encode()
+
+
+def plain_documents(content):
+    """What `sentences` means, in few words: only a line feed ends a line, and a white one ends a document."""
+    lines = [line.removeprefix("\ufeff").strip() for line in content.decode().split("\n")]
+    return [list(group) for full, group in itertools.groupby(lines, bool) if full]
+
+
+@pytest.mark.parametrize("line_bytes", [11, 61, 1 << 20])
+@pytest.mark.parametrize("format", ["sentences", "text", "jsonl"])
+def test_documents_of_pieces_are_those_of_the_file(tmp_path, monkeypatch, format, line_bytes):
+    monkeypatch.setattr(inputs, "LINE_BYTES", line_bytes)
+    draw = random.Random(line_bytes)
+    path = tmp_path / "text"
+    numbers = collections.Counter()
+    for _ in range(61):
+        content = random_text(draw, format)
+        path.write_bytes(content)
+        whole = documents_of([Piece(str(path))], format)
+        if format == "sentences" and line_bytes == 1 << 20:
+            assert whole == plain_documents(content)
+        for piece_bytes in [1, 2, 7, 100, len(content) - 1, len(content)]:
+            parts = pieces([path], format, max(1, piece_bytes))
+            assert documents_of(parts, format) == whole, (content, piece_bytes)
+            ends = [0, *(part.end for part in parts)]
+            assert [part.start for part in parts] == ends[:-1]
+            assert ends[-1] in (None, len(content))
+            numbers[piece_bytes] += len(parts)
+    assert numbers[1] >= numbers[2] > numbers[7] > numbers[100] > 61
+
+
+def test_pieces_are_whole_documents_in_full(tmp_path):
+    (tmp_path / "a").write_bytes(b"One.\nTwo.\n\n\nThree.\n\nFour.\n")
+    (tmp_path / "b").write_bytes(b"Five.\n\nSix.")
+    (tmp_path / "c").touch()
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    assert pieces([tmp_path / "a", b, c], "sentences", 1) == [
+        Piece(a, 0, 12), Piece(a, 12, 20), Piece(a, 20, 26), Piece(b, 0, 7), Piece(b, 7, 11), Piece(c)
+    ]  # fmt: skip
+    assert pieces([a], "sentences", 12) == [Piece(a, 0, 20), Piece(a, 20, 26)]
+    assert pieces([a], "sentences", 10) == [Piece(a, 0, 12), Piece(a, 12, 26)]
+    assert pieces([a], "sentences", 26) == [Piece(a)]
+    assert pieces([a], "text", 1) == [Piece(a, 0, 12), Piece(a, 12, 26)]
+    assert pieces([a], "jsonl", 8) == [Piece(a, 0, 12), Piece(a, 12, 26)]
+    assert [piece.bytes for piece in pieces([a, c], "sentences", 1)] == [12, 8, 6, 0]
+    assert [str(piece) for piece in (Piece("a"), Piece("a", 0, 1234), Piece("a", 5))] == [
+        "a", "a from 0 to 1,234", "a from 5 to its end"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_a_compressed_file_is_one_piece(tmp_path, kind):
+    (tmp_path / "a").write_bytes(COMPRESSORS[kind](b"One.\n\nTwo.\n\n" * 101))
+    parts = pieces([tmp_path / "a"], "sentences", 1)
+    assert parts == [Piece(str(tmp_path / "a"))]
+    assert documents_of(parts, "sentences") == [["One."], ["Two."]] * 101
+
+
+@pytest.mark.parametrize("format", ["sentences", "text", "jsonl"])
+@pytest.mark.parametrize("content", [b"One is here.\n" * 400_000, b"x" * 5_000_000, b" " * 5_000_000, b"a\n\n" * 100_000])
+def test_pieces_take_linear_time(tmp_path, format, content):
+    # Less than a second each; looking through the rest of the file again for every piece would take hours.
+    (tmp_path / "a").write_bytes(content)
+    start = time.monotonic()
+    assert pieces([tmp_path / "a"], format, 100)[-1].end == len(content)
+    assert time.monotonic() - start < 30
+
+
+# Blocks of lines.
+
+
+def blocks_of(tmp_path, content, start=0, end=None):
+    (tmp_path / "text").write_bytes(content)
+    with open(tmp_path / "text", "rb") as file:
+        return list(line_blocks(file, Piece(str(tmp_path / "text"), start, end)))
+
+
+def test_long_lines_come_in_parts_in_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "LINE_BYTES", 16)
+    assert blocks_of(tmp_path, b"short\nabc def ghi jkl m no\nend\nof it") == [
+        (0, b"short\n", 0), (6, b"abc def ghi jkl ", 1), (22, b"m no\n", 2), (27, b"end\n", 0), (31, b"of it", 0)
+    ]  # fmt: skip
+    # At a tab; a line of 16 bytes with its end is whole, one of 17 is not.
+    assert blocks_of(tmp_path, b"abc\tdefghijklmno\n") == [(0, b"abc\t", 1), (4, b"defghijklmno\n", 2)]
+    assert blocks_of(tmp_path, b"abc\tdefghijklmn\nb") == [(0, b"abc\tdefghijklmn\n", 0), (16, b"b", 0)]
+    # Without white space where a character begins, of 1 to 4 bytes.
+    for character, first in [("x", 15), ("é", 7), ("中", 5), ("👍", 3)]:
+        size = len(character.encode())
+        assert blocks_of(tmp_path, (character * (first + 2)).encode()) == [
+            (0, (character * first).encode(), 1), (first * size, (character * 2).encode(), 2)
+        ]  # fmt: skip
+    # What is no UTF-8 is cut as well.
+    assert blocks_of(tmp_path, b"\x80" * 20) == [(0, b"\x80" * 12, 1), (12, b"\x80" * 8, 2)]
+
+
+def test_a_piece_ends_where_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "LINE_BYTES", 16)
+    content = b"a\n" * 10 + b"x" * 40 + b"\n" + b"b\n" * 10
+    assert blocks_of(tmp_path, content, 18, 65) == [
+        (18, b"a\n", 0), (20, b"x" * 15, 1), (35, b"x" * 15, 2), (50, b"x" * 10 + b"\n", 3), (61, b"b\nb\n", 0)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("white", [" ", "\t", "\r", "\u00a0", "\u3000"])
+def test_a_long_white_line_ends_a_document_once(tmp_path, monkeypatch, white):
+    monkeypatch.setattr(inputs, "LINE_BYTES", 16)
+    (tmp_path / "a").write_text(f"One.\n{white * 101}\nTwo.\n", newline="")
+    assert list(read_documents([tmp_path / "a"])) == [["One."], ["Two."]]
+    # One white line ends a paragraph, two a document.
+    assert list(read_documents([tmp_path / "a"], "text")) == [["One.", "Two."]]
+    (tmp_path / "a").write_text(f"One.\n{white * 101}\n{white * 53}\nTwo.\n", newline="")
+    assert list(read_documents([tmp_path / "a"], "text")) == [["One."], ["Two."]]
+
+
+@pytest.mark.parametrize("white", [" ", "\t", "\u00a0", "\u3000"])
+@pytest.mark.parametrize("format", ["sentences", "text"])
+def test_white_space_inside_a_long_line_ends_nothing(tmp_path, monkeypatch, white, format):
+    monkeypatch.setattr(inputs, "LINE_BYTES", 16)
+    (tmp_path / "a").write_text(f"{white * 53}One{white * 101}two{white * 53}\nthree")
+    (document,) = read_documents([tmp_path / "a"], format)
+    assert " ".join(document).split() == ["One", "two", "three"]
+
+
+def test_blocks_are_the_file_wherever_its_lines_stand(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "LINE_BYTES", 31)
+    draw = random.Random(7)
+    for _ in range(101):
+        lines = ["".join(draw.choices("ab é中👍", k=draw.choice([3, 29, 31, 40, 200]))) + "." for _ in range(11)]
+        lines[4] = " " * draw.choice([30, 31, 200]) + "x"
+        content = ("\n".join(lines) + draw.choice(["", "\n"])).encode()
+        ways = set()
+        for lead in (0, 1, 17, 30):
+            led = b"x" * lead + b"\n" + content
+            position, line_part = 0, 0
+            parts = []
+            for offset, block, part in blocks_of(tmp_path, led):
+                assert not led[position:offset].strip(b" ")  # white parts of long lines are left out
+                assert led[offset:].startswith(block)
+                assert len(block) <= 31
+                assert block.decode().strip() or not part
+                assert part in ((0, 1) if line_part == 0 else (line_part + 1,))
+                line_part = 0 if block.endswith(b"\n") else part
+                position = offset + len(block)
+                parts += [(offset - lead, block, part)] * (part > 0)
+            assert not led[position:].strip(b" ")
+            ways.add(tuple(parts))
+        assert len(ways) == 1
+
+
+def test_memory_for_long_words_is_bounded(tmp_path, monkeypatch):
+    # Words of more than half a part: reading must not run ahead of what is given out.
+    monkeypatch.setattr(inputs, "LINE_BYTES", 1000)
+    (tmp_path / "a").write_bytes((b"x" * 599 + b" ") * 503)
+    with open(tmp_path / "a", "rb", buffering=0) as file:
+        for offset, block, _ in line_blocks(file, Piece("a")):
+            assert block == b"x" * 599 + b" "
+            assert file.tell() <= offset + 1000
+    assert offset == 502 * 600
+
+
+def test_small_pieces_share_a_batch(tmp_path):
+    sizes = [3, 5, 0, 7, 31, 2, 2]
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number}").write_bytes(b"x" * size)
+    the_pieces = [Piece(str(tmp_path / f"{number}")) for number in range(len(sizes))]
+    found = list(batches(the_pieces, 11))
+    assert [[sizes[the_pieces.index(piece)] for piece in batch.pieces] for batch in found] == [[3, 5, 0], [7], [31], [2, 2]]
+    assert [batch.bytes for batch in found] == [8, 7, 31, 4]
+    assert str(found[0]) == f"{tmp_path / '0'} to {tmp_path / '2'}"
+    assert str(found[1]) == f"{tmp_path / '3'}"
+    assert list(batches([])) == []
