@@ -4,6 +4,7 @@ A checkpoint holds every variable of the model and of its optimizer as safetenso
 the SHA-256 of the weights. Nothing in it is ever unpickled or executed.
 """
 
+import dataclasses
 import pathlib
 import re
 import shutil
@@ -87,6 +88,36 @@ def restore_checkpoint(directory, model):
     return None
 
 
+@dataclasses.dataclass(frozen=True)
+class InitialWeights:
+    """The checkpoint of another run that one starts from."""
+
+    path: pathlib.Path
+    sha256: str
+
+
+def initial_weights(directory):
+    """Finds the newest intact checkpoint below `directory`, for a run to start from.
+
+    Raises:
+        InputError: There is none.
+    """
+    for path in reversed(list_checkpoints(directory)):
+        if _is_intact(path):
+            return InitialWeights(path, sha256(path / WEIGHTS))
+    raise InputError(f"Expected an intact checkpoint in {directory}. Received: none; train that run first.")
+
+
+def load_weights(initial, model):
+    """Loads InitialWeights into a model, without a state of the optimizer.
+
+    Raises:
+        InputError: They are another model's.
+    """
+    values = {name: value for name, value in _read(initial.path)[1].items() if name.startswith("model/")}
+    _assign(model, values, initial.path, with_optimizer=False)
+
+
 def _read(path):
     """The step and the values of the checkpoint at `path`, verified; InputError if it is not intact."""
     state = read_json(path / STATE, "the state of a checkpoint")
@@ -108,11 +139,11 @@ def _is_intact(path):
     return True
 
 
-def _variables(model):
+def _variables(model, with_optimizer=True):
     """Every variable of the model and its optimizer, by a name that is the same in every process."""
     variables = {f"model/{variable.path}": variable for variable in model.variables}
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None:
+    if optimizer is not None and with_optimizer:
         optimizer.build(model.trainable_variables)
         variables |= {f"optimizer/{variable.path}": variable for variable in optimizer.variables}
     return variables
@@ -122,8 +153,8 @@ def _values(model):
     return {name: np.asarray(variable.numpy()) for name, variable in _variables(model).items()}
 
 
-def _assign(model, values, path):
-    variables = _variables(model)
+def _assign(model, values, path, with_optimizer=True):
+    variables = _variables(model, with_optimizer)
     wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
     there = {name: value.shape for name, value in values.items() if name in wanted or name.startswith("model/")}
     if there != wanted:

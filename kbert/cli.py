@@ -232,6 +232,11 @@ def inspect(directory, examples, verify):
 @click.option("--batch-size", default=256, show_default=True, help="Sequences in an update.")
 @click.option("--learning-rate", default=1e-4, show_default=True, help="At its peak.")
 @click.option("--warmup-steps", type=int, help="Updates in which it rises.  [default: 10000, at most a tenth of the steps]")
+@click.option(
+    "--optimizer", type=click.Choice(["adamw", "lamb"]), default="adamw", show_default=True, help="lamb: for huge batches."
+)
+@click.option("--weight-decay", default=0.01, show_default=True, help="Share of a weight that an update takes away.")
+@click.option("--decay-power", default=1.0, show_default=True, help="Of the curve on which the learning rate falls.")
 @click.option("--mlm-weight", default=1.0, show_default=True, help="Weight of the masked language modelling loss.")
 @click.option("--nsp-weight", default=1.0, show_default=True, help="Weight of the next sentence prediction loss.")
 @click.option(
@@ -239,10 +244,21 @@ def inspect(directory, examples, verify):
 )
 @click.option("--evaluate-every", type=int, help="Updates between held-out evaluations.  [default: a twentieth of the steps]")
 @click.option("--evaluate-steps", type=int, help="Batches of an evaluation during training.  [default: all]")
+@click.option("--patience", type=int, help="Evaluations without a better loss after which to stop.  [default: never]")
 @click.option("--checkpoint-every", default=1000, show_default=True, help="Updates between checkpoints.")
 @click.option("--keep-checkpoints", default=3, show_default=True, help="Newest checkpoints to keep.")
 @click.option("--seed", default=0, show_default=True, help="Initial weights, dropout and order follow from it.")
-def pretrain(records, output, size, dropout, max_positions, **options):
+@click.option("--init-from", type=_PATH, help="A run whose weights this one starts from.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["auto", "one", "mirrored", "multi-worker", "tpu"]),
+    default="auto",
+    show_default=True,
+    help="Devices: one, all GPUs (mirrored), the processes of TF_CONFIG, or a TPU. The batch is that of all together.",
+)
+@click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Micro-batches of an update.")
+@click.option("--tensorboard", is_flag=True, help="Write figures for TensorBoard to RUN/tensorboard.")
+def pretrain(records, output, size, dropout, max_positions, init_from, strategy, accumulate, tensorboard, **options):
     """Pretrain BERT on the RECORDS in a directory; the same command again continues where it stopped."""
     tfrecords, kbert = _import("tfrecords"), _import("kbert")
     manifest = tfrecords.load_manifest(records)
@@ -255,6 +271,10 @@ def pretrain(records, output, size, dropout, max_positions, **options):
             output,
             bert=bert,
             pretraining=kbert.PretrainingConfig(**options),
+            init_from=init_from,
+            strategy=strategy,
+            accumulate=accumulate,
+            tensorboard=tensorboard,
             verbose=1 if sys.stdout.isatty() else 2,
         )
     except kbert.TrainingError as error:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from tfrecords import InputError
-from tfrecords.errors import check_range
+from tfrecords.errors import check_choice, check_range
 
 SIZES = {
     "tiny": (2, 128),
@@ -111,6 +111,12 @@ class PretrainingConfig:
     """The peak, at the end of the warmup."""
     warmup_steps: int | None = None
     """Updates over which the learning rate rises from 0; None is 10,000 as in the paper, but at most a tenth of the steps."""
+    optimizer: str = "adamw"
+    """"adamw" as in the paper, or "lamb" for batches of thousands (You et al. 2020)."""
+    weight_decay: float = 0.01
+    """The share of a weight, times the learning rate, that an update takes away; not of biases and normalisation."""
+    decay_power: float = 1.0
+    """The power of the curve on which the learning rate falls to 0: 1 is a line."""
     mlm_weight: float = 1.0
     """The weight of the masked language modelling loss in the total."""
     nsp_weight: float = 1.0
@@ -123,6 +129,8 @@ class PretrainingConfig:
     """Updates between held-out evaluations; None makes twenty of them."""
     evaluate_steps: int | None = None
     """Batches of a held-out evaluation during training; None takes the whole split."""
+    patience: int | None = None
+    """Held-out evaluations in a row without a better loss, after which training stops; None trains for all steps."""
     checkpoint_every: int = 1000
     """Updates between checkpoints; there is one at every held-out evaluation too."""
     keep_checkpoints: int = 3
@@ -132,6 +140,10 @@ class PretrainingConfig:
         for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints"):
             check_range(self, name, 1, None)
         check_range(self, "learning_rate", 0.0, None)
+        check_choice(self, "optimizer", ("adamw", "lamb"))
+        check_choice(self, "precision", PRECISIONS)
+        check_range(self, "weight_decay", 0.0, 1.0)
+        check_range(self, "decay_power", 0.0, None)
         check_range(self, "mlm_weight", 0.0, None)
         check_range(self, "nsp_weight", 0.0, None)
         check_range(self, "seed", 0, (1 << 31) - 1)
@@ -143,10 +155,9 @@ class PretrainingConfig:
                 object.__setattr__(self, name, default)
         check_range(self, "warmup_steps", 0, self.steps)
         check_range(self, "evaluate_every", 1, None)
-        if self.evaluate_steps is not None:
-            check_range(self, "evaluate_steps", 1, None)
-        if self.precision not in PRECISIONS:
-            raise InputError(f"Expected a precision among {', '.join(PRECISIONS)}. Received: {self.precision!r}.")
+        for name in ("evaluate_steps", "patience"):
+            if getattr(self, name) is not None:
+                check_range(self, name, 1, None)
 
     @property
     def dtype_policy(self):

@@ -7,6 +7,7 @@ import numpy as np
 
 import tfrecords
 from kbert.config import PAIR_TASKS
+from kbert.distribution import batches_for
 from kbert.objective import pretraining_objective
 from tfrecords import InputError
 
@@ -105,7 +106,10 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
     if not model.compiled:
         model.compile(**pretraining_objective(steps=1, next_sentence=next_sentence))
     logs = model.evaluate(
-        tfrecords.read(manifest, split, batch_size=batch_size, shuffle=False), return_dict=True, verbose=verbose
+        evaluation_batches(model, manifest, split, batch_size),
+        steps=-(-manifest.num_records(split) // batch_size),
+        return_dict=True,
+        verbose=verbose,
     )
     results = {
         "pairs": manifest.pairs,
@@ -117,6 +121,19 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
         results |= {"nsp_loss": logs["nsp_cross_entropy"], "nsp_accuracy": logs["nsp_accuracy"]}
     reference = dataclasses.asdict(baselines(manifest, split))
     return results | {name: value for name, value in reference.items() if value is not None}
+
+
+def evaluation_batches(model, manifest, split, batch_size, steps=None):
+    """The batches of a split for the model's devices, every record once; or its first `steps` batches, the same every time."""
+
+    def make(input_context):
+        batches = tfrecords.read(manifest, split, batch_size=batch_size, shuffle=False, input_context=input_context)
+        if steps is None:
+            return batches
+        pieces = 1 if input_context is None else input_context.num_replicas_in_sync // input_context.num_input_pipelines
+        return batches.take(steps * pieces)
+
+    return batches_for(model, make)
 
 
 def check_length(manifest, max_positions):

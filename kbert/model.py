@@ -4,6 +4,7 @@ import keras
 
 from kbert.heads import MaskedTransform, Pooler, VocabularyBias
 from kbert.layers import EncoderBlock, InputEmbedding, TokenEmbedding, kernel_initializer
+from kbert.training import Pretrainer
 
 
 def pretraining_model(config, *, seed=0, dtype="float32", next_sentence=True):
@@ -19,9 +20,9 @@ def pretraining_model(config, *, seed=0, dtype="float32", next_sentence=True):
             for records of single segments (Liu et al. 2019).
 
     Returns:
-        A functional keras.Model. Inputs: a dict of token_ids, segment_ids, padding_mask (int32 [B, S]) and mask_positions
-        (int32 [B, P]). Outputs: a dict of logits, mlm (float32 [B, P, V]) and, with next_sentence, nsp (float32 [B, 2];
-        class 0 = B follows A, 1 = B is random, or both are swapped).
+        A Pretrainer, a functional keras.Model. Inputs: a dict of token_ids, segment_ids, padding_mask (int32 [B, S]) and
+        mask_positions (int32 [B, P]). Outputs: a dict of logits, mlm (float32 [B, P, V]) and, with next_sentence, nsp
+        (float32 [B, 2]; class 0 = B follows A, 1 = B is random, or both are swapped).
     """
     inputs = _encoder_inputs()
     mask_positions = keras.Input((None,), dtype="int32", name="mask_positions")
@@ -42,7 +43,7 @@ def pretraining_model(config, *, seed=0, dtype="float32", next_sentence=True):
             name="nsp",
             dtype="float32",
         )(_pool(config, sequence_BSH, seed, dtype))
-    return keras.Model(inputs | {"mask_positions": mask_positions}, outputs, name="bert_pretraining")
+    return Pretrainer(inputs | {"mask_positions": mask_positions}, outputs, name="bert_pretraining")
 
 
 def encoder_model(config, *, seed=0, dtype="float32"):

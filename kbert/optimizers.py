@@ -1,4 +1,4 @@
-"""BERT's optimizer and its learning rate."""
+"""BERT's optimizers, AdamW and LAMB, and their learning rate."""
 
 import keras
 from keras import ops
@@ -68,28 +68,106 @@ class BertAdamW(keras.optimizers.AdamW):
 
 
 @keras.saving.register_keras_serializable("kbert")
-class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of BERT: linear from 0 to the peak, then on the line that falls to 0 at the last update.
+class BertLamb(keras.optimizers.Optimizer):
+    """LAMB (You et al. 2020, algorithm 2), for large batches: Adam whose update of each weight is as long as the weight times
+    the learning rate.
 
-    As in google-research/bert (create_optimizer), the falling line starts at update 0, so that at the end of the warmup
-    the rate is `peak * (1 - warmup_steps / steps)`.
+    Biases and normalisation get plain Adam: no decay, and no length of their own. (keras.optimizers.Lamb knows no such
+    exclusion, and its decay is not part of what is scaled.)
 
     Args:
-        peak: The learning rate that the falling line starts from.
-        steps: The number of updates.
-        warmup_steps: The updates of the warmup.
+        learning_rate: A float or a schedule.
+        weight_decay: The share of a weight that is added to its update before that is scaled.
+        beta_1: Decay of the mean of gradients.
+        beta_2: Decay of the mean of squared gradients.
+        epsilon: Added to the root of the mean of squared gradients.
+        global_clipnorm: The largest norm of all gradients together; None does not clip.
+        **kwargs: As for keras.optimizers.Optimizer.
     """
 
-    def __init__(self, peak, steps, warmup_steps):
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        *,
+        weight_decay=0.01,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-6,
+        global_clipnorm=1.0,
+        name="bert_lamb",
+        **kwargs,
+    ):
+        # The decay is not told to Keras, which would apply it apart from the update.
+        super().__init__(learning_rate=learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs)
+        self.decay = weight_decay
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        gradient = ops.cast(gradient, variable.dtype)
+        self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
+        self.assign_add(velocity, (ops.square(gradient) - velocity) * (1 - self.beta_2))
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        mean = momentum / (1 - ops.power(ops.cast(self.beta_1, variable.dtype), step))
+        square = velocity / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), step))
+        update = mean / (ops.sqrt(square) + self.epsilon)
+        rate = ops.cast(learning_rate, variable.dtype)
+        if not any(name in variable.name for name in EXCLUDED_FROM_DECAY):
+            update += self.decay * ops.convert_to_tensor(variable)
+            length, update_length = (ops.sqrt(ops.sum(ops.square(x))) for x in (ops.convert_to_tensor(variable), update))
+            both = ops.logical_and(length > 0, update_length > 0)
+            rate *= ops.where(both, length / ops.where(both, update_length, 1.0), 1.0)
+        self.assign_sub(variable, rate * update)
+
+    def get_config(self):
+        return super().get_config() | {
+            "weight_decay": self.decay,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
+
+
+@keras.saving.register_keras_serializable("kbert")
+class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of BERT: linear from 0 to the peak, then on the curve that falls to 0 at the last update.
+
+    As in google-research/bert (create_optimizer), the falling curve starts at update 0, so that at the end of the warmup
+    the rate is `peak * (1 - warmup_steps / steps) ** power`.
+
+    Args:
+        peak: The learning rate that the falling curve starts from.
+        steps: The number of updates.
+        warmup_steps: The updates of the warmup.
+        power: Of the falling curve, a polynomial; 1 is a line.
+    """
+
+    def __init__(self, peak, steps, warmup_steps, power=1.0):
         self.peak = peak
         self.steps = steps
         self.warmup_steps = warmup_steps
+        self.power = power
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
         rising = step / max(1, self.warmup_steps)
         falling = ops.maximum(1.0 - step / self.steps, 0.0)
+        if self.power != 1.0:
+            falling = ops.power(falling, self.power)
         return self.peak * ops.where(step < self.warmup_steps, rising, falling)
 
     def get_config(self):
-        return {"peak": self.peak, "steps": self.steps, "warmup_steps": self.warmup_steps}
+        return {"peak": self.peak, "steps": self.steps, "warmup_steps": self.warmup_steps, "power": self.power}
+
+
+OPTIMIZERS = {"adamw": BertAdamW, "lamb": BertLamb}
+"""By the names that configurations give them."""

@@ -1,42 +1,49 @@
 """The main job: records to a trained model, as a run that can be stopped and continued."""
 
+import dataclasses
 import hashlib
-import math
 import pathlib
-import time
-import warnings
-
-import keras
-import numpy as np
 
 import tfrecords
-from kbert import runs
-from kbert.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
+from kbert import runs, speed
+from kbert.callbacks import Keeper, Patience, Progress, StopOnSignal, TensorBoard, is_exhausted, one_line_errors
+from kbert.checkpoints import initial_weights, load_weights, restore_checkpoint
 from kbert.config import BertConfig, PretrainingConfig
-from kbert.curves import draw_curves
-from kbert.evaluation import baselines, check_length, evaluate
+from kbert.distribution import batches_for, devices_of
+from kbert.evaluation import baselines, check_length, evaluate, evaluation_batches
 from kbert.objective import pretraining_objective
 from tfrecords import InputError
-from tfrecords.files import atomic_path, locked
+from tfrecords.files import difference, locked
 from tfrecords.schema import MANIFEST
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step and what is safe."""
-
-
-def pretrain(records, output, *, bert, pretraining=None, verbose=1):
+def pretrain(
+    records,
+    output,
+    *,
+    bert,
+    pretraining=None,
+    init_from=None,
+    strategy="auto",
+    accumulate=1,
+    tensorboard=False,
+    verbose=1,
+):
     """Pretrains BERT on records of masked sentence pairs or of masked single segments.
 
     The directory `output` gets the resolved configuration (config.json), the vocabulary, checkpoints, history.csv with
-    curves.png, and at the end results.json. Called again with the same arguments it continues from the newest checkpoint;
-    a finished run returns at once.
+    curves.png, and at the end results.json. Called again with the same arguments it continues from the newest checkpoint,
+    on any number of devices; a finished run returns at once. SIGTERM and Ctrl-C save a checkpoint first.
 
     Args:
         records: A directory of records by `kbert records`.
-        output: The directory of the run.
+        output: The directory of the run; of several workers, one that all of them see.
         bert: A BertConfig, or the name of a size, as for `BertConfig.of_size`.
         pretraining: A PretrainingConfig; None takes the defaults.
+        init_from: The directory of another run, whose newest weights this one starts from; None starts anew.
+        strategy: How training is shared out, among `distribution.STRATEGIES`.
+        accumulate: Micro-batches that an update is worked out in, one after the other: less memory, more time.
+        tensorboard: Whether to write figures for TensorBoard, to `output`/tensorboard; needs the extra `tensorboard`.
         verbose: 0 = silent, 1 = progress bar, 2 = a line per held-out evaluation.
 
     Returns:
@@ -44,7 +51,7 @@ def pretrain(records, output, *, bert, pretraining=None, verbose=1):
 
     Raises:
         InputError: The records do not fit the configuration, or the directory holds something else.
-        TrainingError: The loss is no longer a number.
+        TrainingError: The loss is no longer a number, or another worker is gone.
     """
     # What the run is: everything below follows from it.
     manifest = tfrecords.load_manifest(records)
@@ -52,6 +59,8 @@ def pretrain(records, output, *, bert, pretraining=None, verbose=1):
     if isinstance(bert, str):
         bert = BertConfig.of_size(bert, vocabulary_size=manifest.vocabulary_size)
     _check(bert, pretraining, manifest)
+    vocabulary = manifest.load_vocabulary()
+    initial = None if init_from is None else _initial_checkpoint(init_from, bert, vocabulary)
     run = runs.Run(
         directory=pathlib.Path(output),
         bert=bert,
@@ -60,74 +69,140 @@ def pretrain(records, output, *, bert, pretraining=None, verbose=1):
         cased=manifest.config.cased,
         pairs=manifest.pairs,
         records_sha256=hashlib.sha256((manifest.directory / MANIFEST).read_bytes()).hexdigest(),
+        initial_sha256=None if initial is None else initial.sha256,
     )
-    vocabulary = manifest.load_vocabulary()
-    held_out = manifest.num_records("validation") > 0
-    # What cannot be read is refused before anything is written.
+    # What cannot be read or shared out is refused before anything is written.
     manifest.verify()
+    devices = devices_of(strategy)  # before TensorFlow does anything else, as several workers need it
     train_batches(manifest, pretraining, start_step=0)
-    with locked(run.directory):
-        run.claim()
-        vocabulary.save(run.directory / runs.VOCABULARY)
-        return _train(run, manifest, held_out, verbose)
+    check_shares(pretraining.batch_size, devices.num_replicas, accumulate)
+    how = {"accumulate": accumulate, "tensorboard": tensorboard, "verbose": verbose if devices.is_chief else 0}
+    with one_line_errors(devices):
+        if not devices.is_chief:
+            return _train(run, manifest, initial, devices, **how)
+        with locked(run.directory):
+            run.claim()
+            vocabulary.save(run.directory / runs.VOCABULARY)
+            return _train(run, manifest, initial, devices, **how)
 
 
-def _train(run, manifest, held_out, verbose):
+def _train(run, manifest, initial, devices, *, accumulate, tensorboard, verbose):
     """Trains the run from where it stands to its end, and measures it."""
     pretraining = run.pretraining
+    held_out = manifest.num_records("validation") > 0
 
-    # The model, as it was left or new.
-    model = run.new_model()
-    model.compile(
-        **pretraining_objective(
-            learning_rate=pretraining.learning_rate,
-            steps=pretraining.steps,
-            warmup_steps=pretraining.warmup_steps,
-            mlm_weight=pretraining.mlm_weight,
-            nsp_weight=pretraining.nsp_weight,
-            next_sentence="nsp" in model.output,
+    # The model, as it was left, or as it starts.
+    with devices.scope():
+        model = run.new_model()
+        if initial is not None:
+            load_weights(initial, model)
+        model.compile(
+            **pretraining_objective(
+                learning_rate=pretraining.learning_rate,
+                steps=pretraining.steps,
+                warmup_steps=pretraining.warmup_steps,
+                optimizer=pretraining.optimizer,
+                weight_decay=pretraining.weight_decay,
+                decay_power=pretraining.decay_power,
+                mlm_weight=pretraining.mlm_weight,
+                nsp_weight=pretraining.nsp_weight,
+                next_sentence="nsp" in model.output,
+            ),
+            accumulate=accumulate,
         )
-    )
-    first_step = restore_checkpoint(run.checkpoints, model) or 0
-    if first_step == pretraining.steps and runs.is_finished(run):
+        first_step = restore_checkpoint(run.checkpoints, model) or 0
+    devices.check_same_step(first_step)
+    if runs.is_finished(run, first_step):
         return model, runs.read_results(run)
     if verbose and first_step:
         print(f"continuing {run.directory} at step {first_step:,} of {pretraining.steps:,}", flush=True)
 
     # Train.
     reference = baselines(manifest) if held_out else None
+    rate_in_words = _rate_in_words(run, manifest, devices) if verbose else None
+    step = first_step
     for start, stop, interval in _segments(first_step, pretraining.steps, pretraining.evaluate_every):
-        model.fit(
-            train_batches(manifest, pretraining, start_step=start),
-            validation_data=_validation_batches(manifest, pretraining) if held_out else None,
-            steps_per_epoch=interval,
-            initial_epoch=start // pretraining.evaluate_every,
-            epochs=start // pretraining.evaluate_every + (stop - start) // interval,
-            shuffle=False,  # the records come shuffled
-            verbose=0,
-            callbacks=[
-                *([_Progress(start, pretraining.steps)] if verbose == 1 else []),
-                _Keeper(run, start, reference, verbose),
-            ],
-        )
+        if is_exhausted(runs.held_out_losses(run, start), pretraining.patience):
+            break
+        keeper = Keeper(run, start, reference=reference, speed=rate_in_words, verbose=verbose, writes=devices.is_chief)
+        with StopOnSignal(keeper) as stop_on_signal:
+            model.fit(
+                batches_for(model, lambda context, start=start: train_batches(manifest, pretraining, start, context)),
+                validation_data=_validation_batches(model, manifest, pretraining) if held_out else None,
+                steps_per_epoch=interval,
+                initial_epoch=start // pretraining.evaluate_every,
+                epochs=start // pretraining.evaluate_every + (stop - start) // interval,
+                shuffle=False,  # the records come shuffled
+                verbose=0,
+                callbacks=[
+                    *([Progress(start, pretraining.steps)] if verbose == 1 else []),
+                    keeper,
+                    *([TensorBoard(run.directory / runs.TENSORBOARD, keeper)] if tensorboard and devices.is_chief else []),
+                    Patience(run, start),
+                    stop_on_signal,
+                ],
+            )
+        step = keeper.step
+        if model.stop_training:
+            break
 
     # What came of it.
     results = evaluate(model, manifest, batch_size=pretraining.batch_size) if held_out else None
-    runs.save_results(run, results)
+    if devices.is_chief:
+        runs.save_results(run, step, results)
     return model, results
 
 
-def train_batches(manifest, pretraining, *, start_step):
+def train_batches(manifest, pretraining, start_step, input_context=None):
     """The endless batches of the training split from `start_step` on."""
     return tfrecords.read(
-        manifest, "train", batch_size=pretraining.batch_size, seed=pretraining.seed, epochs=None, start_step=start_step
+        manifest,
+        "train",
+        batch_size=pretraining.batch_size,
+        seed=pretraining.seed,
+        epochs=None,
+        start_step=start_step,
+        input_context=input_context,
     )
 
 
-def _validation_batches(manifest, pretraining):
+def _validation_batches(model, manifest, pretraining):
     """The batches of an evaluation during training, the same every time."""
-    batches = tfrecords.read(manifest, "validation", batch_size=pretraining.batch_size)
-    return batches if pretraining.evaluate_steps is None else batches.take(pretraining.evaluate_steps)
+    return evaluation_batches(model, manifest, "validation", pretraining.batch_size, steps=pretraining.evaluate_steps)
+
+
+def _rate_in_words(run, manifest, devices):
+    """A function that says in words how fast so many sequences per second are on these devices."""
+    flops = speed.training_flops(run.bert, run.sequence_length, manifest.max_predictions, run.pairs != "none")
+    peak = speed.matrix_product_rate(run.pretraining.precision) * devices.num_replicas
+    return lambda rate: speed.in_words(rate, run.sequence_length, flops, peak)
+
+
+def _initial_checkpoint(path, bert, vocabulary):
+    """The weights of another run, for a model of this configuration and vocabulary."""
+    other = runs.load_run(path)
+    if other.vocabulary != vocabulary:
+        raise InputError(
+            f"Expected in {path} the vocabulary of the records, {vocabulary.sha256[:12]}. "
+            f"Received: {other.vocabulary.sha256[:12]}; make the records with {other.directory / runs.VOCABULARY}."
+        )
+    differences = difference(
+        *({**dataclasses.asdict(config), "dropout": None, "initializer_range": None} for config in (other.bert, bert))
+    )
+    if differences:
+        raise InputError(f"Expected a model as in {path}. Received another: {differences} (before: there, now: here).")
+    return initial_weights(other.checkpoints)
+
+
+def check_shares(batch_size, replicas, accumulate):
+    """Raises InputError if a batch cannot be shared out evenly over replicas and their micro-batches."""
+    shares = replicas * accumulate
+    if batch_size % shares:
+        nearest = max(1, round(batch_size / shares)) * shares
+        raise InputError(
+            f"Expected a batch size that {replicas} device{'s' * (replicas > 1)} with {accumulate} "
+            f"micro-batch{'es' * (accumulate > 1)} each share evenly. Received: {batch_size}; take {nearest}."
+        )
 
 
 def _check(bert, pretraining, manifest):
@@ -160,92 +235,3 @@ def _segments(first, last, interval):
         yield boundary, whole, interval
     if whole < last and boundary <= whole:
         yield whole, last, last - whole
-
-
-class _Progress(keras.callbacks.Callback):
-    """Keras' progress bar up to each held-out evaluation, with the few figures that fit into a line."""
-
-    _SHOWN = ("loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
-
-    def __init__(self, start, last):
-        super().__init__()
-        self._stop = start
-        self._last = last
-        self._bar = None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._stop += self.params["steps"]
-        print(f"step {self._stop - self.params['steps']:,} to {self._stop:,} of {self._last:,}")
-        self._bar = keras.utils.Progbar(self.params["steps"], stateless_metrics=())
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._bar.update(batch + 1, self._few(logs), finalize=batch + 1 == self.params["steps"])
-
-    def on_epoch_end(self, epoch, logs=None):
-        held_out = self._few({key.removeprefix("val_"): value for key, value in logs.items() if key.startswith("val_")})
-        if held_out:
-            print("held-out - " + " - ".join(f"{key}: {value:.4f}" for key, value in held_out))
-
-    def _few(self, logs):
-        return [(key, logs[key]) for key in self._SHOWN if key in logs]
-
-
-class _Keeper(keras.callbacks.Callback):
-    """Keeps what the run is worth: checkpoints, history.csv and curves.png; stops where the loss is no longer a number."""
-
-    def __init__(self, run, start, reference, verbose):
-        super().__init__()
-        self._run = run
-        self._step = start
-        self._reference = reference
-        self._verbose = verbose
-        self._began = None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._began = time.monotonic()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
-        if not math.isfinite(logs["loss"]):
-            raise self._failure(f"expected a finite loss. Received: {logs['loss']}")
-        if self._step % self._run.pretraining.checkpoint_every == 0:
-            self._save()
-
-    def on_epoch_end(self, epoch, logs=None):
-        seconds = time.monotonic() - self._began
-        row = {"step": self._step, "seconds": round(seconds, 2)}
-        for prefix in ("", "val_"):
-            for ours, keras_name in {
-                "loss": "loss",
-                "mlm_loss": "mlm_cross_entropy",
-                "mlm_accuracy": "mlm_accuracy",
-                "nsp_loss": "nsp_cross_entropy",
-                "nsp_accuracy": "nsp_accuracy",
-            }.items():
-                if prefix + keras_name in logs:
-                    row[prefix + ours] = round(float(logs[prefix + keras_name]), 6)
-        row["learning_rate"] = float(f"{float(self.model.optimizer.learning_rate):.6g}")
-        runs.append_history(self._run, row)
-        try:
-            with atomic_path(self._run.directory / runs.CURVES) as partial:
-                draw_curves(runs.read_history(self._run), self._run.pairs, self._reference, partial)
-        except ImportError:
-            warnings.warn("No curves.png without matplotlib: pip install 'kbert[plots]'.", stacklevel=2)
-        self._save()
-        if self._verbose == 2:
-            shown = ", ".join(f"{key} {value:.4f}" for key, value in row.items() if "mlm" in key or "nsp" in key)
-            print(f"step {self._step:,} of {self._run.pretraining.steps:,}: {shown}", flush=True)
-
-    def _failure(self, what):
-        checkpoints = list_checkpoints(self._run.checkpoints)
-        kept = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
-        return TrainingError(f"Step {self._step}: {what}; {kept}; try a lower learning rate in another directory.")
-
-    def _save(self):
-        # The loss comes before the update: it may be finite where the weights no longer are.
-        if not all(np.isfinite(variable.numpy()).all() for variable in self.model.trainable_variables):
-            raise self._failure("expected finite weights. Received: NaN or infinity")
-        try:
-            save_checkpoint(self._run.checkpoints, self.model, self._step, keep=self._run.pretraining.keep_checkpoints)
-        except OSError as error:
-            warnings.warn(f"Step {self._step}: no checkpoint could be written ({error}); training goes on.", stacklevel=2)

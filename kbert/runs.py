@@ -16,6 +16,7 @@ VOCABULARY = "vocab.txt"
 HISTORY = "history.csv"
 CURVES = "curves.png"
 RESULTS = "results.json"
+TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 
 
@@ -34,6 +35,8 @@ class Run:
     """The kind of pairs of the records, as in RecordsConfig: what the model learns beside masked tokens, if anything."""
     records_sha256: str
     """The hash of the manifest of the records."""
+    initial_sha256: str | None = None
+    """The hash of the weights that the run started from; None for new ones."""
 
     @property
     def checkpoints(self):
@@ -51,7 +54,9 @@ class Run:
         """
         identity = {"kind": KIND} | {f"bert.{key}": value for key, value in dataclasses.asdict(self.bert).items()}
         identity |= {f"pretraining.{key}": value for key, value in dataclasses.asdict(self.pretraining).items()}
-        identity |= {name: getattr(self, name) for name in ("sequence_length", "cased", "pairs", "records_sha256")}
+        identity |= {
+            name: getattr(self, name) for name in ("sequence_length", "cased", "pairs", "records_sha256", "initial_sha256")
+        }
         claim_directory(self.directory, identity, CONFIGURATION)
 
     def new_model(self):
@@ -127,9 +132,14 @@ def read_history(run):
     return [row | {"step": int(row["step"])} for row in rows]
 
 
-def save_results(run, results):
-    """Writes the held-out results (None where there is no held-out split) of a finished run."""
-    write_json(run.directory / RESULTS, {"held_out": results})
+def held_out_losses(run, step):
+    """The losses of the held-out evaluations up to a step, oldest first."""
+    return [row["val_loss"] for row in read_history(run) if "val_loss" in row and row["step"] <= step]
+
+
+def save_results(run, step, results):
+    """Writes that a run ended after so many steps, with its held-out results (None where there is no held-out split)."""
+    write_json(run.directory / RESULTS, {"step": step, "held_out": results})
 
 
 def read_results(run):
@@ -137,6 +147,7 @@ def read_results(run):
     return read_json(run.directory / RESULTS, "the results of a finished run")["held_out"]
 
 
-def is_finished(run):
-    """Whether the run has come to its end."""
-    return (run.directory / RESULTS).exists()
+def is_finished(run, step):
+    """Whether the run has come to its end, after so many steps."""
+    path = run.directory / RESULTS
+    return path.exists() and read_json(path, "the results of a finished run").get("step") == step

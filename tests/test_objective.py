@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from kbert.objective import pretraining_objective
-from kbert.optimizers import BertAdamW, WarmupLinearDecay
+from kbert.optimizers import BertAdamW, WarmupDecay
+from kbert.training import Pretrainer
 
 
 def logits_model(*, next_sentence=True, **objective):
@@ -14,7 +15,7 @@ def logits_model(*, next_sentence=True, **objective):
     inputs = {"mlm_logits": keras.Input((None, 11), name="mlm_logits"), "nsp_logits": keras.Input((2,), name="nsp_logits")}
     names = ("mlm", "nsp") if next_sentence else ("mlm",)
     outputs = {name: keras.layers.Identity(name=name)(inputs[f"{name}_logits"]) for name in names}
-    model = keras.Model({f"{name}_logits": inputs[f"{name}_logits"] for name in names}, outputs)
+    model = Pretrainer({f"{name}_logits": inputs[f"{name}_logits"] for name in names}, outputs)
     model.compile(**pretraining_objective(steps=1, next_sentence=next_sentence, **objective))
     return model
 
@@ -143,8 +144,8 @@ def test_the_optimizer_follows_the_arguments():
     assert isinstance(objective["optimizer"], BertAdamW)
     assert objective["optimizer"].weight_decay == 0.05
     schedule = objective["optimizer"]._learning_rate
-    assert isinstance(schedule, WarmupLinearDecay)
-    assert schedule.get_config() == {"peak": 0.3, "steps": 70, "warmup_steps": 11}
+    assert isinstance(schedule, WarmupDecay)
+    assert schedule.get_config() == {"peak": 0.3, "steps": 70, "warmup_steps": 11, "power": 1.0}
 
 
 @pytest.mark.parametrize(("steps", "warmup_steps"), [(1_000_000, 10_000), (70, 7), (7, 0)])

@@ -7,7 +7,7 @@ import torch
 from model_fixtures import tiny_config
 
 from kbert.model import pretraining_model
-from kbert.optimizers import BertAdamW, WarmupLinearDecay
+from kbert.optimizers import BertAdamW, WarmupDecay
 
 SHAPES = {"kernel": (5, 7), "bias": (7,), "gamma": (3,), "beta": (3,), "embeddings": (11, 2), "position_embeddings": (2, 3)}
 DECAYED = {"kernel", "embeddings", "position_embeddings"}
@@ -71,7 +71,7 @@ def test_gradients_of_the_test_are_clipped_at_every_other_step():
 
 
 def test_without_bias_correction_it_is_googles_optimizer():
-    actual = run_ours(BertAdamW(WarmupLinearDecay(0.01, 23, 5)), 20)
+    actual = run_ours(BertAdamW(WarmupDecay(0.01, 23, 5)), 20)
     expected = google_adam(20, lambda step: google_rate(step, 0.01, 23, 5))
     for name, value in expected.items():
         np.testing.assert_allclose(actual[name], value, atol=1e-6, err_msg=name)
@@ -123,26 +123,26 @@ def test_of_a_model_biases_and_normalisation_alone_do_not_decay():
 
 @pytest.mark.parametrize(("steps", "warmup_steps"), [(23, 5), (23, 0), (23, 1), (23, 23), (1, 0)])
 def test_schedule_is_googles_at_every_step(steps, warmup_steps):
-    schedule = WarmupLinearDecay(0.03, steps, warmup_steps)
+    schedule = WarmupDecay(0.03, steps, warmup_steps)
     actual = [float(schedule(step)) for step in range(steps + 3)]
     expected = [google_rate(step, 0.03, steps, warmup_steps) for step in range(steps + 3)]
     np.testing.assert_allclose(actual, expected, atol=1e-8)
 
 
 def test_schedule_in_full():
-    schedule = WarmupLinearDecay(0.8, 8, 2)
+    schedule = WarmupDecay(0.8, 8, 2)
     expected = [0.0, 0.4, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0, 0.0]
     np.testing.assert_allclose([float(schedule(step)) for step in range(10)], expected, atol=1e-7)
 
 
 def test_the_first_update_has_the_rate_of_step_zero():
-    after = run_ours(BertAdamW(WarmupLinearDecay(0.01, 23, 5)), 1)
+    after = run_ours(BertAdamW(WarmupDecay(0.01, 23, 5)), 1)
     np.testing.assert_array_equal(after["kernel"], start()["kernel"])
 
 
 def test_round_trips_through_configurations():
     optimizer = BertAdamW(
-        WarmupLinearDecay(0.01, 23, 5), weight_decay=0.5, beta_1=0.8, beta_2=0.99, epsilon=1e-4, global_clipnorm=0.7, name="x"
+        WarmupDecay(0.01, 23, 5), weight_decay=0.5, beta_1=0.8, beta_2=0.99, epsilon=1e-4, global_clipnorm=0.7, name="x"
     )
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
     assert type(again) is BertAdamW
@@ -151,8 +151,8 @@ def test_round_trips_through_configurations():
     for name, value in run_ours(again, 7).items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
     assert BertAdamW.from_config(BertAdamW(bias_correction=True).get_config()).bias_correction is True
-    schedule = WarmupLinearDecay(0.03, 23, 5)
-    assert WarmupLinearDecay.from_config(schedule.get_config()).get_config() == schedule.get_config()
+    schedule = WarmupDecay(0.03, 23, 5)
+    assert WarmupDecay.from_config(schedule.get_config()).get_config() == schedule.get_config()
 
 
 def test_defaults_are_those_of_bert():

@@ -825,7 +825,8 @@ def test_masks_drawn_in_reading_or_in_writing_have_the_same_statistics(tmp_path,
 
 
 def pipelines(manifest, number, batch_size, replicas=None, **settings):
-    """The batches of all input pipelines, their rows put together in order."""
+    """The batches of all input pipelines, the rows of their replicas put together in order."""
+    each = (replicas or number) // number
     shares = [
         batches(
             read(
@@ -839,8 +840,11 @@ def pipelines(manifest, number, batch_size, replicas=None, **settings):
         )
         for index in range(number)
     ]
-    assert all(len(share["y", "mlm"]) == batch_size // number for some in shares for share in some)
-    return [{key: flat(share[key] for share in some) for key in some[0]} for some in zip(*shares, strict=True)]
+    assert all(len(share["y", "mlm"]) == batch_size // number // each for some in shares for share in some)
+    steps = [[some[first : first + each] for first in range(0, len(some), each)] for some in shares]
+    return [
+        {key: flat(share[key] for some in step for share in some) for key in step[0][0]} for step in zip(*steps, strict=True)
+    ]
 
 
 def test_pipelines_share_the_global_batches(tmp_path, small):

@@ -154,7 +154,8 @@ def test_history_survives_a_failure_while_it_is_written(run, monkeypatch):
 @pytest.mark.parametrize("results", [{"mlm_loss": 2.9}, None])
 def test_results_are_read_back_and_end_a_run(run, results):
     run.claim()
-    assert not runs.is_finished(run)
-    runs.save_results(run, results)
-    assert runs.is_finished(run)
+    assert not runs.is_finished(run, 7)
+    runs.save_results(run, 7, results)
+    assert runs.is_finished(run, 7)
+    assert not runs.is_finished(run, 5)  # back at an earlier checkpoint it goes on
     assert runs.read_results(run) == results

@@ -56,8 +56,9 @@ def read(
             with GZIP a shard.
         shuffle: Whether to shuffle; None shuffles the training split.
         vocabulary_size: The model's. Records by another tool do not tell theirs: reading stops at an id that is not below it.
-        input_context: A tf.distribute.InputContext: B is the batch of all replicas, and what comes is this input pipeline's
-            share of its rows. Every pipeline reads all records, but parses only its own.
+        input_context: A tf.distribute.InputContext, as `strategy.distribute_datasets_from_function` gives it: B is the batch
+            of all replicas, and what comes is this input pipeline's share of its rows, in pieces of one replica's, in the
+            order of the replicas. Every pipeline reads all records, but parses only its own.
 
     Returns:
         A Dataset of (x, y, sample_weight), with x a dict of token_ids, segment_ids, padding_mask (int32 [B, S]) and
@@ -105,8 +106,17 @@ def read(
     dataset = tf.data.Dataset.range(first_epoch, tf.int64.max if epochs is None else epochs).flat_map(epoch_batches)
     dataset = dataset.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
     cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else max(0, epochs * steps - start_step)
+    if input_context is not None:
+        replica_rows = batch_size // input_context.num_replicas_in_sync
+        pieces = (rows.stop - rows.start) // replica_rows
+        if pieces > 1:
+            dataset = dataset.rebatch(replica_rows, drop_remainder=True)
+            cardinality *= pieces if cardinality > 0 else 1
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    # Under a strategy that reads on several machines, each shall read all and take its rows; a file is not to be one machine's.
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def _rows(batch_size, input_context):
