@@ -257,8 +257,9 @@ def inspect(directory, examples, verify):
     help="Devices: one, all GPUs (mirrored), the processes of TF_CONFIG, or a TPU. The batch is that of all together.",
 )
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Micro-batches of an update.")
+@click.option("--recompute", is_flag=True, help="Keep fewer activations: less memory, a third more time.")
 @click.option("--tensorboard", is_flag=True, help="Write figures for TensorBoard to RUN/tensorboard.")
-def pretrain(records, output, size, dropout, max_positions, init_from, strategy, accumulate, tensorboard, **options):
+def pretrain(records, output, size, dropout, max_positions, init_from, strategy, accumulate, recompute, tensorboard, **options):
     """Pretrain BERT on the RECORDS in a directory; the same command again continues where it stopped."""
     tfrecords, kbert = _import("tfrecords"), _import("kbert")
     manifest = tfrecords.load_manifest(records)
@@ -274,6 +275,7 @@ def pretrain(records, output, size, dropout, max_positions, init_from, strategy,
             init_from=init_from,
             strategy=strategy,
             accumulate=accumulate,
+            recompute=recompute,
             tensorboard=tensorboard,
             verbose=1 if sys.stdout.isatty() else 2,
         )

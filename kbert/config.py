@@ -50,6 +50,8 @@ class BertConfig:
     """Segment ids: sentence A and sentence B."""
     dropout: float = 0.1
     """On the embeddings, the attention probabilities, and the outputs of attention and feed-forward network."""
+    attention_dropout: float | None = None
+    """The same on the attention probabilities alone; None takes `dropout`. 0 lets JAX use its fused attention."""
     exact_gelu: bool = False
     """Gaussian error function instead of the tanh form that BERT was released with; for weights from `transformers`."""
     layer_norm_epsilon: float = 1e-12
@@ -61,7 +63,10 @@ class BertConfig:
         for name in ("vocabulary_size", "num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions"):
             check_range(self, name, 1, None)
         check_range(self, "num_segments", 1, None)
+        if self.attention_dropout is None:
+            object.__setattr__(self, "attention_dropout", self.dropout)
         check_range(self, "dropout", 0.0, 0.999)
+        check_range(self, "attention_dropout", 0.0, 0.999)
         if self.hidden_size % self.num_heads:
             raise InputError(
                 f"Expected a hidden size that {self.num_heads} heads share evenly. Received: hidden_size={self.hidden_size}."

@@ -151,8 +151,11 @@ class EncoderBlock(keras.layers.Layer):
         num_heads: N.
         intermediate_size: F.
         dropout: The share of values that is dropped in training.
+        attention_dropout: The same for the attention probabilities; None takes `dropout`. Without it JAX uses its fused
+            attention, which on a GPU never holds all probabilities.
         exact_gelu: See BertConfig.
         layer_norm_epsilon: Added to the variance.
+        recompute: Whether to keep the block's input alone for the backward pass and to work out the rest once more.
         initializer_range: Standard deviation of the initial kernels.
         seed: The key of the initial kernels and of dropout.
 
@@ -170,16 +173,20 @@ class EncoderBlock(keras.layers.Layer):
         num_heads,
         intermediate_size,
         dropout=0.1,
+        attention_dropout=None,
         exact_gelu=False,
         layer_norm_epsilon=1e-12,
+        recompute=False,
         initializer_range=0.02,
         seed=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.recompute = recompute
         self.num_heads = num_heads
         self.intermediate_size = intermediate_size
         self.dropout = dropout
+        self.attention_dropout = dropout if attention_dropout is None else attention_dropout
         self.exact_gelu = exact_gelu
         self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer_range = initializer_range
@@ -203,8 +210,8 @@ class EncoderBlock(keras.layers.Layer):
             layer.build(hidden_shape)
             return layer
 
-        def dropout(name):
-            layer = Dropout(rate=self.dropout, seed=_subseed(self.seed, self.name, name), name=name, dtype=self.dtype_policy)
+        def dropout(name, rate):
+            layer = Dropout(rate=rate, seed=_subseed(self.seed, self.name, name), name=name, dtype=self.dtype_policy)
             layer.build(None)
             return layer
 
@@ -214,11 +221,17 @@ class EncoderBlock(keras.layers.Layer):
         self.intermediate = dense("intermediate", self.intermediate_size, hidden_size)
         self.output_ = dense("output", hidden_size, self.intermediate_size)
         self.output_norm = normalization("output_norm")
-        self._drop_probabilities = dropout("attention_probabilities_dropout")
-        self._drop_attention = dropout("attention_dropout")
-        self._drop_output = dropout("output_dropout")
+        self._drop_probabilities = dropout("attention_probabilities_dropout", self.attention_dropout)
+        self._drop_attention = dropout("attention_dropout", self.dropout)
+        self._drop_output = dropout("output_dropout", self.dropout)
 
     def call(self, hidden, padding_mask, training=False):
+        if training and self.recompute:
+            # Not keras.RematScope, which fails in graphs of TensorFlow where a layer has keyword arguments (Keras 3.15).
+            return keras.remat(lambda *inputs: self._transform(*inputs, training=True))(hidden, padding_mask)
+        return self._transform(hidden, padding_mask, training)
+
+    def _transform(self, hidden, padding_mask, training):
         attended_BSH = self.attention_output(self._attend(hidden, padding_mask, training))
         x_BSH = self.attention_norm(hidden + self._drop_attention(attended_BSH, training=training))
         hidden_BSF = gelu(self.intermediate(x_BSH), self.exact_gelu)
@@ -228,6 +241,11 @@ class EncoderBlock(keras.layers.Layer):
         batch_size, sequence_length, hidden_size = ops.shape(x_BSH)
         head_size = hidden_size // self.num_heads
         qkv = ops.reshape(self.qkv(x_BSH), (batch_size, sequence_length, 3, self.num_heads, head_size))
+        if keras.backend.backend() == "jax" and not (training and self.attention_dropout):
+            q_BSND, k_BSND, v_BSND = ops.unstack(qkv, 3, axis=2)
+            mask_B11S = ops.cast(mask_BS, "bool")[:, None, None, :]
+            attended_BSND = ops.dot_product_attention(q_BSND, k_BSND, v_BSND, mask=mask_B11S)
+            return ops.reshape(attended_BSND, (batch_size, sequence_length, hidden_size))
         q_BNSD, k_BNSD, v_BNSD = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3, axis=0)
         scores_BNSS = ops.matmul(q_BNSD * head_size**-0.5, ops.transpose(k_BNSD, (0, 1, 3, 2)))
         scores_BNSS += (ops.cast(mask_BS, scores_BNSS.dtype)[:, None, None, :] - 1.0) * 1e9
@@ -243,8 +261,10 @@ class EncoderBlock(keras.layers.Layer):
             "num_heads": self.num_heads,
             "intermediate_size": self.intermediate_size,
             "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
             "exact_gelu": self.exact_gelu,
             "layer_norm_epsilon": self.layer_norm_epsilon,
+            "recompute": self.recompute,
             "initializer_range": self.initializer_range,
             "seed": self.seed,
         }

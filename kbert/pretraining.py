@@ -26,6 +26,7 @@ def pretrain(
     init_from=None,
     strategy="auto",
     accumulate=1,
+    recompute=False,
     tensorboard=False,
     verbose=1,
 ):
@@ -43,6 +44,7 @@ def pretrain(
         init_from: The directory of another run, whose newest weights this one starts from; None starts anew.
         strategy: How training is shared out, among `distribution.STRATEGIES`.
         accumulate: Micro-batches that an update is worked out in, one after the other: less memory, more time.
+        recompute: Whether to work out activations once more in the backward pass: less memory still, a third more time.
         tensorboard: Whether to write figures for TensorBoard, to `output`/tensorboard; needs the extra `tensorboard`.
         verbose: 0 = silent, 1 = progress bar, 2 = a line per held-out evaluation.
 
@@ -76,7 +78,12 @@ def pretrain(
     devices = devices_of(strategy)  # before TensorFlow does anything else, as several workers need it
     train_batches(manifest, pretraining, start_step=0)
     check_shares(pretraining.batch_size, devices.num_replicas, accumulate)
-    how = {"accumulate": accumulate, "tensorboard": tensorboard, "verbose": verbose if devices.is_chief else 0}
+    how = {
+        "accumulate": accumulate,
+        "recompute": recompute,
+        "tensorboard": tensorboard,
+        "verbose": verbose if devices.is_chief else 0,
+    }
     with one_line_errors(devices):
         if not devices.is_chief:
             return _train(run, manifest, initial, devices, **how)
@@ -86,14 +93,14 @@ def pretrain(
             return _train(run, manifest, initial, devices, **how)
 
 
-def _train(run, manifest, initial, devices, *, accumulate, tensorboard, verbose):
+def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboard, verbose):
     """Trains the run from where it stands to its end, and measures it."""
     pretraining = run.pretraining
     held_out = manifest.num_records("validation") > 0
 
     # The model, as it was left, or as it starts.
     with devices.scope():
-        model = run.new_model()
+        model = run.new_model(recompute=recompute)
         if initial is not None:
             load_weights(initial, model)
         model.compile(

@@ -59,13 +59,14 @@ class Run:
         }
         claim_directory(self.directory, identity, CONFIGURATION)
 
-    def new_model(self):
-        """The model as it is before the first step, not compiled."""
+    def new_model(self, recompute=False):
+        """The model as it is before the first step, not compiled; `recompute` as for `pretraining_model`."""
         return pretraining_model(
             self.bert,
             seed=self.pretraining.seed,
             dtype=self.pretraining.dtype_policy,
             next_sentence=self.pairs != "none",
+            recompute=recompute,
         )
 
     def load_model(self):

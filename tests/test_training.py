@@ -126,8 +126,8 @@ def test_jax_trains_as_tensorflow_does(train, options, tmp_path):
     assert_same_training(one, other, atol=1e-4)
 
 
-def compiled_model(accumulate=1, jit_compile="auto", run_eagerly=False, dropout=0.3):
-    model = pretraining_model(tiny_config(num_layers=1, dropout=dropout), seed=7)
+def compiled_model(accumulate=1, jit_compile="auto", run_eagerly=False, dropout=0.3, recompute=False):
+    model = pretraining_model(tiny_config(num_layers=1, dropout=dropout), seed=7, recompute=recompute)
     randomize(model.trainable_variables, seed=3, scale=0.1)
     model.compile(
         **pretraining_objective(learning_rate=0.01, steps=10, warmup_steps=0),
@@ -139,9 +139,18 @@ def compiled_model(accumulate=1, jit_compile="auto", run_eagerly=False, dropout=
 
 
 @pytest.mark.parametrize(
-    "options", [{"jit_compile": False}, {"run_eagerly": True}, {"accumulate": 3, "run_eagerly": True}], ids=str
+    "options",
+    [
+        {"jit_compile": False},
+        {"run_eagerly": True},
+        {"accumulate": 3, "run_eagerly": True},
+        {"recompute": True},
+        {"recompute": True, "accumulate": 2},
+        {"recompute": True, "jit_compile": False},
+    ],
+    ids=str,
 )
-def test_a_step_is_the_same_without_xla_and_eagerly(options):
+def test_a_step_is_the_same_without_xla_eagerly_and_with_activations_worked_out_twice(options):
     batches = [random_batch(seed, batch_size=6) for seed in range(3)]
     models = [compiled_model(), compiled_model(**options)]
     logs = [[model.train_on_batch(*batch, return_dict=True) for batch in batches] for model in models]
@@ -177,6 +186,21 @@ def test_the_gradient_is_that_of_the_sums_over_the_whole_batch():
     assert logs["loss"] == pytest.approx(float(loss), abs=1e-5)
     for variable in variables:
         np.testing.assert_allclose(variable.numpy(), expected[variable.path], atol=2e-4, err_msg=variable.path)
+
+
+def test_activations_that_are_worked_out_twice_are_not_kept():
+    # XLA would find the same computation twice and keep its result, if it were not told otherwise.
+    def matrix_products(recompute):
+        model = pretraining_model(tiny_config(num_layers=3, dropout=0.3), recompute=recompute)
+        model.compile(**pretraining_objective(steps=10))
+        x, y, weight = random_batch()
+        model.train_on_batch(x, y, weight)
+        batch = keras.tree.map_structure(tf.constant, (x, y, weight, weight, np.arange(5, dtype=np.int32)))
+        hlo = model._gradients.experimental_get_compiler_ir(batch, tf.constant(0), model._metric_values())("optimized_hlo")
+        return hlo.count(" dot(")
+
+    # Each of the six products in a block that go forward is there once more.
+    assert matrix_products(True) == matrix_products(False) + 3 * 6
 
 
 def test_a_batch_without_a_masked_token_has_no_loss_of_them():
