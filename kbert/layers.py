@@ -10,10 +10,7 @@ import zlib
 import keras
 from keras import ops
 
-
-def kernel_initializer(stddev, seed, *path):
-    """The truncated normal of BERT's kernels and embeddings: a function of the seed and of the weight's place."""
-    return keras.initializers.TruncatedNormal(stddev=stddev, seed=zlib.crc32(f"{seed}/{'/'.join(path)}".encode()))
+from kbert.initializers import kernel_initializer
 
 
 def gelu(x, exact):
