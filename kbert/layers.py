@@ -304,7 +304,7 @@ class Dropout(keras.layers.Layer):
         return ops.where(keep, x * (1 / (1 - self.rate)), ops.zeros_like(x))
 
     def _count(self):
-        number = ops.convert_to_tensor(self.counter.value)
+        number = ops.cast(self.counter.value, "uint32")  # on TensorFlow, convert_to_tensor would give the variable itself
         self.counter.assign_add(1)
         return number
 
