@@ -142,7 +142,8 @@ def _cluster(required):
             raise ValueError("a worker's address is host:port")
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"Expected TF_CONFIG such as {_TF_CONFIG}. Received: {text[:200]} ({type(error).__name__}: {error})."
+            f"Expected TF_CONFIG such as {_TF_CONFIG}. "
+            f"Received: {' '.join(text.split())[:200]} ({type(error).__name__}: {error})."
         ) from None
     return workers
 

@@ -6,7 +6,8 @@ Shapes: B batch, S sequence, H hidden size, P slots for masked tokens, V vocabul
 import keras
 from keras import ops
 
-from kbert.layers import gelu, kernel_initializer
+from kbert.initializers import kernel_initializer
+from kbert.layers import gelu
 
 
 @keras.saving.register_keras_serializable("kbert")

@@ -10,10 +10,7 @@ import zlib
 import keras
 from keras import ops
 
-
-def kernel_initializer(stddev, seed, *path):
-    """The truncated normal of BERT's kernels and embeddings: a function of the seed and of the weight's place."""
-    return keras.initializers.TruncatedNormal(stddev=stddev, seed=zlib.crc32(f"{seed}/{'/'.join(path)}".encode()))
+from kbert.initializers import kernel_initializer
 
 
 def gelu(x, exact):
@@ -327,7 +324,7 @@ class Dropout(keras.layers.Layer):
         return ops.where(keep, x * (1 / (1 - self.rate)), ops.zeros_like(x))
 
     def _count(self):
-        number = ops.convert_to_tensor(self.counter.value)
+        number = ops.cast(self.counter.value, "uint32")  # on TensorFlow, convert_to_tensor would give the variable itself
         self.counter.assign_add(1)
         return number
 

@@ -3,7 +3,8 @@
 import keras
 
 from kbert.heads import MaskedTransform, Pooler, VocabularyBias
-from kbert.layers import EncoderBlock, InputEmbedding, TokenEmbedding, kernel_initializer
+from kbert.initializers import kernel_initializer
+from kbert.layers import EncoderBlock, InputEmbedding, TokenEmbedding
 from kbert.training import Pretrainer
 
 

@@ -53,6 +53,81 @@ def test_help_names_every_option(name):
         assert all(f"  {command} " in text for command in main.commands)
 
 
+def pretrain_options():
+    return [parameter for parameter in main.commands["pretrain"].params if isinstance(parameter, click.Option)]
+
+
+def test_pretrain_has_no_more_options_than_one_can_read():
+    assert len(pretrain_options()) <= 27
+
+
+def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, monkeypatch):
+    calls = []
+
+    def pretrain(records, output, **options):
+        calls.append((records, output, options))
+        return None, None
+
+    monkeypatch.setattr("kbert.pretraining.pretrain", pretrain)
+    bert = {"--size": "mini", "--dropout": 0.2, "--max-positions": 64}
+    how = {"--init-from": tmp_path / "other", "--strategy": "mirrored", "--accumulate": 4}
+    config = {
+        "--steps": 70,
+        "--batch-size": 24,
+        "--learning-rate": 0.002,
+        "--warmup-steps": 7,
+        "--optimizer": "lamb",
+        "--weight-decay": 0.05,
+        "--decay-power": 0.5,
+        "--mlm-weight": 0.75,
+        "--nsp-weight": 0.25,
+        "--precision": "bfloat16",
+        "--seed": 11,
+        "--evaluate-every": 35,
+        "--evaluate-steps": 3,
+        "--patience": 5,
+        "--checkpoint-every": 17,
+        "--keep-checkpoints": 2,
+    }
+    words = [word for option in (bert | config | how).items() for word in option]
+    asked = run("pretrain", tiny_records, "--output", tmp_path / "run", *words, "--tensorboard")
+    assert asked.stdout == f"{tmp_path / 'run'}: trained for 70 steps\n"
+    assert {name for one in pretrain_options() for name in one.opts} == {*bert, *config, *how, "--output", "--tensorboard"}
+
+    def fields(options):
+        return {option.removeprefix("--").replace("-", "_"): value for option, value in options.items()}
+
+    vocabulary_size = tfrecords.load_manifest(tiny_records).vocabulary_size
+    assert calls.pop() == (
+        tiny_records,
+        tmp_path / "run",
+        {
+            "bert": kbert.BertConfig.of_size("mini", vocabulary_size=vocabulary_size, dropout=0.2, max_positions=64),
+            "pretraining": kbert.PretrainingConfig(**fields(config)),
+            **fields(how),
+            "tensorboard": True,
+            "verbose": 2,
+        },
+    )
+
+    run("pretrain", tiny_records, "--output", tmp_path / "run")
+    (_, _, options) = calls.pop()
+    assert options == {
+        "bert": kbert.BertConfig.of_size("base", vocabulary_size=vocabulary_size),
+        "pretraining": kbert.PretrainingConfig(),
+        "init_from": None,
+        "strategy": "auto",
+        "accumulate": 1,
+        "tensorboard": False,
+        "verbose": 2,
+    }
+
+
+@pytest.mark.parametrize("option", [("--optimizer", "adam"), ("--strategy", "two"), ("--accumulate", 0), ("--patience", "a")])
+def test_a_wrong_choice_of_pretrain_is_explained(option):
+    assert f"Invalid value for '{option[0]}'" in run("pretrain", "records", "--output", "out", *option, code=2).stderr
+
+
 def test_commands():
     assert list(main.commands) == [
         "corpus",

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from kbert.config import BertConfig, PretrainingConfig
+from kbert.optimizers import OPTIMIZERS
 from tfrecords import InputError
 
 SHAPE = {"vocabulary_size": 53, "num_layers": 2, "hidden_size": 26, "num_heads": 2, "intermediate_size": 37}
@@ -85,6 +86,14 @@ def test_model_values_out_of_range_are_refused(changes, message):
         ({"evaluate_steps": 0}, r"evaluate_steps of at least 1\. Received: 0"),
         ({"checkpoint_every": 0}, r"checkpoint_every of at least 1\. Received: 0"),
         ({"keep_checkpoints": 0}, r"keep_checkpoints of at least 1\. Received: 0"),
+        ({"optimizer": "adam"}, r"^Expected optimizer among adamw, lamb\. Received: 'adam'\.$"),
+        ({"weight_decay": -0.01}, r"weight_decay from 0.0 to 1.0\. Received: -0.01"),
+        ({"weight_decay": 1.5}, r"weight_decay from 0.0 to 1.0\. Received: 1.5"),
+        ({"weight_decay": float("nan")}, r"weight_decay from 0.0 to 1.0\. Received: nan"),
+        ({"decay_power": -1.0}, r"decay_power of at least 0.0\. Received: -1.0"),
+        ({"decay_power": float("inf")}, r"decay_power of at least 0.0\. Received: inf"),
+        ({"patience": 0}, r"patience of at least 1\. Received: 0"),
+        ({"patience": -3}, r"patience of at least 1\. Received: -3"),
         ({"seed": -1}, r"seed from 0 to 2147483647\. Received: -1"),
         ({"precision": "float16"}, r"precision among float32, bfloat16\. Received: 'float16'"),
         ({"learning_rate": float("inf")}, r"learning_rate of at least 0\.0\. Received: inf"),
@@ -106,6 +115,30 @@ def test_warmup_and_evaluations_follow_the_steps(steps, warmup_steps, evaluate_e
 def test_warmup_and_evaluations_can_be_set():
     config = PretrainingConfig(steps=70, warmup_steps=0, evaluate_every=70)
     assert (config.warmup_steps, config.evaluate_every) == (0, 70)
+
+
+def test_defaults_are_those_of_the_paper():
+    config = PretrainingConfig()
+    assert (config.optimizer, config.weight_decay, config.decay_power, config.patience) == ("adamw", 0.01, 1.0, None)
+    assert (config.learning_rate, config.batch_size, config.mlm_weight, config.nsp_weight) == (1e-4, 256, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "lamb", "weight_decay": 0.0, "decay_power": 0.5, "patience": 1},
+        {"optimizer": "adamw", "weight_decay": 1.0, "decay_power": 0.0, "patience": None},
+    ],
+)
+def test_optimizer_decay_and_patience_can_be_set(changes):
+    config = PretrainingConfig(**changes)
+    assert {name: getattr(config, name) for name in changes} == changes
+    assert PretrainingConfig(**dataclasses.asdict(config)) == config
+
+
+def test_every_optimizer_of_a_configuration_is_there():
+    for name in OPTIMIZERS:
+        assert PretrainingConfig(optimizer=name).optimizer == name
 
 
 def test_precision_names_a_keras_policy():

@@ -32,6 +32,7 @@ ORDER = [
     "tfrecords.build",
     "tfrecords.inspection",
     "kbert.config",
+    "kbert.initializers",
     "kbert.layers",
     "kbert.heads",
     "kbert.optimizers",

@@ -1,15 +1,19 @@
-"""The layers of the encoder: dropout's masks, the block against plain NumPy, padding, initial weights."""
+"""The layers of the encoder: dropout's masks, the block against plain NumPy, padding."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from model_fixtures import random_batch, randomize, tiny_config
+from model_fixtures import ROOT, random_batch, randomize, tiny_config
 
-from kbert.layers import Dropout, EncoderBlock, InputEmbedding, TokenEmbedding, kernel_initializer, random_bits
+from kbert.layers import Dropout, EncoderBlock, InputEmbedding, TokenEmbedding, dropout_masks_of, random_bits
 from kbert.model import pretraining_model
 
 SIGMAS = 5
@@ -103,6 +107,137 @@ def test_every_axis_but_the_last_tells_rows_apart():
     assert bits.dtype == np.uint32
     assert len(np.unique(bits.reshape(-1, 11), axis=0)) == 3 * 5 * 7
     np.testing.assert_array_equal(bits.reshape(-1, 11), random_bits((105, 11), 7, ops.cast(2, "uint32")))
+
+
+def plain_bits(shape, seed, step, examples):
+    """`random_bits` in Python's integers, one element after the other: [examples, ..., columns]."""
+    golden, limit = 0x9E3779B9, 2**32
+
+    def mix(x):
+        x = (x ^ (x >> 16)) * 0x7FEB352D % limit
+        x = (x ^ (x >> 15)) * 0x846CA68B % limit
+        return x ^ (x >> 16)
+
+    key = mix(mix(seed) ^ (step * golden % limit))
+    bits = np.zeros(shape, np.uint32)
+    rows_per_example = math.prod(shape[1:-1])
+    for index in np.ndindex(*shape):
+        *rest, column = index[1:]
+        row = examples[index[0]] * rows_per_example + (np.ravel_multi_index(rest, shape[1:-1]) if rest else 0)
+        row_bits = mix(mix((int(row) + key) % limit) ^ key)
+        bits[index] = mix((row_bits + column * golden) % limit)
+    return bits
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (3, 5, 7), (3, 2, 5, 7)])
+def test_random_bits_equal_plain_python(shape):
+    for seed, step, examples in ((0, 0, [0, 1, 2]), (7, 5, [6, 0, 1_000_003]), (2**32 - 1, 2**31 - 1, [2, 2, 1])):
+        actual = random_bits(shape, seed, ops.cast(step, "uint32"), np.array(examples, np.int32)).numpy()
+        np.testing.assert_array_equal(actual, plain_bits(shape, seed, step, examples))
+
+
+def test_random_bits_stay_what_they_are():
+    # A run that is resumed by a later version has to meet the same masks.
+    bits = random_bits((2, 3), 7, ops.cast(5, "uint32"), np.array([0, 11], np.int32)).numpy()
+    assert bits.tolist() == [[3091176715, 640122849, 3485015385], [2665308924, 2970953267, 1104587715]]
+
+
+def masks_of(step, examples, seed=7, rate=0.3, columns=(13, 31)):
+    """The masks of these rows in this step, as 0.0 and 1.0, [rows, *columns]."""
+    with dropout_masks_of(ops.convert_to_tensor(step, "int32"), np.array(examples, np.int32)):
+        y = Dropout(rate=rate, seed=seed)(ops.ones((len(examples), *columns)), training=True)
+    return (y.numpy() != 0).astype(np.float64)
+
+
+def test_in_a_step_a_row_has_its_mask_in_any_order_and_split():
+    whole = masks_of(5, range(12))
+    order = np.random.default_rng(0).permutation(12)
+    np.testing.assert_array_equal(masks_of(5, order), whole[order])
+    for parts in (np.split(np.arange(12), 3), [np.arange(12)[first::4] for first in range(4)], [[7], [0, 11]]):
+        for part in parts:
+            np.testing.assert_array_equal(masks_of(5, part), whole[part])
+
+
+def test_in_a_step_masks_differ_by_step_row_layer_and_seed():
+    rate = 0.3
+    masks = [masks_of(step, [0, 1], seed, rate, (101, 103))[row] for step in (0, 1, 2) for seed in (7, 8) for row in (0, 1)]
+    masks += [masks_of(2**31 - 1, [2**20], 7, rate, (101, 103))[0], masks_of(0, [0], 2**32 - 1, rate, (101, 103))[0]]
+    for n, one in enumerate(masks):
+        assert abs(one.mean() - (1 - rate)) < SIGMAS * math.sqrt(rate * (1 - rate) / one.size)
+        for other in masks[:n]:
+            assert_uncorrelated(one, other)
+
+
+def test_in_a_step_nothing_is_counted_and_after_it_counting_goes_on():
+    layer, plain = Dropout(rate=0.3, seed=7), Dropout(rate=0.3, seed=7)
+    x = ops.ones((5, 7))
+    expected = [plain(x, training=True).numpy() for _ in range(3)]
+    np.testing.assert_array_equal(layer(x, training=True), expected[0])
+    with dropout_masks_of(ops.convert_to_tensor(2, "int32"), np.arange(5, dtype=np.int32)):
+        for _ in range(2):  # the same step, the same mask
+            np.testing.assert_array_equal(layer(x, training=True), expected[2])
+        np.testing.assert_array_equal(layer(x), x)
+    assert layer.counter.numpy() == 1
+    np.testing.assert_array_equal(layer(x, training=True), expected[1])
+    assert layer.counter.numpy() == 2
+
+
+def test_steps_nest_and_end_with_an_error_too():
+    layer, x, rows = Dropout(rate=0.3, seed=7), ops.ones((5, 7)), np.arange(5, dtype=np.int32)
+    of_step = [masks_of(step, rows, columns=(7,)) for step in (3, 4)]
+    with dropout_masks_of(ops.convert_to_tensor(3, "int32"), rows):
+        with dropout_masks_of(ops.convert_to_tensor(4, "int32"), rows):
+            np.testing.assert_array_equal(layer(x, training=True).numpy() != 0, of_step[1])
+        np.testing.assert_array_equal(layer(x, training=True).numpy() != 0, of_step[0])
+        with pytest.raises(RuntimeError, match="stop"), dropout_masks_of(ops.convert_to_tensor(4, "int32"), rows):
+            raise RuntimeError("stop")
+        np.testing.assert_array_equal(layer(x, training=True).numpy() != 0, of_step[0])
+    assert layer.counter.numpy() == 0
+    layer(x, training=True)
+    assert layer.counter.numpy() == 1
+
+
+ON_TWO_DEVICES = """
+import json, sys, keras, numpy as np, tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from kbert.distribution import batches_for, devices_of
+from kbert.layers import Dropout
+from kbert.training import Pretrainer
+
+def kept_by_step(strategy):
+    there = devices_of(strategy)
+    with there.scope():
+        row = keras.Input((), dtype="int32", name="row")
+        table = keras.layers.Embedding(6, 31, embeddings_initializer="zeros")
+        model = Pretrainer(row, Dropout(rate=0.3, seed=7)(table(row)))
+        # The gradient of a row of the table has the zeros of the mask of that row.
+        model.compile(keras.optimizers.SGD(1.0), loss=lambda y, y_pred: keras.ops.mean(y_pred, -1))
+    steps, size = [], 6 // there.num_replicas
+    def rows(context):
+        return tf.data.Dataset.from_tensor_slices((np.arange(6), np.zeros((6, 31), "float32"))).batch(size, True).repeat()
+    class Changes(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            steps.append((table.embeddings.numpy() != 0).tolist())
+            table.embeddings.assign(np.zeros((6, 31)))
+    model.fit(batches_for(model, rows), steps_per_epoch=3, shuffle=False, verbose=0, callbacks=[Changes()])
+    return [there.num_replicas, steps]
+
+print("kept", json.dumps([kept_by_step(strategy) for strategy in ("one", "mirrored", "mirrored")]))
+"""
+
+
+def test_two_devices_have_the_masks_of_their_own_rows():
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.pop("TF_CONFIG", None)
+    done = subprocess.run([sys.executable, "-c", ON_TWO_DEVICES], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two, again = json.loads(done.stdout.rpartition("kept ")[2])
+    expected = [masks_of(step, range(6), columns=(31,)) for step in range(3)]
+    assert [replicas for replicas, _ in (one, two, again)] == [1, 2, 2]
+    for _, kept in (one, two, again):
+        np.testing.assert_array_equal(kept, expected)
+    assert all((mask[:3] != mask[3:]).any() for mask in expected)  # the first device's rows, and the second's
 
 
 def test_every_bit_is_one_half_of_the_time():
@@ -273,38 +408,6 @@ def test_layers_survive_a_round_trip_through_their_configuration(layer):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(again) is type(layer)
     assert again.get_config() == layer.get_config()
-
-
-def drawn(model):
-    """The variables of a model that start from random numbers."""
-    return [v for v in model.trainable_variables if "embeddings" in v.name or v.name == "kernel"]
-
-
-def test_initial_weights_are_a_truncated_normal():
-    model = pretraining_model(tiny_config(initializer_range=0.03))
-    values = np.concatenate([variable.numpy().ravel() for variable in drawn(model)])
-    assert len(values) > 10_000
-    assert np.abs(values).max() <= 0.06
-    # A standard normal cut at two standard deviations has a standard deviation of 0.87962 and a kurtosis below a normal's.
-    assert abs(values.std() / (0.03 * 0.87962) - 1) < SIGMAS / math.sqrt(2 * len(values))
-    assert abs(values.mean()) < SIGMAS * 0.03 / math.sqrt(len(values))
-    for variable in model.variables:
-        if not any(variable is one for one in drawn(model)):
-            assert (variable.numpy() == (1.0 if variable.name == "gamma" else 0.0)).all(), variable.path
-
-
-def test_initial_weights_follow_from_the_seed_and_differ_everywhere():
-    first, again, other = (drawn(pretraining_model(tiny_config(), seed=seed)) for seed in (11, 11, 12))
-    for one, same, changed in zip(first, again, other, strict=True):
-        np.testing.assert_array_equal(one, same)
-        assert (one.numpy() != changed.numpy()).mean() > 0.9
-    beginnings = {tuple(variable.numpy().ravel()[:5]) for variable in first}
-    assert len(beginnings) == len(first)
-
-
-def test_an_initializer_depends_on_its_whole_path():
-    draws = [kernel_initializer(0.02, 0, *path)((5, 7)) for path in (("a", "b"), ("a", "c"), ("b", "b"))]
-    assert len({float(draw[0, 0]) for draw in draws}) == 3
 
 
 def test_a_model_on_a_batch_is_the_same_eagerly_and_compiled_in_training():

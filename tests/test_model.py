@@ -10,48 +10,19 @@ import tensorflow as tf
 import torch
 import transformers
 from model_fixtures import random_batch, random_model, randomize, single_segments, tiny_config, values_of
+from transformers_twin import (
+    assign,
+    from_transformers,
+    labels_of,
+    randomize_transformers,
+    transformers_model,
+    transformers_outputs,
+)
 
 from kbert.config import BertConfig
 from kbert.layers import Dropout
 from kbert.model import encoder_model, encoder_of, pretraining_model
 from kbert.objective import pretraining_objective
-
-HUGGING_FACE_GELU = {True: "gelu", False: "gelu_pytorch_tanh"}
-
-
-def from_transformers(state, num_layers):
-    """Copies of the weights of a BertForPreTraining (its state_dict), by the paths of a kbert model."""
-    state = {name: value.numpy() for name, value in state.items()}
-
-    def dense(path, name):
-        return {f"{path}/kernel": state[f"{name}.weight"].T, f"{path}/bias": state[f"{name}.bias"]}
-
-    def norm(path, name):
-        return {f"{path}/gamma": state[f"{name}.weight"], f"{path}/beta": state[f"{name}.bias"]}
-
-    weights = {
-        "token_embedding/embeddings": state["bert.embeddings.word_embeddings.weight"],
-        "embeddings/position_embeddings": state["bert.embeddings.position_embeddings.weight"],
-        "embeddings/segment_embeddings": state["bert.embeddings.token_type_embeddings.weight"],
-        "mlm/bias": state["cls.predictions.bias"],
-        **norm("embeddings/layer_norm", "bert.embeddings.LayerNorm"),
-        **dense("pooler/dense", "bert.pooler.dense"),
-        **dense("mlm_transform/dense", "cls.predictions.transform.dense"),
-        **norm("mlm_transform/layer_norm", "cls.predictions.transform.LayerNorm"),
-        **dense("nsp", "cls.seq_relationship"),
-    }
-    for index in range(num_layers):
-        ours, theirs = f"layer_{index}", f"bert.encoder.layer.{index}"
-        thirds = [dense(part, f"{theirs}.attention.self.{part}") for part in ("query", "key", "value")]
-        for kind in ("kernel", "bias"):
-            parts = [value for third in thirds for path, value in third.items() if path.endswith(kind)]
-            weights[f"{ours}/qkv/{kind}"] = np.concatenate(parts, axis=-1)
-        weights |= dense(f"{ours}/attention_output", f"{theirs}.attention.output.dense")
-        weights |= norm(f"{ours}/attention_norm", f"{theirs}.attention.output.LayerNorm")
-        weights |= dense(f"{ours}/intermediate", f"{theirs}.intermediate.dense")
-        weights |= dense(f"{ours}/output", f"{theirs}.output.dense")
-        weights |= norm(f"{ours}/output_norm", f"{theirs}.output.LayerNorm")
-    return weights
 
 
 def to_keras_hub(weights, num_layers, num_heads):
@@ -84,51 +55,11 @@ def to_keras_hub(weights, num_layers, num_heads):
     return hub
 
 
-def assign(model, weights):
-    """Gives every trainable variable of a model its value; none is left over on either side."""
-    variables = {variable.path: variable for variable in model.trainable_variables}
-    assert variables.keys() == weights.keys()
-    for path, variable in variables.items():
-        assert variable.shape == weights[path].shape, path
-        variable.assign(weights[path])
-
-
-def transformers_model(config):
-    """A BertForPreTraining of the same shape with random weights everywhere."""
-    torch.manual_seed(3)
-    model = transformers.BertForPreTraining(
-        transformers.BertConfig(
-            vocab_size=config.vocabulary_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=config.max_positions,
-            hidden_act=HUGGING_FACE_GELU[config.exact_gelu],
-        )
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape) + (1.0 if "LayerNorm.weight" in name else 0.0))
-    return model.eval()
-
-
-def transformers_outputs(model, x, **labels):
-    tensors = {name: torch.tensor(value, dtype=torch.long) for name, value in x.items()}
-    with torch.no_grad():
-        return model(
-            input_ids=tensors["token_ids"],
-            token_type_ids=tensors["segment_ids"],
-            attention_mask=tensors["padding_mask"],
-            **{name: torch.tensor(value, dtype=torch.long) for name, value in labels.items()},
-        )
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["tanh_gelu", "exact_gelu"])
 def twins(request):
     """(kbert's model, transformers' model) with the same weights."""
     config = tiny_config(exact_gelu=request.param)
-    theirs = transformers_model(config)
+    theirs = randomize_transformers(transformers_model(config))
     ours = pretraining_model(config)
     assign(ours, from_transformers(theirs.state_dict(), config.num_layers))
     # In float32, torch's own rounding reaches 1e-5 on some processors [one with AVX-512, 2026-11].
@@ -140,7 +71,8 @@ def test_logits_equal_those_of_transformers(twins):
     x, _, sample_weight = random_batch(batch_size=7)
     assert 0 < x["padding_mask"].mean() < 1
     assert 0 < sample_weight["mlm"].mean() < 1
-    outputs = transformers_outputs(theirs, x)
+    with torch.no_grad():
+        outputs = transformers_outputs(theirs, x)
     mlm = np.take_along_axis(outputs.prediction_logits.numpy(), x["mask_positions"][:, :, None], axis=1)
     actual = ours(x)
     assert mlm.std() > 0.5  # logits that say something
@@ -151,10 +83,8 @@ def test_logits_equal_those_of_transformers(twins):
 def test_loss_equals_that_of_transformers(twins):
     ours, theirs = twins
     x, y, sample_weight = random_batch(seed=1, batch_size=7)
-    labels = np.full(x["token_ids"].shape, -100)
-    for row, (positions, weights) in enumerate(zip(x["mask_positions"], sample_weight["mlm"], strict=True)):
-        labels[row, positions[weights == 1]] = y["mlm"][row, weights == 1]
-    expected = float(transformers_outputs(theirs, x, labels=labels, next_sentence_label=y["nsp"]).loss)
+    with torch.no_grad():
+        expected = float(transformers_outputs(theirs, x, **labels_of(x, y, sample_weight)).loss)
     ours.compile(**pretraining_objective(steps=1))
     assert abs(ours.evaluate(x, y, sample_weight=sample_weight, verbose=0, return_dict=True)["loss"] - expected) < 1e-5
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from kbert.objective import pretraining_objective
-from kbert.optimizers import BertAdamW, WarmupDecay
+from kbert.optimizers import BertAdamW, BertLamb, WarmupDecay
 from kbert.training import Pretrainer
 
 
@@ -113,6 +113,26 @@ def test_metrics_are_exact_over_batches_of_unequal_weights():
         assert logs[f"{name}_accuracy"] == pytest.approx(weighted_mean(logits.argmax(-1) == labels, weights), abs=1e-6)
 
 
+def test_losses_over_batches_are_means_of_the_batches_by_their_rows():
+    # As training has them: each batch divides by its own number of masked words, however few or many.
+    batches = [
+        batch(0, num_weights=2),
+        batch(1, num_weights=13),
+        batch(2, num_weights=0),
+        batch(3, batch_size=2, num_weights=3),
+    ]
+    logs = evaluate(logits_model(mlm_weight=0.5, nsp_weight=2.0), batches)
+    losses, rows = {"mlm": [], "nsp": []}, []
+    for x, y, sample_weight in batches:
+        rows.append(len(x["nsp_logits"]))
+        for name, values in losses.items():
+            weights, entropies = sample_weight[name], cross_entropies(x[f"{name}_logits"], y[name])
+            values.append(weighted_mean(entropies, weights) if weights.sum() else 0.0)
+    expected = {name: np.average(values, weights=rows) for name, values in losses.items()}
+    assert logs["loss"] == pytest.approx(0.5 * expected["mlm"] + 2.0 * expected["nsp"], abs=1e-5)
+    assert logs["mlm_loss"] != pytest.approx(logs["mlm_cross_entropy"], abs=1e-3)  # that one is exact over all of them
+
+
 def test_names_of_losses_and_metrics():
     assert set(evaluate(logits_model(), [batch(0)])) == {
         "loss",
@@ -146,6 +166,18 @@ def test_the_optimizer_follows_the_arguments():
     schedule = objective["optimizer"]._learning_rate
     assert isinstance(schedule, WarmupDecay)
     assert schedule.get_config() == {"peak": 0.3, "steps": 70, "warmup_steps": 11, "power": 1.0}
+
+
+def test_lamb_and_the_power_of_the_decay_reach_the_optimizer():
+    options = {"learning_rate": 0.3, "steps": 70, "warmup_steps": 11, "weight_decay": 0.05, "decay_power": 0.5}
+    optimizer = pretraining_objective(optimizer="lamb", **options)["optimizer"]
+    assert type(optimizer) is BertLamb
+    assert (optimizer.decay, optimizer.weight_decay) == (0.05, None)  # Keras is not told, which would apply it once more
+    assert optimizer._learning_rate.get_config() == {"peak": 0.3, "steps": 70, "warmup_steps": 11, "power": 0.5}
+    assert float(optimizer._learning_rate(35)) == pytest.approx(0.3 * 0.5**0.5)
+    assert pretraining_objective(**options)["optimizer"]._learning_rate.power == 0.5
+    with pytest.raises(KeyError, match="sgd"):
+        pretraining_objective(optimizer="sgd", **options)
 
 
 @pytest.mark.parametrize(("steps", "warmup_steps"), [(1_000_000, 10_000), (70, 7), (7, 0)])

@@ -2,7 +2,7 @@
 
     python tests/train_on_devices.py RECORDS OUTPUT.npz '{"strategy": "mirrored", "accumulate": 2, ...}'
 
-OUTPUT.npz gets the mean loss so far after every step, what an evaluation says at the end, and all weights.
+OUTPUT.npz gets the mean loss so far after every step, what an evaluation says at the end, and all weights before and after.
 """
 
 import json
@@ -41,10 +41,6 @@ def main(records, output, options):
         )
         objective["optimizer"].global_clipnorm = options.get("clip", 0.1)
         model.compile(**objective, accumulate=options.get("accumulate", 1), jit_compile=options.get("jit_compile", "auto"))
-    if "weights" in options:
-        with np.load(options["weights"]) as values:
-            for variable in model.trainable_variables:
-                variable.assign(values[variable.path])
 
     losses = []
 
