@@ -166,25 +166,31 @@ def _mask(lengths, keys, num_predictions, rule, token_ids, positions, labels, we
     n-grams alone, S for n at its positions.
     """
     sequence_length, num_slots = token_ids.shape[1], positions.shape[1]
-    chosen = np.empty(sequence_length, np.bool_)
+    chosen_in_row = np.empty(sequence_length, np.bool_)
     chosen_positions = np.empty(sequence_length + 1, np.int64)
     for row in range(len(token_ids)):
-        ids, key = token_ids[row, : lengths[row]], keys[row]
+        ids, key, chosen = token_ids[row, : lengths[row]], keys[row], chosen_in_row[: lengths[row]]
         if rule.whole_words:
-            ngram_draws = sequence_length + 2 * num_slots
-            _choose_words(ids, key, ngram_draws, num_predictions[row], rule, chosen[: len(ids)])
+            _choose_words(ids, key, sequence_length + 2 * num_slots, num_predictions[row], rule, chosen)
         else:
-            _choose_tokens(ids, key, num_predictions[row], rule, chosen[: len(ids)])
-        for slot in range(_find(chosen[: len(ids)], chosen_positions)):
+            _choose_tokens(ids, key, num_predictions[row], rule, chosen)
+        for slot in range(_find(chosen, chosen_positions)):
             position = chosen_positions[slot]
             positions[row, slot] = position
             labels[row, slot] = ids[position]
             weights[row, slot] = 1
             what, replacement = draw(key, sequence_length + slot), draw(key, sequence_length + num_slots + slot)
-            if what < rule.mask_end:
-                ids[position] = rule.mask_id
-            elif what < rule.random_end:
-                ids[position] = replacement * rule.vocabulary_size >> 31
+            ids[position] = _shown(ids[position], what, replacement, rule)
+
+
+@compiled
+def _shown(label, what, replacement, rule):
+    """What the model sees in place of a label, by two draws: [MASK], a random token of the whole vocabulary or the label."""
+    if what < rule.mask_end:
+        return rule.mask_id
+    if what < rule.random_end:
+        return replacement * rule.vocabulary_size >> 31
+    return np.int64(label)
 
 
 @compiled
@@ -259,21 +265,39 @@ def _choose_words(ids, key, ngram_draws, num_predictions, rule, chosen):
     `ngram_draws` is the index of the first draw of n.
     """
     word_ends = _word_ends(ids, rule)
-    left = num_predictions
+    ranks = np.empty(len(ids), np.int64)
+    for position in range(len(ids)):
+        ranks[position] = _rank(key, position) if word_ends[position] else 0
     chosen[:] = False
-    for start in _visits(key, word_ends):
-        if left == 0:
-            break
-        num_words = 1
-        for n in range(len(rule.ngram_ends)):
-            num_words += draw(key, ngram_draws + start) >= rule.ngram_ends[n]
-        end = start
-        while num_words > 0 and 0 < word_ends[end] <= start + left:
-            end = word_ends[end]
-            num_words -= 1
+    left = num_predictions
+    rank = _largest(ranks)  # again for every visit: for the few that it takes as a rule, cheaper than sorting all
+    while left > 0 and rank > 0:
+        start = _ranked_position(rank)
+        end = _span_end(start, _num_words(draw(key, ngram_draws + start), rule), left, word_ends)
         if not chosen[start:end].any():
             chosen[start:end] = True
             left -= end - start
+        ranks[start] = 0
+        rank = _largest(ranks)
+
+
+@compiled
+def _num_words(n_draw, rule):
+    """The number of words that a draw says."""
+    number = 1
+    for end in rule.ngram_ends:
+        number += n_draw >= end
+    return number
+
+
+@compiled
+def _span_end(start, num_words, left, word_ends):
+    """The end of at most `num_words` words in a row from `start`, as many as fit into `left` pieces; `start` if none does."""
+    end = start
+    while num_words > 0 and 0 < word_ends[end] <= start + left:
+        end = word_ends[end]
+        num_words -= 1
+    return end
 
 
 @compiled
@@ -297,23 +321,27 @@ def _word_ends(ids, rule):
     return ends
 
 
-@compiled
-def _visits(key, word_ends):
-    """The first positions of the words, by falling rank: int64 [number of words]."""
-    starts = np.flatnonzero(word_ends)
-    ranks = np.empty(len(starts), np.int64)
-    for n in range(len(starts)):
-        ranks[n] = -_rank(key, starts[n])
-    return starts[np.argsort(ranks)]
-
-
+_LAST_POSITION = (1 << 31) - 1
 _RANKS_END = 1 << 62
 
 
 @compiled
 def _rank(key, position):
     """int64, above 0, by which positions are put in order: by falling draw, of equal ones the first position first."""
-    return draw(key, position) << 31 | ((1 << 31) - 1 - position)
+    return draw(key, position) << 31 | _LAST_POSITION - position
+
+
+@compiled
+def _ranked_position(rank):
+    return _LAST_POSITION - (rank & _LAST_POSITION)
+
+
+@compiled
+def _largest(ranks):
+    largest = np.int64(0)
+    for n in range(len(ranks)):  # not over the ranks themselves: this takes several at once
+        largest = max(largest, ranks[n])
+    return largest
 
 
 @compiled
