@@ -9,8 +9,9 @@ from tfrecords.masking import Masking, mask_tokens
 from tfrecords.pairs import make_pairs
 from tfrecords.writer import write_shard
 
-_RECORDS_PER_BATCH = 4096
-_TOKENS_PER_BATCH = 1 << 19
+# A batch and its records stay in a processor's second cache.
+_RECORDS_PER_BATCH = 1024
+_TOKENS_PER_BATCH = 1 << 17
 
 
 class ShardMaker:
