@@ -19,6 +19,7 @@ ORDER = [
     "tfrecords.python_docs",
     "tfrecords.workers",
     "tfrecords.wordpiece",
+    "tfrecords.keys",
     "tfrecords.compilation",
     "tfrecords.pairs",
     "tfrecords.masking",
@@ -141,6 +142,14 @@ def test_a_start_without_work_loads_nothing_large(arguments):
     modules = loaded(*arguments)
     assert "tfrecords" in modules or "kbert" in modules
     assert not modules & {"tensorflow", "keras", "tensorflow_text", "numpy", "numba", "tokenizers", "matplotlib"}
+
+
+def test_reading_compiles_nothing_unless_it_draws_masks(records):
+    # numba takes half a second to import, and records with masks are read by TensorFlow alone.
+    read = f"import tfrecords; next(iter(tfrecords.read({str(records)!r}, batch_size=3)))"
+    modules = loaded("-c", read)
+    assert "tensorflow" in modules
+    assert not modules & {"numba", "tfrecords.masking"}
 
 
 def test_training_does_without_the_tokenizer():

@@ -1,10 +1,11 @@
-"""Masking against plain loops that are fed the same draws, and against the shares that BERT and ALBERT ask for."""
+"""Masking against a plain version that is fed the same draws, and against the shares that BERT and ALBERT ask for."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrecords.masking import Masking, draws, mask_tokens, record_keys
+from tfrecords.keys import record_keys
+from tfrecords.masking import Masking, draw, mask_tensors, mask_tokens
 from tfrecords.schema import MASK_UNITS
 from tfrecords.vocabulary import SPECIAL_TOKENS, Vocabulary
 
@@ -30,12 +31,11 @@ def pairs(num_pairs, sequence_length, seed=0, shortest=5):
 
 
 def keys_of(num_records, seed=1, stream=2):
-    return record_keys(seed, stream, tf.range(num_records, dtype=tf.int64))
+    return record_keys(seed, stream, np.arange(num_records)).numpy()
 
 
 def mask(token_ids, lengths, masking, keys=None):
-    keys = keys_of(len(token_ids)) if keys is None else keys
-    return {name: value.numpy() for name, value in mask_tokens(token_ids, lengths, masking, keys).items()}
+    return mask_tokens(token_ids, lengths, masking, keys_of(len(token_ids)) if keys is None else keys)
 
 
 def splitmix64(state, index):
@@ -91,7 +91,7 @@ def plain_choice(row, length, num_predictions, unit, order, ngram):
 def plain_mask(token_ids, lengths, masking, keys):
     """Masks with loops."""
     sequence_length, num_slots = token_ids.shape[1], masking.max_predictions
-    all_draws = numpy_draws(keys.numpy(), 0, 2 * sequence_length + 2 * num_slots)
+    all_draws = numpy_draws(keys, 0, 2 * sequence_length + 2 * num_slots)
     masked, slots = token_ids.copy(), (len(token_ids), num_slots)
     positions, labels, weights = np.zeros(slots, np.int32), np.zeros(slots, np.int32), np.zeros(slots, np.float32)
     ends = np.cumsum([sequence_length, num_slots, num_slots])
@@ -288,7 +288,7 @@ def test_lengths_of_ngrams():
     assert (masked["weights"] == 1).all()
     chosen = np.zeros([num_rows, length + 2], bool)
     np.put_along_axis(chosen, masked["positions"], True, axis=1)
-    first = 1 + numpy_draws(keys_of(num_rows).numpy(), 1, length - 2).argmax(axis=1)
+    first = 1 + numpy_draws(keys_of(num_rows), 1, length - 2).argmax(axis=1)
     runs = [chosen[np.arange(num_rows), first + k] for k in range(3)]
     assert runs[0].all()
     shares = [(~runs[1]).mean(), (runs[1] & ~runs[2]).mean(), (runs[1] & runs[2]).mean()]
@@ -354,7 +354,7 @@ def test_positions_are_uniform(unit):
 @pytest.mark.parametrize("unit", MASK_UNITS)
 def test_masks_depend_on_the_record_alone(unit):
     token_ids, lengths = pairs(101, 29)
-    some, keys = masking(unit=unit), keys_of(101).numpy()
+    some, keys = masking(unit=unit), keys_of(101)
     whole = mask(token_ids, lengths, some, keys)
     for rows in (np.arange(1), np.arange(37, 60), np.arange(101)[::-1], np.array([100, 3, 3, 71, 0])):
         part = mask(token_ids[rows], lengths[rows], some, keys[rows])
@@ -363,11 +363,11 @@ def test_masks_depend_on_the_record_alone(unit):
 
 def test_other_seed_stream_or_number_other_masks():
     token_ids, lengths = pairs(101, 29)
-    numbers = tf.range(101, dtype=tf.int64)
-    first = mask(token_ids, lengths, masking(), record_keys(1, 2, numbers))
-    assert_equal(first, mask(token_ids, lengths, masking(), record_keys(1, 2, numbers)))
+    numbers = np.arange(101)
+    first = mask(token_ids, lengths, masking(), record_keys(1, 2, numbers).numpy())
+    assert_equal(first, mask(token_ids, lengths, masking(), record_keys(1, 2, numbers).numpy()))
     for seed, stream, shift in ((3, 2, 0), (1, 3, 0), (2, 1, 0), (1, 2, 1), (1, 2, 1 << 40), (-1, 2, 0)):
-        other = mask(token_ids, lengths, masking(), record_keys(seed, stream, numbers + shift))
+        other = mask(token_ids, lengths, masking(), record_keys(seed, stream, numbers + shift).numpy())
         assert (other["positions"] != first["positions"]).mean() > 0.3
 
 
@@ -380,17 +380,24 @@ def test_global_seed_and_earlier_draws_change_nothing(global_seed):
 
 
 @pytest.mark.parametrize("unit", MASK_UNITS)
-def test_graph_and_tf_data_as_eager(unit):
+def test_tensors_in_graphs_and_tf_data_as_arrays(unit):
     token_ids, lengths = pairs(101, 29)
     some, numbers = masking(unit=unit), np.arange(101) + (1 << 33)
-    eager = mask(token_ids, lengths, some, record_keys(5, 7, numbers))
+    eager = mask(token_ids, lengths, some, record_keys(5, 7, numbers).numpy())
 
     def masked(token_ids, lengths, numbers, seed=5, stream=7):
-        return mask_tokens(token_ids, lengths, some, record_keys(seed, stream, numbers))
+        return mask_tensors(token_ids, lengths, some, record_keys(seed, stream, numbers))
 
-    in_graph = tf.function(masked)
-    assert_equal(eager, {name: value.numpy() for name, value in in_graph(token_ids, lengths, numbers).items()})
+    tensors = [tf.constant(array) for array in (token_ids, lengths, numbers)]
+    for on_tensors in (masked, tf.function(masked)):
+        assert_equal(eager, {name: value.numpy() for name, value in on_tensors(*tensors).items()})
     dataset = tf.data.Dataset.from_tensor_slices((token_ids, lengths, numbers)).batch(13).map(masked, num_parallel_calls=2)
+    assert {name: spec.shape.as_list() for name, spec in dataset.element_spec.items()} == {
+        "token_ids": [None, 29],
+        "positions": [None, 5],
+        "labels": [None, 5],
+        "weights": [None, 5],
+    }
     batches = list(dataset.as_numpy_iterator())
     assert_equal(eager, {name: np.concatenate([batch[name] for batch in batches]) for name in eager})
     # The number of rows need not be known when the graph is made, nor the seed and the stream.
@@ -413,30 +420,34 @@ def test_empty_batch(unit):
     }
 
 
+def draws(keys, start, number):
+    """What the loops draw: int64 [B, number]."""
+    return np.array([[draw(key, index) for index in range(start, start + number)] for key in keys])
+
+
 def test_draws_are_those_of_splitmix64():
     # The published outputs from the state 1234567 (rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64).
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
-    assert draws(np.array([1234567]), 0, 5).numpy().tolist() == [[output >> 33 for output in published]]
+    assert [draw(1234567, index) for index in range(5)] == [output >> 33 for output in published]
     keys = np.array([0, 1, -1, 1 << 62, -(1 << 63), (1 << 63) - 1])
-    some = draws(keys, 7, 31).numpy()
-    assert some.dtype == np.int32
+    some = draws(keys, 7, 31)
     assert (
         some.tolist()
         == numpy_draws(keys, 7, 31).tolist()
         == [[splitmix64(key, index) >> 33 for index in range(7, 38)] for key in keys]
     )
-    assert some.min() >= 0
+    assert 0 <= some.min() <= some.max() < 1 << 31
 
 
 def test_draws_are_uniform_and_neighbours_unrelated():
     # Records that differ by one in number, stream or seed, and draws of one record that follow each other.
     n = 100_003
     numbers = np.arange(n + 1)
-    some = draws(record_keys(1, 2, numbers), 0, 2).numpy() / 2**31
+    some = draws(record_keys(1, 2, numbers).numpy(), 0, 2) / 2**31
     others = {
         "number": some[1:, 0],
-        "stream": draws(record_keys(1, 3, numbers), 0, 1).numpy()[:-1, 0],
-        "seed": draws(record_keys(2, 2, numbers), 0, 1).numpy()[:-1, 0],
+        "stream": draws(record_keys(1, 3, numbers).numpy(), 0, 1)[:-1, 0] / 2**31,
+        "seed": draws(record_keys(2, 2, numbers).numpy(), 0, 1)[:-1, 0] / 2**31,
         "draw": some[:-1, 1],
         "number and draw": some[1:, 1],
     }

@@ -1,22 +1,23 @@
-"""One masking of token ids as batched, stateless TensorFlow operations: for writing records and for reading them.
+"""One masking of token ids for writing records and for reading them.
 
 Devlin et al. 2019, section 3.1 and appendix A.1; create_masked_lm_predictions of google-research/bert, for whole words too;
 n-grams as in Lan et al. 2020 (ALBERT), section 3.1. The masks of a record are a pure function of its tokens and its key: they
-depend neither on the batch that it comes in nor on its place there. All of it is integers, and so alike on every device.
+depend neither on the batch that it comes in nor on its place there. The loops compile (numba); a plain version that is fed
+the same draws gives the same masks, and stands in tests/test_masking.py.
 """
 
+import collections
 import dataclasses
 import functools
 
 import numpy as np
 import tensorflow as tf
 
+from tfrecords.compilation import compiled
 from tfrecords.schema import MASK_UNITS
 from tfrecords.vocabulary import Vocabulary
 
 LONGEST_NGRAM = 3
-
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +59,51 @@ class Masking:
             unit=config.mask_unit,
         )
 
-    def num_predictions(self, length):
-        """How many tokens are predicted in a sequence of `length` tokens, special ones included: at least 1, at most P."""
-        return min(self.max_predictions, max(1, round(length * self.mask_rate))) if self.mask_rate > 0 else 0
+    def num_predictions(self, lengths):
+        """How many tokens are predicted in sequences of so many tokens, special ones included: at least 1, at most P.
+
+        Args:
+            lengths: int [B].
+
+        Returns:
+            int64 [B]. Halves are rounded to even, as Python rounds them.
+        """
+        if self.mask_rate == 0:
+            return np.zeros(np.shape(lengths), np.int64)
+        rounded = np.rint(np.multiply(lengths, self.mask_rate)).astype(np.int64)
+        return np.minimum(self.max_predictions, np.maximum(1, rounded))
 
     @functools.cached_property
-    def continues_word(self):
-        """bool [V]: the pieces that continue the word before them."""
-        return np.array([token.startswith("##") for token in self.vocabulary.tokens])
+    def rule(self):
+        """The same for the loops."""
+        return _Rule(
+            cls_id=self.vocabulary.cls_id,
+            sep_id=self.vocabulary.sep_id,
+            mask_id=self.vocabulary.mask_id,
+            vocabulary_size=len(self.vocabulary),
+            mask_end=int(self.mask_share * 2**31),
+            random_end=int((self.mask_share + self.random_share) * 2**31),
+            whole_words=self.unit != "token",
+            continues_word=np.array([token.startswith("##") for token in self.vocabulary.tokens]),
+            ngram_ends=np.array(_ngram_ends(LONGEST_NGRAM if self.unit == "ngram" else 1), np.int64),
+        )
+
+
+_Rule = collections.namedtuple(
+    "_Rule", "cls_id sep_id mask_id vocabulary_size mask_end random_end whole_words continues_word ngram_ends"
+)
+"""A Masking in numbers. A draw below `mask_end` says [MASK], else one below `random_end` a random token; a draw at or above
+`ngram_ends[n - 1]` says more than n words. `continues_word` is bool [V]."""
+
+
+def _ngram_ends(longest):
+    """Where the draws end that say n = 1, n = 2, ... below `longest`, for p(n) proportional to 1/n.
+
+    >>> [end / 2**31 for end in _ngram_ends(3)]  # 6/11 and 9/11
+    [0.5454545454122126, 0.8181818178854883]
+    """
+    shares = [1 / n for n in range(1, longest + 1)]
+    return [int(sum(shares[:n]) / sum(shares) * 2**31) for n in range(1, longest)]
 
 
 def mask_tokens(token_ids, lengths, masking, keys):
@@ -85,72 +123,134 @@ def mask_tokens(token_ids, lengths, masking, keys):
     word of the sequence is longer than their number; see `_choose_words`.
 
     Args:
-        token_ids: int32 [B, S], zero-padded, S at least P and known when the graph is made.
+        token_ids: int32 [B, S], zero-padded, S at least P.
         lengths: int32 [B], the tokens of each sequence that are not padding.
         masking: A Masking.
-        keys: int64 [B], the key of each sequence's draws; see `record_keys`.
+        keys: int64 [B], the key of each sequence's draws; see `keys.record_keys`.
 
     Returns:
         A dict of `token_ids` (int32 [B, S], masked), `positions` (int32 [B, P], ascending, then zeros), `labels` (int32
         [B, P], the original ids there, then zeros) and `weights` (float32 [B, P], 1 on slots in use, else 0).
     """
-    sequence_length = token_ids.shape[1]
-    table = tf.constant([masking.num_predictions(length) for length in range(sequence_length + 1)], tf.int32)
-    num_predictions = tf.gather(table, lengths)
-    inside = tf.range(sequence_length) < lengths[:, None]
-    candidate = inside & (token_ids != masking.vocabulary.cls_id) & (token_ids != masking.vocabulary.sep_id)
-    choose = _choose_tokens if masking.unit == "token" else _choose_words
-    positions, in_use = choose(token_ids, candidate, num_predictions, masking, keys)
-
-    # One addressing of the flat batch serves to read the labels and to write what is shown in their place.
-    flat_ids = tf.reshape(token_ids, [-1])
-    flat_positions = positions + tf.range(tf.shape(token_ids)[0])[:, None] * sequence_length
-    original = tf.gather(flat_ids, flat_positions)
-    # Differences are added: a slot out of use points at position 0 and adds nothing to what a slot in use may do there.
-    change = tf.where(in_use, _shown(original, masking, keys, sequence_length) - original, 0)
-    masked_ids = tf.tensor_scatter_nd_add(flat_ids, flat_positions[..., None], change)
-    return {
-        "token_ids": tf.reshape(masked_ids, tf.shape(token_ids)),
-        "positions": positions,
-        "labels": tf.where(in_use, original, 0),
-        "weights": tf.cast(in_use, tf.float32),
+    slots = len(token_ids), masking.max_predictions
+    masked = {
+        "token_ids": np.array(token_ids, np.int32),
+        "positions": np.zeros(slots, np.int32),
+        "labels": np.zeros(slots, np.int32),
+        "weights": np.zeros(slots, np.float32),
     }
+    # Copies, since an array that is read-only would be another type to numba, which it would compile for once more.
+    lengths, keys = np.array(lengths, np.int64), np.array(keys, np.int64)
+    _mask(lengths, keys, masking.num_predictions(lengths), masking.rule, *masked.values())
+    return masked
 
 
-def _shown(labels, masking, keys, sequence_length):
-    """What the model sees in place of the labels: [MASK], a random token of the whole vocabulary or the label, [B, P]."""
-    num_slots = masking.max_predictions
-    what, replacement = tf.split(draws(keys, sequence_length, 2 * num_slots), 2, axis=1)
-    random_ids = tf.cast(tf.cast(replacement, tf.int64) * len(masking.vocabulary) // 2**31, tf.int32)
-    # `<=` of one less, since a share of 1 is 2 ** 31, which is no int32.
-    last_mask = int(masking.mask_share * 2**31) - 1
-    last_random = int((masking.mask_share + masking.random_share) * 2**31) - 1
-    return tf.where(what <= last_mask, masking.vocabulary.mask_id, tf.where(what <= last_random, random_ids, labels))
+def mask_tensors(token_ids, lengths, masking, keys):
+    """`mask_tokens` for tensors, in the graphs of tf.data too. S has to be known when the graph is made; B need not be."""
+
+    def mask(token_ids, lengths, keys):
+        return tuple(mask_tokens(token_ids, lengths, masking, keys).values())
+
+    names, types = ("token_ids", "positions", "labels", "weights"), [tf.int32, tf.int32, tf.int32, tf.float32]
+    masked = dict(zip(names, tf.numpy_function(mask, [token_ids, lengths, keys], types, stateful=False), strict=True))
+    for name, values in masked.items():
+        values.set_shape([token_ids.shape[0], token_ids.shape[1] if name == "token_ids" else masking.max_predictions])
+    return masked
 
 
-def _choose_tokens(token_ids, candidate, num_predictions, masking, keys):
-    """The candidates with the largest draws: a uniform choice without replacement.
+@compiled
+def _mask(lengths, keys, num_predictions, rule, token_ids, positions, labels, weights):
+    """Masks `token_ids` in place and fills the other three; arguments as in `mask_tokens`.
+
+    A record has S draws for the order of its positions; P for what becomes of its slots; P for the random tokens; and, for
+    n-grams alone, S for n at its positions.
+    """
+    sequence_length, num_slots = token_ids.shape[1], positions.shape[1]
+    chosen_in_row = np.empty(sequence_length, np.bool_)
+    chosen_positions = np.empty(sequence_length + 1, np.int64)
+    for row in range(len(token_ids)):
+        ids, key, chosen = token_ids[row, : lengths[row]], keys[row], chosen_in_row[: lengths[row]]
+        if rule.whole_words:
+            _choose_words(ids, key, sequence_length + 2 * num_slots, num_predictions[row], rule, chosen)
+        else:
+            _choose_tokens(ids, key, num_predictions[row], rule, chosen)
+        for slot in range(_find(chosen, chosen_positions)):
+            position = chosen_positions[slot]
+            positions[row, slot] = position
+            labels[row, slot] = ids[position]
+            weights[row, slot] = 1
+            what, replacement = draw(key, sequence_length + slot), draw(key, sequence_length + num_slots + slot)
+            ids[position] = _shown(ids[position], what, replacement, rule)
+
+
+@compiled
+def _shown(label, what, replacement, rule):
+    """What the model sees in place of a label, by two draws: [MASK], a random token of the whole vocabulary or the label."""
+    if what < rule.mask_end:
+        return rule.mask_id
+    if what < rule.random_end:
+        return replacement * rule.vocabulary_size >> 31
+    return np.int64(label)
+
+
+@compiled
+def _find(chosen, positions):
+    """Puts the positions that are chosen into `positions`, which has one place more, and returns their number."""
+    count = 0
+    for position in range(len(chosen)):
+        positions[count] = position  # for the next one to replace unless it is chosen: cheaper than a branch
+        count += chosen[position]
+    return count
+
+
+@compiled
+def _is_candidate(token_id, rule):
+    return (token_id != rule.cls_id) & (token_id != rule.sep_id)
+
+
+@compiled
+def _choose_tokens(ids, key, num_predictions, rule, chosen):
+    """Chooses the candidates with the largest draws: a uniform choice without replacement.
 
     Args:
-        token_ids: int32 [B, S].
-        candidate: bool [B, S], False at [CLS], [SEP] and padding.
-        num_predictions: int32 [B].
-        masking: A Masking.
-        keys: int64 [B].
-
-    Returns:
-        Positions, int32 [B, P], ascending, then zeros; and whether each of these slots is in use, bool [B, P].
+        ids: int32 [length], a sequence without its padding.
+        key: int64, the key of its draws.
+        num_predictions: How many to choose.
+        rule: A _Rule.
+        chosen: bool [length], which is filled.
     """
-    num_slots, sequence_length = masking.max_predictions, token_ids.shape[1]
-    order, chosen = tf.math.top_k(tf.where(candidate, draws(keys, 0, sequence_length), -1), num_slots)
-    in_use = (tf.range(num_slots) < num_predictions[:, None]) & (order >= 0)
-    positions = tf.sort(tf.where(in_use, chosen, sequence_length), axis=1)
-    in_use = positions < sequence_length
-    return tf.where(in_use, positions, 0), in_use
+    ranks = np.empty(len(ids), np.int64)
+    for position in range(len(ids)):
+        ranks[position] = _rank(key, position) if _is_candidate(ids[position], rule) else 0
+    least = _least_rank(ranks, num_predictions)
+    for position in range(len(ids)):
+        chosen[position] = ranks[position] >= least
 
 
-def _choose_words(token_ids, candidate, num_predictions, masking, keys):
-    """Whole words, or n-grams of them, as many as fit; arguments and results as in `_choose_tokens`.
+@compiled
+def _least_rank(ranks, number):
+    """A bound that so many of the ranks reach, or all that are not 0 if those are fewer; by bisection.
+
+    The ranks are uniform and distinct, so that a bound between two neighbours is found in few passes, about 9 for 128.
+    """
+    low, high = 1, _RANKS_END
+    bound = low
+    while True:
+        count = 0
+        for n in range(len(ranks)):
+            count += ranks[n] >= bound
+        if count == number or (count < number and bound == 1):
+            return bound
+        if count > number:
+            low = bound
+        else:
+            high = bound
+        bound = low + (high - low) // 2
+
+
+@compiled
+def _choose_words(ids, key, ngram_draws, num_predictions, rule, chosen):
+    """Chooses whole words, or n-grams of them, as many as fit; arguments as in `_choose_tokens`.
 
     A word is a piece and the pieces `##...` that continue it. It never crosses a special token: `##...` right after [CLS]
     or [SEP] starts a word of its own. The words of a sequence are visited once each in random order, until
@@ -161,138 +261,102 @@ def _choose_words(token_ids, candidate, num_predictions, masking, keys):
             [SEP] or the end of the sequence comes first. While it does not fit, its last word is dropped. What remains is
             taken unless one of its words is already chosen, and then the visit is over, as in ALBERT's script (where
             n-grams cross [SEP]).
+
+    `ngram_draws` is the index of the first draw of n.
     """
-    batch_size, sequence_length = tf.shape(token_ids)[0], token_ids.shape[1]
-    too_long = sequence_length + 1
-
-    # All words of the batch in one list of W; a special token or padding stands there as a word, but is never visited.
-    joins = candidate & tf.pad(candidate[:, :-1], [[0, 0], [1, 0]])
-    starts_word = ~(joins & tf.gather(masking.continues_word, token_ids))
-    starts = tf.cast(tf.where(tf.reshape(starts_word, [-1]))[:, 0], tf.int32)
-    num_pieces = tf.concat([starts[1:], [batch_size * sequence_length]], axis=0)[: tf.size(starts)] - starts
-    word_of = tf.cumsum(tf.cast(tf.reshape(starts_word, [-1]), tf.int32)) - 1
-    if masking.unit == "ngram":
-        lengths = draws(keys, sequence_length + 2 * masking.max_predictions, sequence_length)
-        spans = _spans(num_pieces, *(tf.gather(tf.reshape(x, [-1]), starts) for x in (joins, lengths)), too_long)
-    else:
-        spans = num_pieces[:, None]
-    longest = spans.shape[1]
-
-    first = candidate & starts_word
-    num_words = tf.reduce_sum(tf.cast(first, tf.int32), axis=1)
-    order = tf.math.top_k(tf.where(first, draws(keys, 0, sequence_length), -1), sequence_length).indices
-    visits = tf.transpose(order + tf.range(batch_size)[:, None] * sequence_length)
-
-    def goes_on(rank, left, taken):
-        return tf.reduce_any((left > 0) & (rank < num_words))
-
-    def visit(rank, left, taken):
-        word = tf.gather(word_of, visits[rank])
-        pieces = tf.gather(spans, word)
-        members = word[:, None] + tf.range(longest)
-        fits = (pieces <= left[:, None]) & (rank < num_words)[:, None]
-        blocked = tf.reduce_any(fits & tf.gather(taken, members), axis=1, keepdims=True)
-        takes = fits & ~blocked
-        left -= tf.reduce_max(tf.where(takes, pieces, 0), axis=1)
-        # What is not taken writes to an entry behind the last word, which nothing reads.
-        members = tf.where(takes, members, tf.size(starts) + longest)
-        return rank + 1, left, tf.tensor_scatter_nd_update(taken, members[..., None], tf.ones_like(takes))
-
-    nothing_taken = tf.zeros([tf.size(starts) + longest + 1], tf.bool)
-    _, _, taken = tf.while_loop(goes_on, visit, [0, num_predictions, nothing_taken])
-    chosen = tf.reshape(tf.gather(taken, word_of), tf.shape(token_ids))
-
-    # From the end of the sequence, so that the largest values are the first positions.
-    from_end = tf.math.top_k(tf.where(chosen, sequence_length - tf.range(sequence_length), 0), masking.max_predictions).values
-    in_use = from_end > 0
-    return tf.where(in_use, sequence_length - from_end, 0), in_use
+    word_ends = _word_ends(ids, rule)
+    ranks = np.empty(len(ids), np.int64)
+    for position in range(len(ids)):
+        ranks[position] = _rank(key, position) if word_ends[position] else 0
+    chosen[:] = False
+    left = num_predictions
+    rank = _largest(ranks)  # again for every visit: for the few that it takes as a rule, cheaper than sorting all
+    while left > 0 and rank > 0:
+        start = _ranked_position(rank)
+        end = _span_end(start, _num_words(draw(key, ngram_draws + start), rule), left, word_ends)
+        if not chosen[start:end].any():
+            chosen[start:end] = True
+            left -= end - start
+        ranks[start] = 0
+        rank = _largest(ranks)
 
 
-def _spans(num_pieces, joins, lengths, too_long):
-    """The sizes of the n-grams that start at each word, in pieces.
+@compiled
+def _num_words(n_draw, rule):
+    """The number of words that a draw says."""
+    number = 1
+    for end in rule.ngram_ends:
+        number += n_draw >= end
+    return number
 
-    With words of 2, 1, 1 and 3 pieces, the third right after [SEP], and draws that say n = 3, 1, 2, 1 (`too_long` is 9):
 
-        num_pieces    2  1  1  3
-        joins         0  1  0  1
-        n             3  1  2  1
-        n-gram of 1   2  1  1  3
-        n-gram of 2   3  9  4  9
-        n-gram of 3  12  9  9  9    (that of the first word would cross [SEP])
+@compiled
+def _span_end(start, num_words, left, word_ends):
+    """The end of at most `num_words` words in a row from `start`, as many as fit into `left` pieces; `start` if none does."""
+    end = start
+    while num_words > 0 and 0 < word_ends[end] <= start + left:
+        end = word_ends[end]
+        num_words -= 1
+    return end
+
+
+@compiled
+def _word_ends(ids, rule):
+    """Where each word ends, at the position of its first piece, and 0 elsewhere: int64 [length + 1].
+
+    With 2 = [CLS], 3 = [SEP] and the pieces 6 and 9 continuing a word:
+
+        ids         2  6  8  6  9  7  3  9  3
+        word_ends   0  2  5  0  0  6  0  8  0  0
+    """
+    ends = np.zeros(len(ids) + 1, np.int64)
+    start = -1  # of the word that may go on here
+    for position in range(len(ids)):
+        if not _is_candidate(ids[position], rule):
+            start = -1
+            continue
+        if start < 0 or not rule.continues_word[ids[position]]:
+            start = position
+        ends[start] = position + 1
+    return ends
+
+
+_LAST_POSITION = (1 << 31) - 1
+_RANKS_END = 1 << 62
+
+
+@compiled
+def _rank(key, position):
+    """int64, above 0, by which positions are put in order: by falling draw, of equal ones the first position first."""
+    return draw(key, position) << 31 | _LAST_POSITION - position
+
+
+@compiled
+def _ranked_position(rank):
+    return _LAST_POSITION - (rank & _LAST_POSITION)
+
+
+@compiled
+def _largest(ranks):
+    largest = np.int64(0)
+    for n in range(len(ranks)):  # not over the ranks themselves: this takes several at once
+        largest = max(largest, ranks[n])
+    return largest
+
+
+@compiled
+def draw(key, index):
+    """One of the uniform draws behind a masking: splitmix64 (Steele et al. 2014), counted from the key of each record.
 
     Args:
-        num_pieces: int32 [W], the sizes of the words.
-        joins: bool [W], whether a word stands right after another one.
-        lengths: int32 [W], the draws of n.
-        too_long: More pieces than fit anywhere.
+        key: int64.
+        index: The index of the draw.
 
     Returns:
-        int32 [W, 3], at least `too_long` where n is smaller or there are not that many words.
+        int64, from 0 to 2 ** 31 - 1: the upper 31 bits of splitmix64's output number index + 1 from the state `key`.
     """
-    added = tf.pad(tf.where(joins, num_pieces, too_long), [[0, LONGEST_NGRAM]], constant_values=too_long)
-    spans = [num_pieces]
-    for k, last in enumerate(_last_draws(LONGEST_NGRAM), start=1):
-        spans.append(tf.where(lengths > last, spans[-1] + added[k : k + tf.size(num_pieces)], too_long))
-    return tf.stack(spans, axis=1)
-
-
-def _last_draws(longest):
-    """The last draw that says n = 1, n = 2, ... below `longest`, for p(n) proportional to 1/n.
-
-    >>> [(last + 1) / 2**31 for last in _last_draws(3)]  # 6/11 and 9/11
-    [0.5454545454122126, 0.8181818178854883]
-    """
-    shares = [1 / n for n in range(1, longest + 1)]
-    return [int(sum(shares[:n]) / sum(shares) * 2**31) - 1 for n in range(1, longest)]
-
-
-def record_keys(seed, stream, numbers):
-    """The keys of the draws of records, each a pure function of (seed, stream, number).
-
-    Args:
-        seed: int64, the seed of all randomness.
-        stream: int64, which of the seed's streams of masks, such as the repetition of the data.
-        numbers: int64 [B], the numbers of the records.
-
-    Returns:
-        int64 [B]. Every step is a bijection of its last argument: the keys of one stream are distinct.
-    """
-    keys = _hash(_hash(_hash(tf.constant(0, tf.uint64), seed), stream), numbers)
-    return tf.bitcast(keys, tf.int64)
-
-
-def draws(keys, start, number):
-    """The uniform draws behind a masking: splitmix64 (Steele et al. 2014), counted from the key of each record.
-
-    A record has S draws for the order of its positions; P for what becomes of its slots; P for the random tokens; and, for
-    n-grams alone, S for n at its positions.
-
-    Args:
-        keys: int64 [B].
-        start: The index of the first draw.
-        number: How many draws.
-
-    Returns:
-        int32 [B, number], from 0 to 2 ** 31 - 1: the upper 31 bits of splitmix64's outputs number start + 1, start + 2, ...
-        from the state `key`.
-    """
-    steps = np.arange(start + 1, start + number + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    z = np.uint64(key) + np.uint64(index + 1) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     # The last shift of splitmix64 would leave the upper 31 bits as they are.
-    return tf.cast(_shift(_multiply(tf.bitcast(keys, tf.uint64)[:, None] + steps), 33), tf.int32)
-
-
-def _hash(state, value):
-    """uint64: one whole output of splitmix64, number `value` (int64) + 1 from `state` (uint64)."""
-    value = tf.bitcast(tf.convert_to_tensor(value, tf.int64), tf.uint64)
-    z = _multiply(state + (value + np.uint64(1)) * np.uint64(_GOLDEN))
-    return tf.bitwise.bitwise_xor(z, _shift(z, 31))
-
-
-def _multiply(z):
-    """splitmix64 from its counter to its last shift."""
-    z = tf.bitwise.bitwise_xor(z, _shift(z, 30)) * np.uint64(0xBF58476D1CE4E5B9)
-    return tf.bitwise.bitwise_xor(z, _shift(z, 27)) * np.uint64(0x94D049BB133111EB)
-
-
-def _shift(z, bits):
-    return tf.bitwise.right_shift(z, np.uint64(bits))
+    return np.int64(z >> np.uint64(33))

@@ -125,9 +125,10 @@ def _batch(tokens, starts, first_lengths, indices, sequence_length):
     segment_ids = np.zeros((len(indices), sequence_length), np.int32)
     for row in range(len(indices)):
         n = indices[row]
-        length = starts[n + 1] - starts[n]
-        token_ids[row, :length] = tokens[starts[n] : starts[n + 1]]
-        segment_ids[row, first_lengths[n] : length] = 1
+        pair = tokens[starts[n] : starts[n + 1]]
+        for position in range(len(pair)):
+            token_ids[row, position] = pair[position]
+            segment_ids[row, position] = position >= first_lengths[n]
     return token_ids, segment_ids
 
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from tfrecords import schema
 from tfrecords.errors import InputError
 from tfrecords.files import is_gzip
-from tfrecords.masking import Masking, mask_tokens, record_keys
+from tfrecords.keys import record_keys
 from tfrecords.schema import Manifest, Shard, load_manifest
 
 _untouched = tf.autograph.experimental.do_not_convert  # rewriting these functions would take half of the time to start
@@ -261,12 +261,14 @@ def _masked_before(features, keys, manifest):
 
 def _masked_now(features, keys, manifest):
     """The same, of records that get their masks here."""
+    from tfrecords.masking import Masking, mask_tensors  # brings numba, which reading masked records does without
+
     token_ids = tf.cast(features[schema.INPUT_IDS].to_tensor(shape=[None, manifest.sequence_length]), tf.int32)
     lengths = tf.cast(features[schema.INPUT_IDS].row_lengths(), tf.int32)
     position = tf.range(manifest.sequence_length)
     inside = position < lengths[:, None]
     second = inside & (position >= tf.cast(features[schema.FIRST_LENGTH], tf.int32))
-    masked = mask_tokens(token_ids, lengths, Masking.of(manifest.load_vocabulary(), manifest.config), keys)
+    masked = mask_tensors(token_ids, lengths, Masking.of(manifest.load_vocabulary(), manifest.config), keys)
     x = {
         "token_ids": masked["token_ids"],
         "segment_ids": tf.cast(second, tf.int32),

@@ -4,36 +4,23 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecords import schema
-from tfrecords.masking import Masking, mask_tokens, record_keys
+from tfrecords.keys import record_keys
+from tfrecords.masking import Masking, mask_tokens
 from tfrecords.pairs import make_pairs
 from tfrecords.writer import write_shard
 
-_RECORDS_PER_BATCH = 4096
-_TOKENS_PER_BATCH = 1 << 19
+# A batch and its records stay in a processor's second cache.
+_RECORDS_PER_BATCH = 1024
+_TOKENS_PER_BATCH = 1 << 17
 
 
 class ShardMaker:
-    """Makes shards for a vocabulary and a RecordsConfig; what TensorFlow has compiled serves for all of them."""
+    """Makes shards for a vocabulary and a RecordsConfig."""
 
     def __init__(self, vocabulary, config):
         self._vocabulary = vocabulary
         self._config = config
-        masking = Masking.of(vocabulary, config)
-
-        def mask(token_ids, lengths, seed, stream, first):
-            numbers = first + tf.range(tf.size(lengths), dtype=tf.int64)
-            return mask_tokens(token_ids, lengths, masking, record_keys(seed, stream, numbers))
-
-        spec = tf.TensorSpec([], tf.int64)
-        self._mask = tf.function(
-            mask,
-            input_signature=[
-                tf.TensorSpec([None, config.sequence_length], tf.int32),
-                tf.TensorSpec([None], tf.int32),
-                *[spec] * 3,
-            ],
-            autograph=False,
-        )
+        self._masking = Masking.of(vocabulary, config)
 
     def make(self, documents, split, index, directory, report=lambda *_: None):
         """Writes the shard number `index` of a split into `directory` (a Path), atomically.
@@ -64,6 +51,8 @@ class ShardMaker:
             generator,
         )
         order = generator.permutation(len(pairs))
+        with tf.device("CPU"):  # there may be a GPU, which would gain nothing
+            keys = record_keys(config.seed, number << 32 | index, np.arange(len(order))).numpy()
         counts = {
             "documents": len(documents),
             "records": len(pairs),
@@ -81,7 +70,7 @@ class ShardMaker:
                 if config.masking == "dynamic":
                     yield self._unmasked(*chosen)
                 else:
-                    features = self._masked(*chosen, stream=number << 32 | index, first=start)
+                    features = self._masked(*chosen, keys=keys[start : start + size])
                     counts["masked_tokens"] += int(features[schema.MASKED_LM_WEIGHTS].sum())
                     yield features, None
                 report(len(chosen[0]))
@@ -91,17 +80,16 @@ class ShardMaker:
         path = directory / f"{split}-{index:05d}-of-{num_shards:05d}{suffix}"
         return write_shard(path, split, batches(), config.compression), counts
 
-    def _masked(self, token_ids, segment_ids, lengths, labels, stream, first):
+    def _masked(self, token_ids, segment_ids, lengths, labels, keys):
         """The features of records that are masked now."""
-        with tf.device("CPU"):  # there may be a GPU, which would gain nothing
-            masked = self._mask(token_ids, lengths, self._config.seed, stream, first)
+        masked = mask_tokens(token_ids, lengths, self._masking, keys)
         return {
-            schema.INPUT_IDS: masked["token_ids"].numpy(),
-            schema.INPUT_MASK: (np.arange(token_ids.shape[1]) < lengths[:, None]).astype(np.int32),
+            schema.INPUT_IDS: masked["token_ids"],
+            schema.INPUT_MASK: (np.arange(token_ids.shape[1], dtype=np.int32) < lengths[:, None]).astype(np.int32),
             schema.SEGMENT_IDS: segment_ids,
-            schema.MASKED_LM_POSITIONS: masked["positions"].numpy(),
-            schema.MASKED_LM_IDS: masked["labels"].numpy(),
-            schema.MASKED_LM_WEIGHTS: masked["weights"].numpy(),
+            schema.MASKED_LM_POSITIONS: masked["positions"],
+            schema.MASKED_LM_IDS: masked["labels"],
+            schema.MASKED_LM_WEIGHTS: masked["weights"],
         } | self._labels(labels)
 
     def _unmasked(self, token_ids, segment_ids, lengths, labels):
