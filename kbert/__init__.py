@@ -9,6 +9,7 @@ _HOMES = {
     "Pretrainer": "kbert.training",
     "TrainingError": "kbert.callbacks",
     "baselines": "kbert.evaluation",
+    "benchmark": "kbert.benchmarking",
     "encoder_model": "kbert.model",
     "encoder_of": "kbert.model",
     "evaluate": "kbert.evaluation",

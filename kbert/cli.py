@@ -312,6 +312,37 @@ def evaluate(run, records, split, batch_size):
     click.echo(kbert.results_table(results))
 
 
+@main.command(short_help="Tell how fast this machine trains.")
+@click.option("--size", default="base", show_default=True, help=SIZES_HELP)
+@click.option(
+    "--batch-size", type=int, multiple=True, help="Sequences in an update; may be given several times.  [default: 8, 32, 128]"
+)
+@click.option("--sequence-length", default=128, show_default=True, help="Tokens of a sequence.")
+@click.option("--max-predictions", default=20, show_default=True, help="Masked tokens of a sequence, at most.")
+@click.option("--vocabulary-size", default=30522, show_default=True, help="Pieces, special tokens included.")
+@click.option("--dropout", default=0.1, show_default=True, help="Share of values dropped in training.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of computations."
+)
+@click.option("--accumulate", default=1, show_default=True, help="Micro-batches of an update.")
+@click.option("--steps", default=100_000, show_default=True, help="Updates of the run whose time is told.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["auto", "one", "mirrored", "tpu"]),
+    default="auto",
+    show_default=True,
+    help="Devices, as for pretrain. The batch is that of all together.",
+)
+def benchmark(size, batch_size, vocabulary_size, dropout, **options):
+    """Tell how fast this machine pretrains a model, and how long a run would take, from some steps on random tokens.
+
+    It takes about a minute. Held-out evaluations and checkpoints come on top of what it tells.
+    """
+    kbert = _import("kbert")
+    bert = kbert.BertConfig.of_size(size, vocabulary_size=vocabulary_size, dropout=dropout)
+    kbert.benchmark(bert, batch_sizes=batch_size or None, **options)
+
+
 @main.command(short_help="Export a run as a SavedModel.")
 @click.argument("run", type=_PATH)
 @click.option("--output", required=True, type=_PATH, help="The directory to make.")

@@ -1,7 +1,10 @@
 """How fast a machine trains a model, beside what its matrix products allow."""
 
+import pathlib
+import sys
 import time
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -40,3 +43,47 @@ def in_words(sequences_per_second, sequence_length, flops, peak_rate):
         f"{sequences_per_second:,.4g} sequences/s, {sequences_per_second * sequence_length:,.0f} tokens/s, "
         f"{sequences_per_second * flops / peak_rate:.0%} of the matrix product rate"
     )
+
+
+def device_kind():
+    """What kind of device Keras computes on: "CPU", "GPU" or "TPU"."""
+    return keras.distribution.list_devices()[0].split(":")[0].upper()
+
+
+def peak_memory():
+    """The most bytes so far: of the first device's memory if it has its own, else of this process's.
+
+    Where neither can be told, 0.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if statistics := jax.devices()[0].memory_stats():
+            return statistics["peak_bytes_in_use"]
+    elif device_kind() == "GPU":
+        import tensorflow as tf
+
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss begins with the peak of the process that started this one
+        return _kilobytes(status, "VmHWM")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def available_memory():
+    """The bytes left in the first device's memory, or in this machine's if it has none of its own; infinity if unknown."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if statistics := jax.devices()[0].memory_stats():
+            return statistics["bytes_limit"] - statistics["bytes_in_use"]
+    if device_kind() != "CPU" or not (there := pathlib.Path("/proc/meminfo")).exists():
+        return float("inf")
+    return _kilobytes(there, "MemAvailable")
+
+
+def _kilobytes(path, name):
+    (line,) = (line for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])

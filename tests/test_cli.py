@@ -136,6 +136,7 @@ def test_commands():
         "inspect",
         "pretrain",
         "evaluate",
+        "benchmark",
         "export",
         "predict",
         "demo",
@@ -295,6 +296,11 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
         ("evaluate {records} {records}", "{records}"),
         ("evaluate {run} {bare}", "Expected manifest.json in {bare}"),
         ("evaluate {run} {other}", "Received: {other}, written with ffffffffffff"),
+        ("benchmark --size huge", "Expected a size among tiny, mini, small, medium, base, large"),
+        ("benchmark --size tiny --batch-size 0", "Expected batch_size of at least 1. Received: 0"),
+        ("benchmark --size tiny --batch-size 9 --accumulate 2", "share evenly. Received: 9; take 8."),
+        ("benchmark --size tiny --sequence-length 513", "at most 512, the positions of the model. Received: 513"),
+        ("benchmark --size tiny --steps 0", "Expected steps of at least 1. Received: 0"),
         ("export {nowhere} --output {out}", "Expected the configuration of a run by 'kbert pretrain' at {nowhere}"),
         ("export {run} --output {occupied}", "already holds thesis.tex"),
         ("predict {nowhere} '[MASK]'", "Expected a run by 'kbert pretrain' or a SavedModel at {nowhere}. Received: neither"),
@@ -508,7 +514,9 @@ def test_the_demo_runs_every_command_in_order_and_prints_it(tmp_path, capsys):
     commands = []
     run_demo(tmp_path / "my demo", commands.append)
     names = [words[0] for words in commands]
-    assert [name for name, _ in itertools.groupby(names)] == [name for name in main.commands if name != "demo"]
+    assert [name for name, _ in itertools.groupby(names)] == [
+        name for name in main.commands if name not in ("benchmark", "demo")
+    ]
     printed = [shlex.split(line)[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("$ kbert ")]
     assert printed == commands
     for words in commands:

@@ -51,6 +51,7 @@ ORDER = [
     "kbert.evaluation",
     "kbert.callbacks",
     "kbert.pretraining",
+    "kbert.benchmarking",
     "kbert.export.saved_model",
     "kbert.prediction",
     "kbert.demo",
