@@ -34,7 +34,7 @@ def test_memory_and_open_files_stay_flat(tiny_records, tmp_path, monkeypatch):
     def save_and_look(directory, model, step, **options):
         save(directory, model, step, **options)
         memory = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        held.append(Held(step, memory, len(os.listdir("/proc/self/fd"))))
+        held.append(Held(step, memory, len(list(pathlib.Path("/proc/self/fd").iterdir()))))
 
     monkeypatch.setattr("kbert.callbacks.save_checkpoint", save_and_look)
     settings = PretrainingConfig(steps=2000, batch_size=8, evaluate_every=100, checkpoint_every=20, seed=5)

@@ -116,5 +116,5 @@ def test_the_death_of_a_worker_ends_the_other_and_a_restart_continues(machines, 
     continued, expected = values(tmp_path / "run"), values(directory)
     for name, value in expected.items():
         np.testing.assert_array_equal(continued[name], value, err_msg=name)
-    rows = [runs.read_history(runs.load_run(one)) for one in (tmp_path / "run", directory)]
-    assert [[row["val_loss"] for row in one] for one in rows][0] == [row["val_loss"] for row in rows[1]]
+    one, other = ([row["val_loss"] for row in runs.read_history(runs.load_run(run))] for run in (tmp_path / "run", directory))
+    assert one == other
