@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ import numpy as np
 from kbert import runs
 from kbert.checkpoints import list_checkpoints, save_checkpoint
 from kbert.curves import draw_curves
+from tfrecords import InputError
 from tfrecords.files import atomic_path
 
 _FIGURES = {
@@ -62,7 +64,7 @@ class Keeper(keras.callbacks.Callback):
 
     Args:
         run: The Run.
-        start: The step before the first of this `fit`.
+        start: The step that training starts after.
         reference: Baselines for the curves, or None.
         speed: A function of sequences per second that says in words how fast that is.
         verbose: As for `pretrain`.
@@ -99,14 +101,9 @@ class Keeper(keras.callbacks.Callback):
         trained = self._trained if any(key.startswith("val_") for key in logs) else ended
         rate = (self.step - self._first) * self._run.pretraining.batch_size / max(trained - self._began, 1e-9)
         row = {"step": self.step, "seconds": round(ended - self._began, 2), "sequences_per_second": round(rate, 2)}
-        for prefix in ("", "val_"):
-            for ours, theirs in _FIGURES.items():
-                if prefix + theirs in logs:
-                    row[prefix + ours] = round(float(logs[prefix + theirs]), 6)
+        row |= _figures(logs)
         row["learning_rate"] = float(f"{float(self.model.optimizer.learning_rate):.6g}")
-        if self._writes:
-            runs.append_history(self._run, row)
-            self._draw()
+        self._keep(row)
         self.save()
         if self._verbose:
             left = (self._run.pretraining.steps - self.step) * (ended - self._began) / (self.step - self._first)
@@ -115,12 +112,21 @@ class Keeper(keras.callbacks.Callback):
             print(f"step {self.step:,} of {self._run.pretraining.steps:,}{figures}", flush=True)
             print(f"  {self._speed(rate)}; {_duration(left)} left", flush=True)
 
-    def _draw(self):
+    def catch_up(self, logs):
+        """Enters a held-out evaluation into the history that was due at the step where training starts."""
+        self._keep({"step": self.step} | _figures({f"val_{key}": value for key, value in logs.items()}))
+
+    def _keep(self, row):
+        if not self._writes:
+            return
         try:
+            runs.append_history(self._run, row)
             with atomic_path(self._run.directory / runs.CURVES) as partial:
                 draw_curves(runs.read_history(self._run), self._run.pairs, self._reference, partial)
         except ImportError:
             warnings.warn("No curves.png without matplotlib: pip install 'kbert[plots]'.", stacklevel=2)
+        except OSError as error:
+            warnings.warn(f"Step {self.step}: no history could be written ({error}); training goes on.", stacklevel=2)
 
     def _failure(self, what):
         checkpoints = list_checkpoints(self._run.checkpoints)
@@ -136,8 +142,14 @@ class Keeper(keras.callbacks.Callback):
             return
         try:
             save_checkpoint(self._run.checkpoints, self.model, self.step, keep=self._run.pretraining.keep_checkpoints)
-        except OSError as error:
+        except (OSError, InputError) as error:  # InputError: no directory could be made
             warnings.warn(f"Step {self.step}: no checkpoint could be written ({error}); training goes on.", stacklevel=2)
+
+
+def _figures(logs):
+    """The figures of history.csv among those that Keras has."""
+    names = {prefix + ours: prefix + theirs for prefix in ("", "val_") for ours, theirs in _FIGURES.items()}
+    return {ours: round(float(logs[theirs]), 6) for ours, theirs in names.items() if theirs in logs}
 
 
 def _duration(seconds):
@@ -152,7 +164,8 @@ def _duration(seconds):
 class StopOnSignal(keras.callbacks.Callback):
     """Saves a checkpoint after the step at which SIGTERM or Ctrl-C came, and then ends as the signal says.
 
-    A context manager: within the block the signals wait for the end of a step. A second one does not wait.
+    A context manager: within the block the signals wait for the end of a step, or of a batch of an evaluation. A second
+    one does not wait.
     """
 
     def __init__(self, keeper):
@@ -167,8 +180,10 @@ class StopOnSignal(keras.callbacks.Callback):
                 self._handlers[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self._restore()
+        if kind is None:
+            self._stop_if_asked()
 
     def _restore(self):
         for number, handler in self._handlers.items():
@@ -185,6 +200,9 @@ class StopOnSignal(keras.callbacks.Callback):
     def on_test_batch_end(self, batch, logs=None):
         self._stop_if_asked()
 
+    def on_epoch_end(self, epoch, logs=None):
+        self._stop_if_asked()
+
     def _stop_if_asked(self):
         if self._received is None:
             return
@@ -199,13 +217,22 @@ class Patience(keras.callbacks.Callback):
 
     def __init__(self, run, start):
         super().__init__()
-        self._run = run
+        self._patience = run.pretraining.patience
+        # All workers read this before the first step. Afterwards each counts for itself: only one of them writes.
         self._losses = runs.held_out_losses(run, start)
+
+    @property
+    def is_exhausted(self):
+        return is_exhausted(self._losses, self._patience)
+
+    def count(self, loss):
+        """Takes note of the loss of a held-out evaluation."""
+        self._losses.append(round(float(loss), 6))
 
     def on_epoch_end(self, epoch, logs=None):
         if "val_loss" in logs:
-            self._losses.append(round(float(logs["val_loss"]), 6))
-        if is_exhausted(self._losses, self._run.pretraining.patience):
+            self.count(logs["val_loss"])
+        if self.is_exhausted:
             self.model.stop_training = True
 
 
@@ -218,12 +245,21 @@ def is_exhausted(losses, patience):
     return patience is not None and len(losses) > 0 and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
+def check_tensorboard():
+    """Raises InputError if what `TensorBoard` needs is not installed: tf.summary.scalar is made of parts of that package."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "Expected the package tensorboard, to write figures for it. Received: none; pip install 'kbert[tensorboard]'."
+        ) from None
+
+
 class TensorBoard(keras.callbacks.Callback):
     """Writes the figures of every held-out evaluation for TensorBoard, train and validation beside each other."""
 
     def __init__(self, directory, keeper):
         super().__init__()
-        import tensorboard  # noqa: F401  (what tf.summary.scalar is made of; the extra "tensorboard")
         import tensorflow as tf
 
         self._summary = tf.summary
@@ -247,10 +283,19 @@ def one_line_errors(devices):
 
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError, tf.errors.CancelledError) as error:
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.InternalError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.FailedPreconditionError,  # a worker that was started again meets one that was not
+    ) as error:
         if devices.name != "multi-worker":
             raise
-        said = " ".join(str(error.message).split())[:200]
+        # What happened is one line among those of a stack.
+        reason = re.search(r"aborted by: (.+)", error.message)
+        said = reason[1] if reason else " ".join(error.message.split())[:200]
         raise TrainingError(
             f"Expected all workers to live. Received: the end of another ({said}); start all of them again, the run continues."
         ) from None

@@ -35,6 +35,9 @@ def save_checkpoint(directory, model, step, keep=3):
 
     Returns:
         The path of the checkpoint.
+
+    Raises:
+        OSError: It could not be written; the others are as they were.
     """
     directory = make_directory(directory)
     path = directory / f"step-{step:09d}"
@@ -46,7 +49,10 @@ def save_checkpoint(directory, model, step, keep=3):
     if not path.exists():
         with atomic_path(path) as partial:
             partial.mkdir()
-            safetensors.numpy.save_file(_values(model), partial / WEIGHTS)
+            try:
+                safetensors.numpy.save_file(_values(model), partial / WEIGHTS)
+            except safetensors.SafetensorError as error:  # such as a full disk, which it does not tell from other errors
+                raise OSError(f"{path / WEIGHTS}: {error}") from None
             write_json(partial / STATE, {"step": step, "weights_sha256": sha256(partial / WEIGHTS)})
     checkpoints = list_checkpoints(directory)
     for old in checkpoints[: max(0, checkpoints.index(path) + 1 - keep)]:

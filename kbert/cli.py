@@ -251,7 +251,7 @@ def inspect(directory, examples, verify):
 @click.option("--init-from", type=_PATH, help="A run whose weights this one starts from.")
 @click.option(
     "--strategy",
-    type=click.Choice(["auto", "one", "mirrored", "multi-worker", "tpu"]),
+    metavar="[auto|one|mirrored|multi-worker|tpu]",
     default="auto",
     show_default=True,
     help="Devices: one, all GPUs (mirrored), the processes of TF_CONFIG, or a TPU. The batch is that of all together.",

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import signal
+import threading
 
 import keras
 
@@ -107,7 +109,8 @@ def _tensorflow_devices(strategy):
         tf_strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
     elif strategy == "multi-worker":
         try:
-            tf_strategy = tf.distribute.MultiWorkerMirroredStrategy()
+            with _signals_end_at_once():
+                tf_strategy = tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
             raise InputError(
                 "Expected to listen at this worker's address in TF_CONFIG and to reach the others. "
@@ -121,6 +124,20 @@ def _tensorflow_devices(strategy):
             raise InputError(f"Expected a TPU. Received: none ({' '.join(str(error).split())[:200]}).") from None
     is_chief = strategy != "multi-worker" or tf_strategy.cluster_resolver.task_id == 0
     return Devices(strategy, tf_strategy.num_replicas_in_sync, tf_strategy, is_chief)
+
+
+@contextlib.contextmanager
+def _signals_end_at_once():
+    """Lets SIGTERM and Ctrl-C end the process while it waits for the other workers in C++, where Python would not hear them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 _TF_CONFIG = '{"cluster": {"worker": ["host:port", "host:port"]}, "task": {"type": "worker", "index": 0}}'

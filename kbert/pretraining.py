@@ -6,7 +6,15 @@ import pathlib
 
 import tfrecords
 from kbert import runs, speed
-from kbert.callbacks import Keeper, Patience, Progress, StopOnSignal, TensorBoard, is_exhausted, one_line_errors
+from kbert.callbacks import (
+    Keeper,
+    Patience,
+    Progress,
+    StopOnSignal,
+    TensorBoard,
+    check_tensorboard,
+    one_line_errors,
+)
 from kbert.checkpoints import initial_weights, load_weights, restore_checkpoint
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.distribution import batches_for, devices_of
@@ -75,6 +83,8 @@ def pretrain(
     )
     # What cannot be read or shared out is refused before anything is written.
     manifest.verify()
+    if tensorboard:
+        check_tensorboard()
     devices = devices_of(strategy)  # before TensorFlow does anything else, as several workers need it
     train_batches(manifest, pretraining, start_step=0)
     check_shares(pretraining.batch_size, devices.num_replicas, accumulate)
@@ -118,21 +128,39 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
             accumulate=accumulate,
         )
         first_step = restore_checkpoint(run.checkpoints, model) or 0
-    devices.check_same_step(first_step)
+    patience = Patience(run, first_step)
+    evaluation_due = held_out and runs.lacks_evaluation(run, first_step)
+    devices.check_same_step(first_step)  # no worker reads after this what another writes
     if runs.is_finished(run, first_step):
         return model, runs.read_results(run)
     if verbose and first_step:
         print(f"continuing {run.directory} at step {first_step:,} of {pretraining.steps:,}", flush=True)
 
     # Train.
-    reference = baselines(manifest) if held_out else None
-    rate_in_words = _rate_in_words(run, manifest, devices) if verbose else None
-    step = first_step
-    for start, stop, interval in _segments(first_step, pretraining.steps, pretraining.evaluate_every):
-        if is_exhausted(runs.held_out_losses(run, start), pretraining.patience):
-            break
-        keeper = Keeper(run, start, reference=reference, speed=rate_in_words, verbose=verbose, writes=devices.is_chief)
-        with StopOnSignal(keeper) as stop_on_signal:
+    keeper = Keeper(
+        run,
+        first_step,
+        reference=baselines(manifest) if held_out else None,
+        speed=_rate_in_words(run, manifest, devices) if verbose else None,
+        verbose=verbose,
+        writes=devices.is_chief,
+    )
+    stop_on_signal = StopOnSignal(keeper)
+    callbacks = [
+        *([Progress(first_step, pretraining.steps)] if verbose == 1 else []),
+        keeper,
+        *([TensorBoard(run.directory / runs.TENSORBOARD, keeper)] if tensorboard and devices.is_chief else []),
+        patience,
+        stop_on_signal,
+    ]
+    if evaluation_due:
+        logs = model.evaluate(_validation_batches(model, manifest, pretraining), return_dict=True, verbose=0)
+        keeper.catch_up(logs)
+        patience.count(logs["loss"])
+    with stop_on_signal:
+        for start, stop, interval in _segments(first_step, pretraining.steps, pretraining.evaluate_every):
+            if patience.is_exhausted:
+                break
             model.fit(
                 batches_for(model, lambda context, start=start: train_batches(manifest, pretraining, start, context)),
                 validation_data=_validation_batches(model, manifest, pretraining) if held_out else None,
@@ -141,22 +169,13 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
                 epochs=start // pretraining.evaluate_every + (stop - start) // interval,
                 shuffle=False,  # the records come shuffled
                 verbose=0,
-                callbacks=[
-                    *([Progress(start, pretraining.steps)] if verbose == 1 else []),
-                    keeper,
-                    *([TensorBoard(run.directory / runs.TENSORBOARD, keeper)] if tensorboard and devices.is_chief else []),
-                    Patience(run, start),
-                    stop_on_signal,
-                ],
+                callbacks=callbacks,
             )
-        step = keeper.step
-        if model.stop_training:
-            break
 
     # What came of it.
     results = evaluate(model, manifest, batch_size=pretraining.batch_size) if held_out else None
     if devices.is_chief:
-        runs.save_results(run, step, results)
+        runs.save_results(run, keeper.step, results)
     return model, results
 
 

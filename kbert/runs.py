@@ -117,8 +117,9 @@ def load_run(directory):
 def append_history(run, row):
     """Adds a row (a dict with "step") to history.csv in place of any of the same or a later step."""
     rows = [there for there in read_history(run) if there["step"] < row["step"]] + [row]
+    columns = dict.fromkeys(name for there in rows for name in there)  # not every row has them all
     with atomic_path(run.directory / HISTORY) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row), restval="", extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -136,6 +137,12 @@ def read_history(run):
 def held_out_losses(run, step):
     """The losses of the held-out evaluations up to a step, oldest first."""
     return [row["val_loss"] for row in read_history(run) if "val_loss" in row and row["step"] <= step]
+
+
+def lacks_evaluation(run, step):
+    """Whether a held-out evaluation was due after so many steps, and a stop came before it was in the history."""
+    due = step > 0 and (step % run.pretraining.evaluate_every == 0 or step == run.pretraining.steps)
+    return due and not any(row["step"] == step and "val_loss" in row for row in read_history(run))
 
 
 def save_results(run, step, results):

@@ -1,0 +1,120 @@
+"""Two workers on this machine: they train as one process does, only the chief writes, and the death of one ends the other."""
+
+import json
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from training_processes import Processes
+
+from kbert import runs
+from kbert.checkpoints import list_checkpoints
+
+pytest_plugins = ["model_fixtures"]
+
+SETTINGS = ("--batch-size=8", "--learning-rate=0.01", "--evaluate-every=20", "--checkpoint-every=5", "--seed=5", "--steps=60")
+ENDS_WITHIN = 90.0
+"""Seconds in which a worker ends after the other: a closed connection is noticed at once, a silent one by its heartbeat."""
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """Two that start processes, each one at a time."""
+    with Processes(tmp_path_factory.mktemp("chief")) as one, Processes(tmp_path_factory.mktemp("other")) as other:
+        yield one, other
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start(machines, records, directory):
+    """The two workers of `kbert pretrain`."""
+    addresses = [f"localhost:{port}" for port in free_ports(2)]
+    workers = []
+    for index, machine in enumerate(machines):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {"TF_CONFIG": json.dumps(config)}
+        workers.append(
+            machine.start(
+                *("pretrain", records, f"--output={directory}", *SETTINGS, "--strategy=multi-worker"),
+                environment=environment,
+            )
+        )
+    return workers
+
+
+def values(directory):
+    (*_, newest) = list_checkpoints(directory / "checkpoints")
+    assert newest.name == "step-000000060"
+    return safetensors.numpy.load_file(newest / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(machines, tiny_records, tmp_path_factory):
+    """The directory of a run of two workers without a break, and the two processes after their end."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    workers = start(machines, tiny_records, directory)
+    assert [worker.wait() for worker in workers] == [0, 0], [worker.said() for worker in workers]
+    return directory, workers
+
+
+def test_two_workers_train_as_one_process(machines, whole, tiny_records, tmp_path):
+    alone = machines[0].start("pretrain", tiny_records, f"--output={tmp_path / 'run'}", *SETTINGS, "--strategy=one")
+    assert alone.wait() == 0, alone.said()
+    directory, _ = whole
+    expected, shared = values(tmp_path / "run"), values(directory)
+    assert expected.keys() == shared.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(shared[name], value, atol=1e-5, err_msg=name)
+    rows = [runs.read_history(runs.load_run(one)) for one in (tmp_path / "run", directory)]
+    for one, other in zip(*rows, strict=True):
+        assert one["step"] == other["step"]
+        assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-5)
+
+
+def test_only_the_chief_writes_and_speaks(whole):
+    directory, (chief, other) = whole
+    assert "step 60 of 60" in chief.said()
+    assert "step " not in other.said()
+    for word in ("history", "results"):
+        assert [word] in [mark[:1] for mark in chief.marks()]
+        assert [word] not in [mark[:1] for mark in other.marks()]
+    assert other.written() == []
+    assert len(chief.written()) > 20
+    assert {path.name for path in directory.iterdir()} == {
+        *("config.json", "vocab.txt", "history.csv", "curves.png", "checkpoints", "results.json")
+    }
+    assert [path.name for path in list_checkpoints(directory / "checkpoints")] == [f"step-{n:09d}" for n in (50, 55, 60)]
+
+
+@pytest.mark.parametrize("killed", [0, 1], ids=["chief", "other"])
+def test_the_death_of_a_worker_ends_the_other_and_a_restart_continues(machines, whole, tiny_records, tmp_path, killed):
+    workers = start(machines, tiny_records, tmp_path / "run")
+    assert workers[killed].wait_for("step", "23"), workers[killed].said()
+    assert workers[killed].kill() == -signal.SIGKILL
+    begin = time.monotonic()
+    left = workers[1 - killed]
+    assert left.wait() == 1, left.said()
+    assert time.monotonic() - begin < ENDS_WITHIN
+    (line,) = [line for line in left.said().splitlines() if line.startswith("Error: ")]
+    assert line.startswith("Error: Expected all workers to live. Received: the end of another (")
+    assert line.endswith("); start all of them again, the run continues.")
+    assert "Traceback" not in left.said()
+    assert not (tmp_path / "run" / "results.json").exists()
+    workers = start(machines, tiny_records, tmp_path / "run")
+    assert [worker.wait() for worker in workers] == [0, 0], [worker.said() for worker in workers]
+    assert "continuing " in workers[0].said()
+    directory, _ = whole
+    continued, expected = values(tmp_path / "run"), values(directory)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(continued[name], value, err_msg=name)
+    one, other = ([row["val_loss"] for row in runs.read_history(runs.load_run(run))] for run in (tmp_path / "run", directory))
+    assert one == other

@@ -1,0 +1,145 @@
+"""Runs that are killed, interrupted and stopped at any moment, and then continued: they end as if nothing had been.
+
+The records are shuffled and there is dropout, so that a state which a checkpoint lacks would show.
+"""
+
+import collections
+import json
+import random
+import signal
+import time
+import warnings
+
+import pytest
+from training_processes import Model, Processes
+
+from kbert import runs
+from kbert.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
+
+pytest_plugins = ["model_fixtures"]
+
+NUM_KILLS = 30
+NUM_CHECKPOINT_KILLS = 50
+OPTIONS = (
+    *("--steps=131", "--batch-size=8", "--learning-rate=0.01", "--evaluate-every=20", "--checkpoint-every=3"),
+    *("--keep-checkpoints=2", "--seed=5"),
+)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    with Processes(tmp_path_factory.mktemp("processes")) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def whole(processes, tiny_records, tmp_path_factory):
+    """The directory of a run without a break."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    process = processes.start("pretrain", tiny_records, f"--output={directory}", *OPTIONS)
+    assert process.wait() == 0, process.said()
+    return directory
+
+
+def outcome(directory):
+    """What must not depend on stops: the bytes of the last checkpoint, the results, the held-out part of the history."""
+    rows = runs.read_history(runs.load_run(directory))
+    return {
+        "weights": (list_checkpoints(directory / "checkpoints")[-1] / "weights.safetensors").read_bytes(),
+        "names": sorted(path.name for path in directory.rglob("*")),
+        "results": json.loads((directory / "results.json").read_text()),
+        "held-out": [{name: row[name] for name in row if name == "step" or name.startswith("val_")} for row in rows],
+    }
+
+
+def newest_step(directory):
+    checkpoints = list_checkpoints(directory / "checkpoints")
+    return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+
+
+def steps(process, word):
+    return [int(step) for name, step, *_ in ([*mark, ""] for mark in process.marks()) if name == word]
+
+
+def finish(processes, records, directory):
+    process = processes.start("pretrain", records, f"--output={directory}", *OPTIONS)
+    assert process.wait() == 0, process.said()
+    return process
+
+
+def test_thirty_kills_at_random_moments(processes, whole, tiny_records, tmp_path):
+    draw, seen = random.Random(3), collections.Counter()
+    # A mark, how many of them may pass, and how long after it the kill comes: the compilation takes seconds.
+    moments = [("resuming", 1, 1.0), ("training", 1, 2.0), ("step", 9, 0.01), ("saving", 5, 0.02), ("evaluating", 1, 0.2)]
+    moments = moments * (NUM_KILLS // len(moments))
+    draw.shuffle(moments)
+    directory, kills = tmp_path / "0", 0
+    while moments:
+        word, count, delay = moments[-1]
+        process = processes.start("pretrain", tiny_records, f"--output={directory}", *OPTIONS)
+        process.wait_for(word, count=draw.randint(1, count))
+        time.sleep(draw.uniform(0.0, delay))
+        if process.kill() == -signal.SIGKILL:
+            moments.pop()
+            kills += 1
+            seen[[mark for mark in process.marks() if mark[0] != "file"][-1][0]] += 1
+            assert newest_step(directory) >= max(steps(process, "saved"), default=0)
+        else:  # it was through before
+            assert process.wait() == 0, process.said()
+            assert outcome(directory) == outcome(whole)
+            directory = tmp_path / f"{kills}"
+    finish(processes, tiny_records, directory)
+    assert outcome(directory) == outcome(whole)
+    assert kills == NUM_KILLS
+    assert set(seen) >= {"resuming", "training", "step", "saving", "evaluating"}, seen
+
+
+def test_fifty_kills_while_checkpoints_are_written(processes, tmp_path):
+    draw, torn = random.Random(5), 0
+    directory = tmp_path / "checkpoints"
+    for _ in range(NUM_CHECKPOINT_KILLS):
+        process = processes.start("write_checkpoints", directory)
+        process.wait_for("saving", count=draw.randint(2, 4))
+        time.sleep(draw.uniform(0.0, 0.01))
+        assert process.kill() == -signal.SIGKILL, process.said()
+        torn += any(directory.glob("*.partial"))
+        last = max(steps(process, "saved"))
+        # The newest is whole, and none is lost that was reported as written.
+        model = Model()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            step = restore_checkpoint(directory, model)
+        assert step in (last, last + 1)
+        assert (model.variables[0].numpy() == step).all()
+        # The next write leaves the three newest and nothing else.
+        model.train_until(step + 1)
+        save_checkpoint(directory, model, step + 1)
+        kept = range(max(1, step - 1), step + 2)
+        assert sorted(path.name for path in directory.iterdir()) == [f"step-{one:09d}" for one in kept]
+    assert torn >= NUM_CHECKPOINT_KILLS // 5
+
+
+def test_a_signal_saves_a_checkpoint_of_the_very_step(processes, whole, tiny_records, tmp_path):
+    directory, last = tmp_path / "run", 0
+    for number, code, mark in (
+        (signal.SIGTERM, 143, ("training",)),  # while the step is being compiled
+        (signal.SIGINT, 130, ("step", "14")),
+        (signal.SIGTERM, 143, ("evaluating", "20")),
+        (signal.SIGTERM, 143, ("step", "35")),
+    ):
+        process = processes.start("pretrain", tiny_records, f"--output={directory}", *OPTIONS)
+        assert process.wait_for(*mark), process.said()
+        process.send(number)
+        begun, begin = max(steps(process, "step"), default=last), time.monotonic()
+        assert process.wait() == code, process.said()
+        assert time.monotonic() - begin < (60 if mark == ("training",) else 15)
+        assert "Traceback" not in process.said()
+        done = steps(process, "step")
+        assert min(done) == last + 1
+        last = max(done)
+        # Steps take milliseconds: a few may pass until the signal is there.
+        assert newest_step(directory) == last <= begun + 5
+        assert not (directory / "results.json").exists()
+    finish(processes, tiny_records, directory)
+    assert outcome(directory) == outcome(whole)
+    assert {row["step"] for row in runs.read_history(runs.load_run(directory))} == {20, 40, 60, 80, 100, 120, 131}
