@@ -94,10 +94,12 @@ def benchmark(
             table.line(f"{', '.join(f'{size:,}' for size in sizes[number:])}: left out, {reason}.")
             break
         table.cell(f"{batch_size:,}")
-        batch = random_batch(batch_size, vocabulary_size=bert.vocabulary_size, **shapes)
-        with devices.scope():
-            model.compile(**pretraining_objective(learning_rate=pretraining.learning_rate, steps=steps), accumulate=accumulate)
         try:
+            batch = random_batch(batch_size, vocabulary_size=bert.vocabulary_size, **shapes)
+            with devices.scope():
+                model.compile(
+                    **pretraining_objective(learning_rate=pretraining.learning_rate, steps=steps), accumulate=accumulate
+                )
             measurement = _measure(model, batch, pretraining, devices, training_flops(bert, **shapes), table)
         except Exception as error:
             if not _is_out_of_memory(error):
