@@ -1,4 +1,7 @@
-"""Two workers on this machine: they train as one process does, only the chief writes, and the death of one ends the other."""
+"""Two workers on this machine: they train as one process does, only the chief writes, and the death of one ends the other.
+
+And a run that changes its number of devices on the way.
+"""
 
 import json
 import signal
@@ -15,7 +18,7 @@ from kbert.checkpoints import list_checkpoints
 
 pytest_plugins = ["model_fixtures"]
 
-SETTINGS = ("--batch-size=8", "--learning-rate=0.01", "--evaluate-every=20", "--checkpoint-every=5", "--seed=5", "--steps=60")
+SETTINGS = ("--batch-size=8", "--learning-rate=0.001", "--evaluate-every=20", "--checkpoint-every=5", "--seed=5", "--steps=60")
 ENDS_WITHIN = 90.0
 """Seconds in which a worker ends after the other: a closed connection is noticed at once, a silent one by its heartbeat."""
 
@@ -66,18 +69,44 @@ def whole(machines, tiny_records, tmp_path_factory):
     return directory, workers
 
 
-def test_two_workers_train_as_one_process(machines, whole, tiny_records, tmp_path):
-    alone = machines[0].start("pretrain", tiny_records, f"--output={tmp_path / 'run'}", *SETTINGS, "--strategy=one")
-    assert alone.wait() == 0, alone.said()
-    directory, _ = whole
-    expected, shared = values(tmp_path / "run"), values(directory)
-    assert expected.keys() == shared.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(shared[name], value, atol=1e-5, err_msg=name)
-    rows = [runs.read_history(runs.load_run(one)) for one in (tmp_path / "run", directory)]
+@pytest.fixture(scope="module")
+def alone(machines, tiny_records, tmp_path_factory):
+    """The directory of the same run of one process on one device."""
+    directory = tmp_path_factory.mktemp("alone") / "run"
+    process = machines[0].start("pretrain", tiny_records, f"--output={directory}", *SETTINGS, "--strategy=one")
+    assert process.wait() == 0, process.said()
+    return directory
+
+
+def assert_same_run(directory, expected):
+    there, wanted = values(directory), values(expected)
+    assert there.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(there[name], value, atol=1e-5, err_msg=name)
+    rows = [runs.read_history(runs.load_run(one)) for one in (directory, expected)]
     for one, other in zip(*rows, strict=True):
         assert one["step"] == other["step"]
         assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-5)
+
+
+def test_two_workers_train_as_one_process(alone, whole):
+    assert_same_run(whole[0], alone)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(machines, alone, tiny_records, tmp_path):
+    words = ("pretrain", tiny_records, f"--output={tmp_path / 'run'}", *SETTINGS)
+    one = machines[0].start(*words)
+    assert one.wait_for("step", "12"), one.said()
+    assert one.kill() == -signal.SIGKILL
+    two = machines[0].start(*words, "--strategy=mirrored", environment={"LOGICAL_DEVICES": "2"})
+    assert two.wait_for("step", "43"), two.said()
+    assert two.kill() == -signal.SIGKILL
+    again = machines[0].start(*words)
+    assert again.wait() == 0, again.said()
+    done = [{int(mark[1]) for mark in process.marks() if mark[0] == "step"} for process in (one, two, again)]
+    assert all(done)  # each had a part
+    assert set.union(*done) == set(range(1, 61))
+    assert_same_run(tmp_path / "run", alone)
 
 
 def test_only_the_chief_writes_and_speaks(whole):

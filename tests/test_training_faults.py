@@ -16,7 +16,6 @@ import safetensors.numpy
 import tensorflow as tf
 from click.testing import CliRunner
 from model_fixtures import ROOT, RUN_SETTINGS, assert_equal_values, run_config, tiny_config, values_of
-from training_processes import Processes
 
 import kbert.callbacks
 from kbert import runs
@@ -362,27 +361,6 @@ def test_an_address_in_use_is_one_line(tiny_records, tmp_path):
     assert done.stderr.startswith("Error: Expected to listen at this worker's address in TF_CONFIG and to reach the others. ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_a_run_goes_on_with_another_number_of_devices(tiny_run, tiny_records, tmp_path):
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in dataclasses.asdict(RUN_SETTINGS).items() if value]
-    words = ("pretrain", tiny_records, f"--output={tmp_path / 'run'}", *options)
-    with Processes(tmp_path) as processes:
-        one = processes.start(*words)
-        assert one.wait_for("step", "20"), one.said()
-        assert one.kill() == -signal.SIGKILL
-        two = processes.start(*words, "--strategy=mirrored", environment={"LOGICAL_DEVICES": "2"})
-        assert two.wait_for("step", "42"), two.said()
-        assert two.kill() == -signal.SIGKILL
-        again = processes.start(*words)
-        assert again.wait() == 0, again.said()
-    assert ["step", "60"] in again.marks()
-    (*_, newest) = list_checkpoints(tmp_path / "run" / "checkpoints")
-    values = safetensors.numpy.load_file(newest / "weights.safetensors")
-    for path, expected in tiny_run.weights.items():
-        (name,) = {f"model/{path}", f"optimizer/{path}"} & values.keys()
-        np.testing.assert_allclose(values[name], expected, atol=1e-5, err_msg=name)
-    assert runs.is_finished(runs.load_run(tmp_path / "run"), 60)
 
 
 # TensorBoard.
