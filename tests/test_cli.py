@@ -61,6 +61,7 @@ def test_commands():
         "inspect",
         "pretrain",
         "evaluate",
+        "plan",
         "export",
         "predict",
         "demo",
