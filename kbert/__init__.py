@@ -20,6 +20,7 @@ _HOMES = {
     "pretraining_model": "kbert.model",
     "pretraining_objective": "kbert.objective",
     "results_table": "kbert.evaluation",
+    "training_plan": "kbert.plan",
 }
 __all__ = sorted(_HOMES)
 

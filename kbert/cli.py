@@ -1,6 +1,7 @@
 """The command line: every command reads its options, builds a configuration and calls one function."""
 
 import importlib
+import importlib.util
 import os
 import pathlib
 import shlex
@@ -341,6 +342,41 @@ def benchmark(size, batch_size, vocabulary_size, dropout, **options):
     kbert = _import("kbert")
     bert = kbert.BertConfig.of_size(size, vocabulary_size=vocabulary_size, dropout=dropout)
     kbert.benchmark(bert, batch_sizes=batch_size or None, **options)
+
+
+@main.command(short_help="Compile a run's step for a TPU that is not there.")
+@click.option("--size", default="base", show_default=True, help=SIZES_HELP)
+@click.option("--batch-size", default=256, show_default=True, help="Sequences in an update, on all chips together.")
+@click.option("--topology", default="v5e:2x2", show_default=True, help="Chips v4, v5e, v5p or v6e and how they are laid out.")
+@click.option("--sequence-length", default=128, show_default=True, help="Tokens of a sequence.")
+@click.option("--max-predictions", type=click.IntRange(1), default=20, show_default=True, help="Masked tokens of a sequence.")
+@click.option("--vocabulary-size", default=30522, show_default=True, help="Pieces.")
+@click.option("--dropout", default=0.1, show_default=True, help="Share of values dropped in training.")
+@click.option("--optimizer", type=click.Choice(["adamw", "lamb"]), default="adamw", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), default="bfloat16", show_default=True, help="Of computations."
+)
+@click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Micro-batches of an update.")
+@click.option("--recompute", is_flag=True, help="Keep fewer activations.")
+@click.option("--steps", type=int, help="Also say how long so many updates take.")
+def plan(size, batch_size, topology, vocabulary_size, dropout, optimizer, precision, steps, **options):
+    """Tell what a training step would take on a TPU: memory of a chip, operations, and the time that it needs at least.
+
+    The step is compiled by the TPU's own compiler, on this machine, for chips that need not be there; nothing is run. It takes
+    minutes for large sizes. Needs Linux and pip install 'kbert[tpu-plan]'.
+    """
+    from tfrecords.errors import InputError
+
+    if importlib.util.find_spec("jax") is None:
+        raise InputError("Expected JAX. Received: none; pip install 'kbert[tpu-plan]', on Linux.")
+    os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}  # a TPU or GPU that is there is left alone
+    kbert = _import("kbert")
+    from kbert.plan import plan_table, training_plan
+
+    bert = kbert.BertConfig.of_size(size, vocabulary_size=vocabulary_size, dropout=dropout)
+    settings = {"batch_size": batch_size, "optimizer": optimizer, "precision": precision}
+    pretraining = kbert.PretrainingConfig(**settings, **({} if steps is None else {"steps": steps}))
+    click.echo(plan_table(training_plan(bert, pretraining, topology, **options), steps))
 
 
 @main.command(short_help="Export a run as a SavedModel.")

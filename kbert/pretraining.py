@@ -113,20 +113,7 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
         model = run.new_model(recompute=recompute)
         if initial is not None:
             load_weights(initial, model)
-        model.compile(
-            **pretraining_objective(
-                learning_rate=pretraining.learning_rate,
-                steps=pretraining.steps,
-                warmup_steps=pretraining.warmup_steps,
-                optimizer=pretraining.optimizer,
-                weight_decay=pretraining.weight_decay,
-                decay_power=pretraining.decay_power,
-                mlm_weight=pretraining.mlm_weight,
-                nsp_weight=pretraining.nsp_weight,
-                next_sentence="nsp" in model.output,
-            ),
-            accumulate=accumulate,
-        )
+        compile_model(model, pretraining, accumulate)
         first_step = restore_checkpoint(run.checkpoints, model) or 0
     patience = Patience(run, first_step)
     evaluation_due = held_out and runs.lacks_evaluation(run, first_step)
@@ -177,6 +164,24 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
     if devices.is_chief:
         runs.save_results(run, keeper.step, results)
     return model, results
+
+
+def compile_model(model, pretraining, accumulate=1):
+    """Compiles a new model as a configuration says; `accumulate` as for `pretrain`."""
+    model.compile(
+        **pretraining_objective(
+            learning_rate=pretraining.learning_rate,
+            steps=pretraining.steps,
+            warmup_steps=pretraining.warmup_steps,
+            optimizer=pretraining.optimizer,
+            weight_decay=pretraining.weight_decay,
+            decay_power=pretraining.decay_power,
+            mlm_weight=pretraining.mlm_weight,
+            nsp_weight=pretraining.nsp_weight,
+            next_sentence="nsp" in model.output,
+        ),
+        accumulate=accumulate,
+    )
 
 
 def train_batches(manifest, pretraining, start_step, input_context=None):

@@ -137,6 +137,7 @@ def test_commands():
         "pretrain",
         "evaluate",
         "benchmark",
+        "plan",
         "export",
         "predict",
         "demo",

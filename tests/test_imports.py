@@ -47,11 +47,14 @@ ORDER = [
     "kbert.checkpoints",
     "kbert.runs",
     "kbert.curves",
+    "kbert.chips",
+    "kbert.tpu_compiler",
     "kbert.speed",
     "kbert.evaluation",
     "kbert.callbacks",
     "kbert.pretraining",
     "kbert.benchmarking",
+    "kbert.plan",
     "kbert.export.saved_model",
     "kbert.prediction",
     "kbert.demo",
@@ -136,13 +139,28 @@ def loaded(*arguments):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-c", "import kbert, tfrecords"], ["-m", "kbert", "--help"], ["-m", "kbert", "pretrain", "--help"]],
+    [
+        ["-c", "import kbert, tfrecords"],
+        ["-m", "kbert", "--help"],
+        ["-m", "kbert", "pretrain", "--help"],
+        ["-m", "kbert", "plan", "--help"],
+    ],
     ids=" ".join,
 )
 def test_a_start_without_work_loads_nothing_large(arguments):
     modules = loaded(*arguments)
     assert "tfrecords" in modules or "kbert" in modules
-    assert not modules & {"tensorflow", "keras", "tensorflow_text", "numpy", "numba", "tokenizers", "matplotlib"}
+    assert not modules & {
+        "tensorflow",
+        "keras",
+        "tensorflow_text",
+        "numpy",
+        "numba",
+        "tokenizers",
+        "matplotlib",
+        "jax",
+        "libtpu",
+    }
 
 
 def test_reading_compiles_nothing_unless_it_draws_masks(records):

@@ -1,0 +1,146 @@
+"""Compiles training steps for TPUs, as a process of its own; the tests look at what it prints, a line of JSON for each.
+
+python tests/compile_for_tpu.py plan '[{"size": "tiny", "topology": "v5e:2x2", "optimizer": "lamb", ...}, ...]'
+python tests/compile_for_tpu.py host '["debug.print", ...]'
+python tests/compile_for_tpu.py tensorflow '[{"accumulate": 2, "precision": "bfloat16", ...}, ...]'
+"""
+
+import json
+import os
+import sys
+
+VOCABULARY_SIZE = 1009
+FIELDS = ("batch_size", "optimizer", "precision")
+"""Of PretrainingConfig; other options are of `training_plan` or of the model's size."""
+
+
+def bert_and_pretraining(options):
+    import kbert
+
+    size, dropout = options.pop("size", "tiny"), options.pop("dropout", 0.1)
+    bert = kbert.BertConfig.of_size(size, vocabulary_size=options.pop("vocabulary_size", VOCABULARY_SIZE), dropout=dropout)
+    return bert, kbert.PretrainingConfig(**{name: options.pop(name) for name in FIELDS if name in options})
+
+
+def plan(options):
+    """The figures of a plan."""
+    from kbert.plan import plan_table, training_plan
+
+    bert, pretraining = bert_and_pretraining(options)
+    found = training_plan(bert, pretraining, options.pop("topology"), **options)
+    names = ("chips", "argument_bytes", "temporary_bytes", "memory_bytes", "flops", "bytes_accessed", "model_flops")
+    return {name: getattr(found, name) for name in names} | {"table": plan_table(found, steps=1000)}
+
+
+def host(way):
+    """What is said of a step that waits for the host."""
+    import jax
+
+    import kbert
+    from kbert.pretraining import compile_model
+    from kbert.tpu_compiler import batch_shapes, compiled_step, topology_devices, without_values
+    from tfrecords import InputError
+
+    class Talkative(kbert.Pretrainer):
+        def train_step(self, state, data):
+            logs, state = super().train_step(state, data)
+            if way == "debug.print":
+                jax.debug.print("{x}", x=logs["loss"])
+            elif way == "io_callback":
+                jax.experimental.io_callback(print, None, logs["loss"])
+            else:
+                logs["loss"] = jax.pure_callback(float, jax.ShapeDtypeStruct((), "float32"), logs["loss"])
+            return logs, state
+
+    bert, pretraining = bert_and_pretraining({"batch_size": 8})
+
+    def new_model():
+        model = kbert.pretraining_model(bert)
+        model.__class__ = Talkative
+        compile_model(model, pretraining)
+        return model
+
+    chips, shapes = topology_devices("v5e:2x2"), batch_shapes(8, 16, 3)
+    try:
+        compiled_step(without_values(new_model, shapes), shapes, chips)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def tensorflow(options):
+    """The bytes that each compiled part of TensorFlow's step takes on one chip, and what was not compiled."""
+    import keras
+    import tensorflow as tf
+
+    import kbert
+    from kbert.pretraining import compile_model
+    from kbert.tensorflow_step import _balanced, _examples
+
+    accumulate, batch, length, slots = options.pop("accumulate", 1), 8, 128, 20
+    bert, pretraining = bert_and_pretraining(options)
+    model = kbert.pretraining_model(bert, dtype=pretraining.dtype_policy)
+    compile_model(model, pretraining, accumulate)
+    x = {name: tf.zeros((batch, length), "int32") for name in ("token_ids", "segment_ids", "padding_mask")}
+    x["mask_positions"] = tf.zeros((batch, slots), "int32")
+    y = {"mlm": tf.zeros((batch, slots), "int32"), "nsp": tf.zeros(batch, "int32")}
+    weight = {"mlm": tf.ones((batch, slots)), "nsp": tf.ones(batch)}
+    model._symbolic_build(
+        data_batch=keras.tree.map_structure(lambda one: keras.KerasTensor(one.shape, one.dtype), (x, y, weight))
+    )
+    replica = tf.distribute.get_replica_context()
+    whole = (x, y, weight, _balanced(weight, replica), _examples(x, replica))
+    metrics = model._metric_values()
+    gradients = [tf.zeros(variable.shape, variable.dtype) for variable in model.trainable_variables]
+    parts = {
+        "gradients": (model._gradients, (whole, model.optimizer.iterations.value, metrics)),
+        "update": (model._update, (gradients,)),
+        "measure": (model._measure, (whole[:4], metrics)),
+        # What a TPUStrategy of one core compiles: the same functions, as one.
+        "train_step": (tf.function(model.train_step, jit_compile=True, autograph=False), ((x, y, weight),)),
+    }
+    return {
+        name: compiled_bytes(function.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized"))
+        for name, (function, arguments) in parts.items()
+        if name in options.get("parts", parts)
+    }
+
+
+def compiled_bytes(hlo):
+    """Compiles a serialized XLA program for one chip; the bytes that it takes there."""
+    import numpy as np
+    from jax._src.interpreters.mlir import make_ir_context
+    from jax.experimental import topologies
+    from jaxlib import _jax, xla_client
+    from jaxlib.mlir import ir
+
+    from kbert.tpu_compiler import check_needs_no_host
+
+    module = ir.Module.parse(_jax.mlir.hlo_to_stablehlo(hlo), context=make_ir_context())
+    copies = []
+
+    def collect(operation):
+        if operation.name == "mhlo.copy":
+            copies.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(collect)
+    for copy in copies:  # the identity, which StableHLO has no name for
+        copy.results[0].replace_all_uses_with(copy.operands[0])
+        copy.erase()
+    chip = topologies.get_topology_desc("v5e:2x2", platform="tpu").devices[0]
+    options = xla_client.CompileOptions()
+    options.device_assignment = xla_client.DeviceAssignment.create(np.array([[chip.id]]))
+    compiled = chip.client.compile(module, _jax.DeviceList((chip,)), options)
+    (program,) = compiled.hlo_modules()
+    check_needs_no_host(program.to_string())
+    memory = compiled.get_compiled_memory_stats()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+if __name__ == "__main__":
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow" if sys.argv[1] == "tensorflow" else "jax"}
+    work = {"plan": plan, "host": host, "tensorflow": tensorflow}[sys.argv[1]]
+    for one in json.loads(sys.argv[2]):
+        print(json.dumps(work(one)), flush=True)
