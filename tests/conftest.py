@@ -1,6 +1,7 @@
 """A corpus that the tests make themselves. Every word of it is unlike every other and says where it stands."""
 
 import contextlib
+import os
 import random
 
 import pytest
@@ -8,6 +9,8 @@ import tensorflow as tf
 
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
 from tfrecords.vocabulary import SPECIAL_TOKENS
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # for processes of the tests: where libtpu is installed, JAX looks for a TPU
 
 
 @pytest.fixture(scope="session")
