@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
+import warnings
 
 import tfrecords
 from kbert import runs, speed
@@ -140,11 +141,13 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
         patience,
         stop_on_signal,
     ]
-    if evaluation_due:
-        logs = model.evaluate(_validation_batches(model, manifest, pretraining), return_dict=True, verbose=0)
-        keeper.catch_up(logs)
-        patience.count(logs["loss"])
-    with stop_on_signal:
+    with stop_on_signal, warnings.catch_warnings():
+        # Of an evaluation on several devices Keras does not know the number of batches, and takes its end for a lack of them.
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        if evaluation_due:
+            logs = model.evaluate(_validation_batches(model, manifest, pretraining), return_dict=True, verbose=0)
+            keeper.catch_up(logs)
+            patience.count(logs["loss"])
         for start, stop, interval in _segments(first_step, pretraining.steps, pretraining.evaluate_every):
             if patience.is_exhausted:
                 break

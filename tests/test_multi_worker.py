@@ -107,6 +107,7 @@ def test_a_run_goes_on_with_another_number_of_devices(machines, alone, tiny_reco
     assert all(done)  # each had a part
     assert set.union(*done) == set(range(1, 61))
     assert_same_run(tmp_path / "run", alone)
+    assert not [line for line in two.said().splitlines() if line.startswith("warning: ")]
 
 
 def test_only_the_chief_writes_and_speaks(whole):

@@ -37,7 +37,7 @@ class Process:
         """The marks so far, as lists of words."""
         return [line.split() for line in self._marks.read_text().split("\n")[:-1]] if self._marks.exists() else []
 
-    def wait_for(self, *words, count=1, seconds=120.0):
+    def wait_for(self, *words, count=1, seconds=300.0):
         """Waits until there are `count` marks that begin with these words, or the process has ended; tells which."""
         end = time.monotonic() + seconds
         while True:
@@ -154,6 +154,7 @@ def pretrain(mark, *arguments):
 
     import kbert
     import kbert.cli
+    import kbert.speed
     from kbert import runs
     from kbert.callbacks import Keeper
 
@@ -186,6 +187,7 @@ def pretrain(mark, *arguments):
 
     sys.addaudithook(note)
     kbert.BertConfig.of_size = lambda *_, **__: run_config()
+    kbert.speed.matrix_product_rate = lambda *_: 1e12  # which would measure for half a second
     marked(kbert.pretraining, "restore_checkpoint", "resuming")
     marked(Keeper, "on_epoch_begin", "training")
     marked(Keeper, "on_train_batch_end", after=("step",))
