@@ -118,7 +118,8 @@ def _tensorflow_devices(strategy):
             ) from None
     else:
         try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+            # "local" is the TPU of this machine, as on a Cloud TPU VM; without a name the resolver asks for another machine's.
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(os.environ.get("TPU_NAME") or "local")
             tf_strategy = tf.distribute.TPUStrategy(resolver)
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
             raise InputError(f"Expected a TPU. Received: none ({' '.join(str(error).split())[:200]}).") from None

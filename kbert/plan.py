@@ -177,13 +177,15 @@ def _too_large(error, topology, rows, accumulate, recompute):
     sizes = [float(size) * _UNITS[unit] for size, unit in re.findall(r"\b(\d+(?:\.\d+)?)([KMGT])\b", str(error))]
     need, has = sizes[:2] if len(sizes) > 1 else (2.0, 1.0)
     said = re.search(r"(?<=RESOURCE_EXHAUSTED: ).*?(?=\. HLO module|$)", str(error), re.DOTALL)
-    advice = [] if recompute else ["--recompute"]
+    advice = [f"{'more' if rows > 1 else 'larger'} chips"]
+    if not recompute:
+        advice.insert(0, "--recompute")
     if parts := [parts for parts in range(accumulate + 1, rows + 1) if rows % parts == 0]:
         advice.insert(0, f"--accumulate {next((one for one in parts if one >= accumulate * need / has), parts[-1])}")
     return InputError(
         f"Expected a step that fits the memory of a {chip_of(topology).name} chip. Received: {rows:,} sequences on each in "
         f"{accumulate} part{'s' * (accumulate > 1)}, for which the compiler says: {one_line(said.group(), 200)}; "
-        f"take {', '.join(advice)} or {'more' if rows > 1 else 'larger'} chips."
+        f"take {' or '.join(advice)}."
     )
 
 

@@ -79,7 +79,7 @@ def test_a_step_that_needs_the_host_is_found():
     "line",
     [
         "%sent.1 = (f32[], u32[], token[]) send(%x, %y), channel_id=1, is_host_transfer=true, sharding={maximal device=0}",
-        '%1 = "stablehlo.send"(%0) <{channel_handle = #stablehlo.channel_handle<handle = 2, type = 2>, is_host_transfer = true}>',
+        '%1 = "stablehlo.send"(%0) <{channel_handle = #stablehlo.channel_handle<handle = 2>, is_host_transfer = true}>',
         "%fed = ((f32[8]), token[]) infeed(%token)",
         '%said = f32[] custom-call(%x), custom_call_target="xla_ffi_python_cpu_callback"',
         '%moved = f32[8] custom-call(%x), custom_call_target="MoveToHost"',
@@ -154,7 +154,7 @@ def test_a_step_too_large_is_one_line_with_what_to_do():
     )
     said = str(_too_large(error, "v5e:2x2", 64, 2, recompute=False))
     assert "\n" not in said
-    assert said.endswith("(90.45G) exceeds available HBM (15.75G); take --accumulate 16, --recompute or more chips.")
+    assert said.endswith("(90.45G) exceeds available HBM (15.75G); take --accumulate 16 or --recompute or more chips.")
     assert str(_too_large(error, "v5e:2x2", 1, 1, recompute=True)).endswith("; take larger chips.")
 
 
