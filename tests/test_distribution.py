@@ -67,7 +67,8 @@ def test_auto_takes_all_gpus(gpus, plain_environment, monkeypatch):
 
 @pytest.mark.parametrize("variable", ["TPU_NAME", "TPU_ACCELERATOR_TYPE", "COLAB_TPU_ADDR", None])
 def test_a_tpu_that_is_not_there_is_refused(variable, monkeypatch, refused):
-    def connect():
+    def connect(tpu):
+        assert tpu == ("x" if variable == "TPU_NAME" else "local")  # by name, or the one of this machine
         raise ValueError("Please provide a TPU Name\nto connect to.")
 
     monkeypatch.setattr(tf.distribute.cluster_resolver.TPUClusterResolver, "connect", connect)
