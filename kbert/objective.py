@@ -47,20 +47,57 @@ def pretraining_objective(
         "optimizer": OPTIMIZERS[optimizer](
             WarmupDecay(learning_rate, steps, warmup_steps, decay_power), weight_decay=weight_decay
         ),
-        "loss": {name: _loss() for name in weights},
+        "loss": {name: CrossEntropy() for name in weights},
         "loss_weights": weights,
         "weighted_metrics": {name: _metrics(prefix) for name in weights},
     }
 
 
-def _loss():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+@keras.saving.register_keras_serializable("kbert")
+def cross_entropies(labels, logits):
+    """The cross-entropy of each label, in nats: -log softmax(logits)[label].
+
+    Written so that XLA makes one pass of each step over the logits and merges what loss and metric have in common; with Keras'
+    own loss and metrics it is worked out twice [a tenth of a step of mini on two cores, 2026-11].
+
+    Args:
+        labels: int [...].
+        logits: float32 [..., C].
+
+    Returns:
+        float32 [...].
+    """
+    logits = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
+    label_logits = ops.sum(ops.where(_is_label(labels, logits), logits, 0.0), axis=-1)
+    return ops.log(ops.sum(ops.exp(logits), axis=-1)) - label_logits
+
+
+@keras.saving.register_keras_serializable("kbert")
+def hits(labels, logits):
+    """1.0 where the label has the largest logit, the first among equal ones, else 0.0; shapes as of `cross_entropies`."""
+    size = logits.shape[-1]
+    largest = ops.equal(logits, ops.max(logits, axis=-1, keepdims=True))
+    # ops.argmax takes eight times as long under XLA on a CPU.
+    first = ops.min(ops.where(largest, ops.arange(size, dtype="int32"), size), axis=-1)
+    return ops.cast(ops.equal(first, ops.cast(labels, "int32")), "float32")
+
+
+def _is_label(labels, logits):
+    return ops.equal(ops.arange(logits.shape[-1], dtype="int32"), ops.cast(labels, "int32")[..., None])
+
+
+@keras.saving.register_keras_serializable("kbert")
+class CrossEntropy(keras.losses.Loss):
+    """The loss of `cross_entropies`."""
+
+    def call(self, y_true, y_pred):
+        return cross_entropies(y_true, y_pred)
 
 
 def _metrics(prefix):
     return [
-        keras.metrics.SparseCategoricalAccuracy(name=f"{prefix}accuracy"),
-        keras.metrics.SparseCategoricalCrossentropy(name=f"{prefix}cross_entropy", from_logits=True),
+        keras.metrics.MeanMetricWrapper(hits, name=f"{prefix}accuracy"),
+        keras.metrics.MeanMetricWrapper(cross_entropies, name=f"{prefix}cross_entropy"),
     ]
 
 

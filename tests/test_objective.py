@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kbert.objective import pretraining_objective
+from kbert.objective import cross_entropies as our_cross_entropies
+from kbert.objective import hits, pretraining_objective
 from kbert.optimizers import BertAdamW, BertLamb, WarmupDecay
 from kbert.training import Pretrainer
 
@@ -183,3 +184,21 @@ def test_lamb_and_the_power_of_the_decay_reach_the_optimizer():
 @pytest.mark.parametrize(("steps", "warmup_steps"), [(1_000_000, 10_000), (70, 7), (7, 0)])
 def test_the_warmup_is_at_most_a_tenth(steps, warmup_steps):
     assert pretraining_objective(steps=steps)["optimizer"]._learning_rate.warmup_steps == warmup_steps
+
+
+def test_cross_entropies_and_their_gradient_are_those_of_tensorflow():
+    draw = np.random.default_rng(0)
+    logits = tf.constant(draw.standard_normal((5, 3, 11)) * 30 + 100, tf.float32)
+    labels = draw.integers(0, 11, (5, 3)).astype(np.int32)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(logits)
+        ours = our_cross_entropies(labels, logits)
+        theirs = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(tape.gradient(ours, logits), tape.gradient(theirs, logits), atol=1e-6)
+
+
+def test_of_equal_logits_the_first_counts():
+    logits = np.array([[1, 3, 3, 0], [3, 3, 3, 3], [0, 1, 2, 3]], np.float32)
+    for labels in ([1, 0, 3], [2, 1, 0], [0, 2, 2]):
+        np.testing.assert_array_equal(hits(np.array(labels), logits), logits.argmax(-1) == labels)
