@@ -1,6 +1,7 @@
 """What happens around the steps of a run: progress, checkpoints, history and curves; stops by signal, by patience, by NaN."""
 
 import contextlib
+import gc
 import math
 import re
 import signal
@@ -123,6 +124,8 @@ class Keeper(keras.callbacks.Callback):
             runs.append_history(self._run, row)
             with atomic_path(self._run.directory / runs.CURVES) as partial:
                 draw_curves(runs.read_history(self._run), self._run.pairs, self._reference, partial)
+            # A picture leaves 6 MB in cycles, which Python gathers seldom among the many objects of TensorFlow.
+            gc.collect()
         except ImportError:
             warnings.warn("No curves.png without matplotlib: pip install 'kbert[plots]'.", stacklevel=2)
         except OSError as error:
