@@ -9,10 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from kbert.config import PretrainingConfig
-from kbert.distribution import batches_for, devices_of
+from kbert.distribution import batches_for, devices_of, in_cluster
 from kbert.model import pretraining_model
-from kbert.objective import pretraining_objective
-from kbert.pretraining import check_shares
+from kbert.pretraining import check_shares, compile_model
 from kbert.speed import available_memory, device_kind, matrix_product_rate, peak_memory, training_flops
 from tfrecords import InputError, RecordsConfig
 
@@ -80,6 +79,8 @@ def benchmark(
         InputError: A value is out of its range, or not even the smallest batch fits into memory.
     """
     began = time.perf_counter()
+    if keras.backend.backend() == "tensorflow" and strategy in ("auto", "multi-worker") and in_cluster():
+        raise InputError("Expected a benchmark of one machine. Received: several workers in TF_CONFIG; unset it.")
     devices = devices_of(strategy)
     sizes = _checked(batch_sizes, bert, sequence_length, max_predictions, accumulate, devices)
     pretraining = PretrainingConfig(steps=steps, precision=precision)
@@ -97,9 +98,7 @@ def benchmark(
         try:
             batch = random_batch(batch_size, vocabulary_size=bert.vocabulary_size, **shapes)
             with devices.scope():
-                model.compile(
-                    **pretraining_objective(learning_rate=pretraining.learning_rate, steps=steps), accumulate=accumulate
-                )
+                compile_model(model, pretraining, accumulate)
             measurement = _measure(model, batch, pretraining, devices, training_flops(bert, **shapes), table)
         except Exception as error:
             if not _is_out_of_memory(error):
@@ -125,8 +124,6 @@ def _checked(batch_sizes, bert, sequence_length, max_predictions, accumulate, de
         )
     if accumulate < 1:
         raise InputError(f"Expected at least 1 micro-batch. Received: accumulate={accumulate}.")
-    if devices.name == "multi-worker":
-        raise InputError("Expected a benchmark of one machine. Received: several workers in TF_CONFIG; unset it.")
     if batch_sizes is None:
         shares = devices.num_replicas * accumulate
         return sorted({max(1, size // shares) * shares for size in BATCH_SIZES})

@@ -25,7 +25,8 @@ _FIGURES = {
     "nsp_loss": "nsp_cross_entropy",
     "nsp_accuracy": "nsp_accuracy",
 }
-"""The columns of history.csv, by the names that Keras has for them: exact means over all that has weight."""
+"""The columns of history.csv, by the names that Keras has for them: exact means over all that has weight, but for "loss", the
+mean of the batches' losses."""
 
 
 class TrainingError(RuntimeError):

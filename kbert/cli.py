@@ -268,7 +268,7 @@ def pretrain(records, output, size, dropout, max_positions, init_from, strategy,
         size, vocabulary_size=manifest.vocabulary_size, dropout=dropout, max_positions=max_positions
     )
     try:
-        _, results = kbert.pretrain(
+        model, results = kbert.pretrain(
             records,
             output,
             bert=bert,
@@ -282,7 +282,7 @@ def pretrain(records, output, size, dropout, max_positions, init_from, strategy,
         )
     except kbert.TrainingError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{output}: trained for {options['steps']:,} steps")
+    click.echo(f"{output}: trained for {int(model.optimizer.iterations):,} steps")
     if results:
         click.echo(f"held-out, all {manifest.num_records('validation'):,} records:")
         click.echo(kbert.results_table(results))

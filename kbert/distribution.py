@@ -84,6 +84,7 @@ def _jax_devices(strategy):
     if strategy == "mirrored" and count < 2:
         raise InputError("Expected at least 2 devices for the strategy 'mirrored'. Received: 1.")
     if strategy == "one" or count == 1:
+        keras.distribution.set_distribution(None)  # of an earlier run in this process
         return Devices("one" if strategy == "auto" else strategy, 1)
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     return Devices("mirrored" if strategy == "auto" else strategy, count)
@@ -92,9 +93,10 @@ def _jax_devices(strategy):
 def _tensorflow_devices(strategy):
     import tensorflow as tf
 
-    cluster = _cluster(required=strategy == "multi-worker")
+    if strategy == "multi-worker":
+        _cluster(required=True)
     if strategy == "auto":
-        if len(cluster) > 1:
+        if in_cluster():
             strategy = "multi-worker"
         elif os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE") or os.environ.get("COLAB_TPU_ADDR"):
             strategy = "tpu"
@@ -139,6 +141,15 @@ def _signals_end_at_once():
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def in_cluster():
+    """Whether TF_CONFIG names several workers.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    return len(_cluster(required=False)) > 1
 
 
 _TF_CONFIG = '{"cluster": {"worker": ["host:port", "host:port"]}, "task": {"type": "worker", "index": 0}}'

@@ -119,6 +119,7 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
     patience = Patience(run, first_step)
     evaluation_due = held_out and runs.lacks_evaluation(run, first_step)
     devices.check_same_step(first_step)  # no worker reads after this what another writes
+    run.check_claimed()
     if runs.is_finished(run, first_step):
         return model, runs.read_results(run)
     if verbose and first_step:
@@ -145,7 +146,9 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
         # Of an evaluation on several devices Keras does not know the number of batches, and takes its end for a lack of them.
         warnings.filterwarnings("ignore", "Your input ran out of data")
         if evaluation_due:
-            logs = model.evaluate(_validation_batches(model, manifest, pretraining), return_dict=True, verbose=0)
+            keeper.set_model(model)
+            validation = _validation_batches(model, manifest, pretraining)
+            logs = model.evaluate(validation, return_dict=True, verbose=0, callbacks=[stop_on_signal])
             keeper.catch_up(logs)
             patience.count(logs["loss"])
         for start, stop, interval in _segments(first_step, pretraining.steps, pretraining.evaluate_every):
@@ -221,7 +224,10 @@ def _initial_checkpoint(path, bert, vocabulary):
             f"Received: {other.vocabulary.sha256[:12]}; make the records with {other.directory / runs.VOCABULARY}."
         )
     differences = difference(
-        *({**dataclasses.asdict(config), "dropout": None, "initializer_range": None} for config in (other.bert, bert))
+        *(
+            dataclasses.asdict(config) | dict.fromkeys(("dropout", "attention_dropout", "initializer_range"))
+            for config in (other.bert, bert)
+        )
     )
     if differences:
         raise InputError(f"Expected a model as in {path}. Received another: {differences} (before: there, now: here).")

@@ -59,6 +59,18 @@ class Run:
         }
         claim_directory(self.directory, identity, CONFIGURATION)
 
+    def check_claimed(self):
+        """Makes sure that the directory is this run's, as the first of several workers has made it.
+
+        Raises:
+            InputError: It is not there, or another worker has another configuration.
+        """
+        if not (self.directory / CONFIGURATION).exists():
+            raise InputError(
+                f"Expected the run's directory on a file system that all workers share. Received: none at {self.directory}."
+            )
+        self.claim()
+
     def new_model(self, recompute=False):
         """The model as it is before the first step, not compiled; `recompute` as for `pretraining_model`."""
         return pretraining_model(

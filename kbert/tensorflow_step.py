@@ -65,7 +65,7 @@ class Step:
         parts = split_batch(batch, self.accumulate)
 
         def add_part(number, sums, metrics):
-            part = keras.tree.map_structure(lambda values: values[number], parts)
+            part = keras.tree.map_structure(lambda values: None if values is None else values[number], parts)
             gradients, metrics = self._gradients_of_part(part, step, metrics)
             return number + 1, [one + other for one, other in zip(sums, gradients, strict=True)], metrics
 

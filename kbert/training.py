@@ -25,6 +25,9 @@ class Pretrainer(Step, keras.Model):
     - XLA compiles forward pass, gradients and update on each replica, also under a tf.distribute strategy.
     - Dropout masks follow from the number of the update and the row in the whole batch. See `layers.Dropout`.
 
+    Layers with a state that training changes, such as BatchNormalization or Keras' own Dropout, are not for it: the step leaves
+    what is not trainable as it is.
+
     Build one with `pretraining_model`.
     """
 
@@ -42,7 +45,8 @@ class Pretrainer(Step, keras.Model):
         if accumulate < 1:
             raise InputError(f"Expected at least 1 micro-batch. Received: accumulate={accumulate}.")
         super().compile(optimizer, *arguments, jit_compile=self.keras_jit_compile(jit_compile), **options)
-        for name in ("gradient_accumulation_steps", "use_ema", "loss_scale_factor"):
+        # The last is that of keras.optimizers.LossScaleOptimizer.
+        for name in ("gradient_accumulation_steps", "use_ema", "loss_scale_factor", "inner_optimizer"):
             if getattr(self.optimizer, name, None):
                 raise InputError(
                     f"Expected an optimizer without {name}, which differs between one device and many. "

@@ -6,8 +6,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import types
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from model_fixtures import ROOT, WORDS
@@ -66,7 +68,7 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
 
     def pretrain(records, output, **options):
         calls.append((records, output, options))
-        return None, None
+        return types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=np.int64(7))), None
 
     monkeypatch.setattr("kbert.pretraining.pretrain", pretrain)
     bert = {"--size": "mini", "--dropout": 0.2, "--max-positions": 64}
