@@ -55,7 +55,7 @@ class Process:
         return True
 
     def send(self, number):
-        with contextlib.suppress(ProcessLookupError):
+        if self._code is None:
             os.kill(self.pid, number)
 
     def wait(self):
@@ -130,12 +130,17 @@ def serve():
 
     import kbert.pretraining  # noqa: F401  (and TensorFlow; it must not have computed anything before a fork)
 
+    pid = None
     for line in sys.stdin:
+        if pid is not None:
+            os.waitpid(pid, 0)
         pid = os.fork()
         if pid == 0:
             work(json.loads(line))
         print(json.dumps({"pid": pid}), flush=True)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}), flush=True)
+        # Until the next job the number stays that of the process which ended: a late signal cannot meet another one.
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        print(json.dumps({"code": end.si_status if end.si_code == os.CLD_EXITED else -end.si_status}), flush=True)
 
 
 def work(line):
