@@ -27,11 +27,16 @@ class Process:
     """
 
     def __init__(self, server, marks, output):
-        self.pid = json.loads(server.stdout.readline())["pid"]
         self._server = server
+        self.pid = self._answer("pid")
         self._marks = marks
         self._output = output
         self._code = None
+
+    def _answer(self, name):
+        line = self._server.stdout.readline()
+        assert line, f"the process that forks has ended with {self._server.wait()}"
+        return json.loads(line)[name]
 
     def marks(self):
         """The marks so far, as lists of words."""
@@ -61,7 +66,7 @@ class Process:
     def wait(self):
         """Waits for the end and returns the exit code, negative for a signal."""
         if self._code is None:
-            self._code = json.loads(self._server.stdout.readline())["code"]
+            self._code = self._answer("code")
         return self._code
 
     def kill(self):
