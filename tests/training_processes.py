@@ -27,11 +27,16 @@ class Process:
     """
 
     def __init__(self, server, marks, output):
-        self.pid = json.loads(server.stdout.readline())["pid"]
         self._server = server
+        self.pid = self._answer("pid")
         self._marks = marks
         self._output = output
         self._code = None
+
+    def _answer(self, name):
+        line = self._server.stdout.readline()
+        assert line, f"the process that forks has ended with {self._server.wait()}"
+        return json.loads(line)[name]
 
     def marks(self):
         """The marks so far, as lists of words."""
@@ -55,13 +60,13 @@ class Process:
         return True
 
     def send(self, number):
-        with contextlib.suppress(ProcessLookupError):
+        if self._code is None:
             os.kill(self.pid, number)
 
     def wait(self):
         """Waits for the end and returns the exit code, negative for a signal."""
         if self._code is None:
-            self._code = json.loads(self._server.stdout.readline())["code"]
+            self._code = self._answer("code")
         return self._code
 
     def kill(self):
@@ -130,12 +135,17 @@ def serve():
 
     import kbert.pretraining  # noqa: F401  (and TensorFlow; it must not have computed anything before a fork)
 
+    pid = None
     for line in sys.stdin:
+        if pid is not None:
+            os.waitpid(pid, 0)
         pid = os.fork()
         if pid == 0:
             work(json.loads(line))
         print(json.dumps({"pid": pid}), flush=True)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}), flush=True)
+        # Until the next job the number stays that of the process which ended: a late signal cannot meet another one.
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        print(json.dumps({"code": end.si_status if end.si_code == os.CLD_EXITED else -end.si_status}), flush=True)
 
 
 def work(line):
