@@ -282,7 +282,7 @@ def pretrain(records, output, size, dropout, max_positions, init_from, strategy,
         )
     except kbert.TrainingError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{output}: trained for {int(model.optimizer.iterations):,} steps")
+    click.echo(f"{output}: trained for {int(model.optimizer.iterations.numpy()):,} steps")
     if results:
         click.echo(f"held-out, all {manifest.num_records('validation'):,} records:")
         click.echo(kbert.results_table(results))

@@ -68,7 +68,8 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
 
     def pretrain(records, output, **options):
         calls.append((records, output, options))
-        return types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=np.int64(69))), None  # stopped early
+        stopped_early = types.SimpleNamespace(numpy=lambda: np.int64(69))
+        return types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=stopped_early)), None
 
     monkeypatch.setattr("kbert.pretraining.pretrain", pretrain)
     bert = {"--size": "mini", "--dropout": 0.2, "--max-positions": 64}
