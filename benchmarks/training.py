@@ -282,7 +282,9 @@ def keras_training(model, batch):
     x = {name: batch[name] for name in ("token_ids", "segment_ids", "padding_mask", "mask_positions")}
     y = {name: batch[name] for name in ("mlm", "nsp")}
     sample_weight = {name: batch[f"{name}_weight"] for name in y}
-    batches = tf.data.Dataset.from_tensors((x, y, sample_weight)).repeat()
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread holds up the end of `fit`, by up to as long as it took (TensorFlow 2.21)
+    batches = tf.data.Dataset.from_tensors((x, y, sample_weight)).repeat().with_options(options)
 
     def train(steps):
         return model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history["loss"][0]

@@ -6,6 +6,7 @@ _HOMES = {
     "BertConfig": "kbert.config",
     "PretrainingConfig": "kbert.config",
     "Predictor": "kbert.prediction",
+    "Pretrained": "kbert.pretrained",
     "Pretrainer": "kbert.training",
     "TrainingError": "kbert.callbacks",
     "baselines": "kbert.evaluation",
@@ -13,14 +14,17 @@ _HOMES = {
     "encoder_model": "kbert.model",
     "encoder_of": "kbert.model",
     "evaluate": "kbert.evaluation",
-    "export_saved_model": "kbert.export.saved_model",
+    "export_saved_model": "kbert.formats",
+    "load": "kbert.formats",
     "load_predictor": "kbert.prediction",
     "load_run": "kbert.runs",
     "pretrain": "kbert.pretraining",
     "pretraining_model": "kbert.model",
     "pretraining_objective": "kbert.objective",
     "results_table": "kbert.evaluation",
+    "save": "kbert.formats",
     "training_plan": "kbert.plan",
+    "with_released_head": "kbert.export.keras_hub",
 }
 __all__ = sorted(_HOMES)
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kbert.callbacks import is_out_of_memory
 from kbert.config import PretrainingConfig
 from kbert.distribution import batches_for, devices_of, in_cluster
 from kbert.model import pretraining_model
@@ -101,7 +102,7 @@ def benchmark(
                 compile_model(model, pretraining, accumulate)
             measurement = _measure(model, batch, pretraining, devices, training_flops(bert, **shapes), table)
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             table.line("  out of memory")
             break
@@ -139,7 +140,10 @@ def _measure(model, batch, pretraining, devices, flops, table):
 
     def make(context):
         rows = batch_size if context is None else batch_size // context.num_replicas_in_sync
-        return tf.data.Dataset.from_tensors(keras.tree.map_structure(lambda values: values[:rows], batch)).repeat()
+        options = tf.data.Options()
+        options.autotune.enabled = False  # as `tfrecords.read` has it
+        share = keras.tree.map_structure(lambda values: values[:rows], batch)
+        return tf.data.Dataset.from_tensors(share).repeat().with_options(options)
 
     batches = batches_for(model, make)
 
@@ -180,11 +184,6 @@ def _reason_to_stop(measured, batch_size, in_a_minute, began):
         if more > (free := available_memory()):
             return f"since it would take {more / 1e9:.1f} GB more memory, where {free / 1e9:.1f} GB are left"
     return None
-
-
-def _is_out_of_memory(error):
-    """Whether TensorFlow or JAX say so, each in its own class of error."""
-    return isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 class _Table:

@@ -26,7 +26,7 @@ _FIGURES = {
     "nsp_accuracy": "nsp_accuracy",
 }
 """The columns of history.csv, by the names that Keras has for them: exact means over all that has weight, but for "loss", the
-mean of the batches' losses."""
+mean of the batches' losses. "val_loss" is `held_out_loss`."""
 
 
 class TrainingError(RuntimeError):
@@ -103,7 +103,7 @@ class Keeper(keras.callbacks.Callback):
         trained = self._trained if any(key.startswith("val_") for key in logs) else ended
         rate = (self.step - self._first) * self._run.pretraining.batch_size / max(trained - self._began, 1e-9)
         row = {"step": self.step, "seconds": round(ended - self._began, 2), "sequences_per_second": round(rate, 2)}
-        row |= _figures(logs)
+        row |= _figures(logs, self._run.pretraining)
         row["learning_rate"] = float(f"{float(self.model.optimizer.learning_rate):.6g}")
         self._keep(row)
         self.save()
@@ -116,7 +116,7 @@ class Keeper(keras.callbacks.Callback):
 
     def catch_up(self, logs):
         """Enters a held-out evaluation into the history that was due at the step where training starts."""
-        self._keep({"step": self.step} | _figures({f"val_{key}": value for key, value in logs.items()}))
+        self._keep({"step": self.step} | _figures(logs, self._run.pretraining))
 
     def _keep(self, row):
         if not self._writes:
@@ -150,10 +150,24 @@ class Keeper(keras.callbacks.Callback):
             warnings.warn(f"Step {self.step}: no checkpoint could be written ({error}); training goes on.", stacklevel=2)
 
 
-def _figures(logs):
+def _figures(logs, pretraining):
     """The figures of history.csv among those that Keras has."""
     names = {prefix + ours: prefix + theirs for prefix in ("", "val_") for ours, theirs in _FIGURES.items()}
-    return {ours: round(float(logs[theirs]), 6) for ours, theirs in names.items() if theirs in logs}
+    figures = {ours: float(logs[theirs]) for ours, theirs in names.items() if theirs in logs}
+    if "val_loss" in figures:
+        figures["val_loss"] = held_out_loss(logs, pretraining)
+    return {name: round(value, 6) for name, value in figures.items()}
+
+
+def held_out_loss(logs, pretraining):
+    """The weighted sum of the exact held-out losses.
+
+    Keras' own is a mean over batches, in which the last one, with fewer records than the others, counts as much as they do.
+    """
+    loss = pretraining.mlm_weight * float(logs["val_mlm_cross_entropy"])
+    if "val_nsp_cross_entropy" in logs:
+        loss += pretraining.nsp_weight * float(logs["val_nsp_cross_entropy"])
+    return loss
 
 
 def _duration(seconds):
@@ -221,21 +235,21 @@ class Patience(keras.callbacks.Callback):
 
     def __init__(self, run, start):
         super().__init__()
-        self._patience = run.pretraining.patience
+        self._pretraining = run.pretraining
         # All workers read this before the first step. Afterwards each counts for itself: only one of them writes.
         self._losses = runs.held_out_losses(run, start)
 
     @property
     def is_exhausted(self):
-        return is_exhausted(self._losses, self._patience)
+        return is_exhausted(self._losses, self._pretraining.patience)
 
-    def count(self, loss):
-        """Takes note of the loss of a held-out evaluation."""
-        self._losses.append(round(float(loss), 6))
+    def count(self, logs):
+        """Takes note of a held-out evaluation, from its figures with val_ before their names."""
+        self._losses.append(round(held_out_loss(logs, self._pretraining), 6))
 
     def on_epoch_end(self, epoch, logs=None):
         if "val_loss" in logs:
-            self.count(logs["val_loss"])
+            self.count(logs)
         if self.is_exhausted:
             self.model.stop_training = True
 
@@ -280,9 +294,16 @@ class TensorBoard(keras.callbacks.Callback):
             self._writers[split].flush()
 
 
+def is_out_of_memory(error):
+    """Whether TensorFlow or JAX say so, each in its own class of error."""
+    import tensorflow as tf
+
+    return isinstance(error, MemoryError | tf.errors.ResourceExhaustedError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 @contextlib.contextmanager
 def one_line_errors(devices):
-    """Turns what TensorFlow says when another worker is gone into one line."""
+    """Turns into one line what TensorFlow says when another worker is gone, and what is said when memory runs out."""
     import tensorflow as tf
 
     try:
@@ -302,4 +323,11 @@ def one_line_errors(devices):
         said = reason[1] if reason else " ".join(error.message.split())[:200]
         raise TrainingError(
             f"Expected all workers to live. Received: the end of another ({said}); start all of them again, the run continues."
+        ) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            "Expected memory for a step. Received: too little; take --accumulate, which works on a batch in parts, "
+            "--recompute, or a smaller --batch-size."
         ) from None

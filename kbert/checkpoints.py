@@ -4,7 +4,6 @@ A checkpoint holds every variable of the model and of its optimizer as safetenso
 the SHA-256 of the weights. Nothing in it is ever unpickled or executed.
 """
 
-import dataclasses
 import pathlib
 import re
 import shutil
@@ -80,48 +79,32 @@ def restore_checkpoint(directory, model):
     Raises:
         InputError: No checkpoint is intact, or they are of another model; the message says what differs.
     """
+    newest = newest_checkpoint(directory)
+    if newest is None:
+        return None
+    path, step, values = newest
+    _assign(model, values, path)
+    return step
+
+
+def newest_checkpoint(directory):
+    """Reads the newest checkpoint that is intact, and warns of those that are not.
+
+    Returns:
+        Its path, its step and its values: arrays by name, those of the model under model/. None if there is no checkpoint.
+
+    Raises:
+        InputError: No checkpoint is intact.
+    """
     checkpoints = list_checkpoints(directory)
     for path in reversed(checkpoints):
         try:
-            step, values = _read(path)
+            return path, *_read(path)
         except InputError as error:
             warnings.warn(f"The checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
-            continue
-        _assign(model, values, path)
-        return step
     if checkpoints:
         raise InputError(f"Expected an intact checkpoint in {directory}. Received: {len(checkpoints)}, all of them damaged.")
     return None
-
-
-@dataclasses.dataclass(frozen=True)
-class InitialWeights:
-    """The checkpoint of another run that one starts from."""
-
-    path: pathlib.Path
-    sha256: str
-
-
-def initial_weights(directory):
-    """Finds the newest intact checkpoint below `directory`, for a run to start from.
-
-    Raises:
-        InputError: There is none.
-    """
-    for path in reversed(list_checkpoints(directory)):
-        if _is_intact(path):
-            return InitialWeights(path, sha256(path / WEIGHTS))
-    raise InputError(f"Expected an intact checkpoint in {directory}. Received: none; train that run first.")
-
-
-def load_weights(initial, model):
-    """Loads InitialWeights into a model, without a state of the optimizer.
-
-    Raises:
-        InputError: They are another model's.
-    """
-    values = {name: value for name, value in _read(initial.path)[1].items() if name.startswith("model/")}
-    _assign(model, values, initial.path, with_optimizer=False)
 
 
 def _read(path):
@@ -145,11 +128,11 @@ def _is_intact(path):
     return True
 
 
-def _variables(model, with_optimizer=True):
+def _variables(model):
     """Every variable of the model and its optimizer, by a name that is the same in every process."""
     variables = {f"model/{variable.path}": variable for variable in model.variables}
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and with_optimizer:
+    if optimizer is not None:
         optimizer.build(model.trainable_variables)
         variables |= {f"optimizer/{variable.path}": variable for variable in optimizer.variables}
     return variables
@@ -159,8 +142,8 @@ def _values(model):
     return {name: np.asarray(variable.numpy()) for name, variable in _variables(model).items()}
 
 
-def _assign(model, values, path, with_optimizer=True):
-    variables = _variables(model, with_optimizer)
+def _assign(model, values, path):
+    variables = _variables(model)
     wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
     there = {name: value.shape for name, value in values.items() if name in wanted or name.startswith("model/")}
     if there != wanted:

@@ -1,5 +1,6 @@
 """The command line: every command reads its options, builds a configuration and calls one function."""
 
+import dataclasses
 import importlib
 import importlib.util
 import os
@@ -226,9 +227,11 @@ def inspect(directory, examples, verify):
 @main.command(short_help="Pretrain BERT on records.")
 @click.argument("records", type=_PATH)
 @click.option("--output", required=True, type=_PATH, help="The directory of the run; given again, the run continues.")
-@click.option("--size", default="base", show_default=True, help=SIZES_HELP)
-@click.option("--dropout", default=0.1, show_default=True, help="Share of values dropped in training.")
-@click.option("--max-positions", default=512, show_default=True, help="Longest sequence that the model could ever take.")
+@click.option("--size", help=f"{SIZES_HELP}  [default: base, or that of --init-from]")
+@click.option("--dropout", type=float, help="Share of values dropped in training.  [default: 0.1, or that of --init-from]")
+@click.option(
+    "--max-positions", type=int, help="Longest sequence that the model could ever take.  [default: 512, or as --init-from]"
+)
 @click.option("--steps", default=100_000, show_default=True, help="Updates of the weights.")
 @click.option("--batch-size", default=256, show_default=True, help="Sequences in an update.")
 @click.option("--learning-rate", default=1e-4, show_default=True, help="At its peak.")
@@ -249,7 +252,7 @@ def inspect(directory, examples, verify):
 @click.option("--checkpoint-every", default=1000, show_default=True, help="Updates between checkpoints.")
 @click.option("--keep-checkpoints", default=3, show_default=True, help="Newest checkpoints to keep.")
 @click.option("--seed", default=0, show_default=True, help="Initial weights, dropout and order follow from it.")
-@click.option("--init-from", type=_PATH, help="A run whose weights this one starts from.")
+@click.option("--init-from", type=_PATH, help="A run, or a model in any format of 'kbert export', to start from.")
 @click.option(
     "--strategy",
     metavar="[auto|one|mirrored|multi-worker|tpu]",
@@ -264,16 +267,22 @@ def pretrain(records, output, size, dropout, max_positions, init_from, strategy,
     """Pretrain BERT on the RECORDS in a directory; the same command again continues where it stopped."""
     tfrecords, kbert = _import("tfrecords"), _import("kbert")
     manifest = tfrecords.load_manifest(records)
-    bert = kbert.BertConfig.of_size(
-        size, vocabulary_size=manifest.vocabulary_size, dropout=dropout, max_positions=max_positions
-    )
+    initial = None if init_from is None else kbert.load(init_from)
+    changes = {"dropout": dropout, "attention_dropout": dropout, "max_positions": max_positions}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if initial is not None:
+        bert = dataclasses.replace(initial.bert, **changes)
+    if size is not None or initial is None:
+        of_size = kbert.BertConfig.of_size(size or "base", vocabulary_size=manifest.vocabulary_size, **changes)
+        shape = ("vocabulary_size", "num_layers", "hidden_size", "num_heads", "intermediate_size")
+        bert = of_size if initial is None else dataclasses.replace(bert, **{name: getattr(of_size, name) for name in shape})
     try:
         model, results = kbert.pretrain(
             records,
             output,
             bert=bert,
             pretraining=kbert.PretrainingConfig(**options),
-            init_from=init_from,
+            init_from=initial,
             strategy=strategy,
             accumulate=accumulate,
             recompute=recompute,
@@ -379,45 +388,77 @@ def plan(size, batch_size, topology, vocabulary_size, dropout, optimizer, precis
     click.echo(plan_table(training_plan(bert, pretraining, topology, **options), steps))
 
 
-@main.command(short_help="Export a run as a SavedModel.")
-@click.argument("run", type=_PATH)
+@main.command(short_help="Export a model to another format.")
+@click.argument("model", type=_PATH)
 @click.option("--output", required=True, type=_PATH, help="The directory to make.")
-@click.option("--format", type=click.Choice(["saved-model"]), default="saved-model", show_default=True)
 @click.option(
-    "--top-k", type=click.IntRange(1), default=5, show_default=True, help="Words that fill_mask gives for each [MASK]."
+    "--format",
+    type=click.Choice(["saved-model", "keras-hub", "huggingface", "google"]),
+    default="saved-model",
+    show_default=True,
+    help="saved-model: takes plain texts, in TensorFlow alone. keras-hub: a preset. huggingface: for transformers. "
+    "google: a checkpoint of google-research/bert.",
 )
-def export(run, output, format, top_k):
-    """Export the RUN's newest checkpoint as a SavedModel that takes plain texts."""
+@click.option("--top-k", type=click.IntRange(1), help="Words that a SavedModel gives for each [MASK].  [default: 5]")
+def export(model, output, format, top_k):
+    """Export a MODEL, a run's newest checkpoint or a model in any of the formats, to a format."""
+    if top_k and format != "saved-model":
+        raise click.UsageError("Expected --top-k with --format saved-model alone.")
     kbert = _import("kbert")
-    loaded = kbert.load_run(run)
-    kbert.export_saved_model(
-        loaded.load_model(),
-        loaded.vocabulary,
-        output,
-        sequence_length=loaded.sequence_length,
-        cased=loaded.cased,
-        top_k=top_k,
-    )
+    pretrained = kbert.load(model)
+    kbert.save(pretrained, output, format, **({"top_k": top_k} if top_k else {}))
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    next_sentence = "next_sentence, " if loaded.pairs != "none" else ""
-    click.echo(f"{output}: {size / 1e6:.1f} MB, signatures serving_default, fill_mask, {next_sentence}embed_ids")
+    click.echo(f"{output}: {format}, {size / 1e6:.1f} MB; {output / 'README.md'} says how to use it")
 
 
-@main.command(short_help="Fill masks, or judge sentence pairs.")
+@main.command(short_help="Fill masks, judge sentence pairs, embed texts.")
 @click.argument("model", type=_PATH)
 @click.argument("text", nargs=-1)
 @click.option("--pair", nargs=2, type=str, metavar="A B", help="Two texts: does B follow A?")
-def predict(model, text, pair):
-    """Fill every [MASK] in TEXT with a MODEL (a run or a SavedModel), or tell whether one text follows another."""
+@click.option("--top-k", type=click.IntRange(1), help="Words for each [MASK].  [default: 5]")
+@click.option("--embed", type=_PATH, metavar="FILE.npy", help="Write an array of the texts' vectors, a row each.")
+@click.option(
+    "--pooling",
+    type=click.Choice(["mean", "cls", "pooler"]),
+    default="mean",
+    show_default=True,
+    help="A text's vector: the mean of its tokens, that of [CLS], or that through the pooler.",
+)
+def predict(model, text, pair, top_k, embed, pooling):
+    """Fill every [MASK] in TEXT with a MODEL, tell whether one text follows another, or write the texts' vectors.
+
+    MODEL is a run or a model in any of the formats of 'kbert export'; TEXT may be -, which reads a text from every line of
+    standard input.
+    """
     if bool(text) == bool(pair):
-        raise click.UsageError("Expected either texts with [MASK] or --pair A B.")
-    predictor = _import("kbert").load_predictor(model)
+        raise click.UsageError("Expected either texts or --pair A B.")
+    if pair and embed:
+        raise click.UsageError("Expected texts with --embed, not --pair.")
+    texts = sys.stdin.read().splitlines() if text == ("-",) else list(text)
+    if embed:
+        from tfrecords.files import new_file
+
+        new_file(embed)
+    predictor = _import("kbert").load_predictor(model, top_k)
     if pair:
         click.echo(f"{predictor.next_sentence(*pair):.3f}  probability that B follows A")
-    for one, answers in [(one, predictor.fill_mask(one)) for one in text]:
-        click.echo(one)
-        for words in answers:
-            click.echo("  [MASK] " + "  ".join(f"{word.token} {word.probability:.3f}" for word in words))
+    elif embed:
+        _save_vectors(predictor.embed(texts, pooling), embed)
+    else:
+        for one, answers in [(one, predictor.fill_mask(one)) for one in texts]:
+            click.echo(one)
+            for words in answers:
+                click.echo("  [MASK] " + "  ".join(f"{word.token} {word.probability:.3f}" for word in words))
+
+
+def _save_vectors(vectors, path):
+    import numpy as np
+
+    from tfrecords.files import atomic_path
+
+    with atomic_path(path) as partial, open(partial, "wb") as file:
+        np.save(file, vectors)
+    click.echo(f"{path}: {vectors.shape[0]:,} vectors of {vectors.shape[1]:,} numbers, {vectors.dtype}")
 
 
 @main.command(short_help="Run the whole chain on real text.")

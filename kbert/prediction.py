@@ -1,14 +1,19 @@
-"""Answers from a run or from a SavedModel: words for [MASK], and whether one text follows another."""
+"""Answers from a pretrained model: words for [MASK], whether one text follows another, and embeddings."""
 
 import dataclasses
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 
-from kbert.export.saved_model import TextModel
-from kbert.runs import is_run, load_run
+from kbert.formats import format_of, load
+from kbert.text_model import TextModel
 from tfrecords import InputError
 from tfrecords.vocabulary import MASK
+
+POOLINGS = ("mean", "cls", "pooler")
+"""How the vectors of a text's tokens become one: their mean, the first, or the first through the pooler."""
+_BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,18 +30,22 @@ class Predictor:
     Args:
         signatures: The functions of a TextModel or of a SavedModel of one, by name.
         source: What they were loaded from; kept alive with them.
+        missing: The names of heads that were never trained; what they would answer is refused.
     """
 
-    def __init__(self, signatures, source):
+    def __init__(self, signatures, source, missing=()):
         self._signatures = signatures
         self._source = source
+        self._missing = missing
 
     def fill_mask(self, text):
         """The likeliest words for every "[MASK]" in `text`: a list per mask of Words, the likeliest first.
 
         Raises:
-            InputError: The text has no [MASK], or none within the length that the model takes.
+            InputError: The text has no [MASK], or none within the length that the model takes; or the model came without
+                this head.
         """
+        self._check_head("masked language modelling")
         if MASK not in text:
             raise InputError(f"Expected a text with {MASK} in it. Received: {text!r}.")
         answer = self._signatures["fill_mask"](texts=tf.constant([text]))
@@ -58,36 +67,69 @@ class Predictor:
         Raises:
             InputError: The model was trained on single segments and knows nothing of pairs.
         """
+        self._check_head("next sentence prediction")
         if "next_sentence" not in self._signatures:
             raise InputError("Expected a model that was trained on sentence pairs. Received: one trained on single segments.")
         return float(
             self._signatures["next_sentence"](first=tf.constant([first]), second=tf.constant([second]))["probability"][0]
         )
 
+    def embed(self, texts, pooling="mean"):
+        """One vector for each of the texts: float32 [number of texts, H].
 
-def load_predictor(path):
-    """Loads a run (its newest checkpoint) or a SavedModel.
+        Args:
+            texts: A list of strings; longer ones are cut to the length that the model was trained with.
+            pooling: "mean" over the text's tokens, [CLS] and [SEP] included; "cls", the vector of [CLS]; or "pooler", that
+                through the dense layer of next sentence prediction, where the model has it.
+
+        Raises:
+            InputError: There is no such pooling.
+        """
+        if pooling not in POOLINGS:
+            raise InputError(f"Expected a pooling among {', '.join(POOLINGS)}. Received: {pooling!r}.")
+        vectors = []
+        for start in range(0, len(texts), _BATCH_SIZE):
+            answer = self._signatures["serving_default"](texts=tf.constant(texts[start : start + _BATCH_SIZE]))
+            hidden, mask = answer["sequence_output"].numpy(), answer["padding_mask"].numpy()[:, :, None]
+            vectors.append(
+                {
+                    "mean": (hidden * mask).sum(1) / mask.sum(1),
+                    "cls": hidden[:, 0],
+                    "pooler": answer["pooled_output"].numpy(),
+                }[pooling]
+            )
+        return np.concatenate(vectors).astype(np.float32)
+
+    def _check_head(self, head):
+        if head in self._missing:
+            raise InputError(f"Expected a model with a trained head of {head}. Received: one that came without it.")
+
+
+def load_predictor(path, top_k=None):
+    """Loads what answers for texts: a SavedModel by `kbert export` as it is, or else whatever `load` reads.
+
+    Args:
+        path: Its directory.
+        top_k: How many words to propose for each [MASK]; None takes 5, or what the SavedModel was exported with.
 
     Raises:
-        InputError: `path` is neither.
+        InputError: `path` is no pretrained model, or a SavedModel of something else.
     """
     path = pathlib.Path(path)
-    if (path / "saved_model.pb").is_file():
-        import tensorflow_text  # noqa: F401  (registers the operations of the tokenizer)
-
-        try:
-            saved = tf.saved_model.load(str(path))
-        except (OSError, ValueError, tf.errors.OpError) as error:
-            raise InputError(f"Expected a SavedModel at {path}. Received: one that cannot be loaded ({error}).") from None
-        if "fill_mask" not in saved.signatures:
-            raise InputError(f"Expected a SavedModel by 'kbert export' at {path}. Received: one without fill_mask.")
-        return Predictor(saved.signatures, saved)
-    if is_run(path):
-        text_model = text_model_of(load_run(path))
-        return Predictor(text_model.signatures, text_model)
-    raise InputError(f"Expected a run by 'kbert pretrain' or a SavedModel at {path}. Received: neither.")
+    if format_of(path) == "saved-model" and top_k is None:
+        return _load_signatures(path)
+    pretrained = load(path)
+    text_model = TextModel(pretrained, top_k=5 if top_k is None else top_k)
+    return Predictor(text_model.signatures, text_model, pretrained.missing)
 
 
-def text_model_of(run):
-    """The TextModel of a run's newest checkpoint."""
-    return TextModel(run.load_model(), run.vocabulary, sequence_length=run.sequence_length, cased=run.cased)
+def _load_signatures(path):
+    import tensorflow_text  # noqa: F401  (registers the operations of the tokenizer)
+
+    try:
+        saved = tf.saved_model.load(str(path))
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise InputError(f"Expected a SavedModel at {path}. Received: one that cannot be loaded ({error}).") from None
+    if "fill_mask" not in saved.signatures:
+        raise InputError(f"Expected a SavedModel by 'kbert export' at {path}. Received: one without fill_mask.")
+    return Predictor(saved.signatures, saved)

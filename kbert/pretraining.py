@@ -1,6 +1,5 @@
 """The main job: records to a trained model, as a run that can be stopped and continued."""
 
-import dataclasses
 import hashlib
 import pathlib
 import warnings
@@ -16,13 +15,15 @@ from kbert.callbacks import (
     check_tensorboard,
     one_line_errors,
 )
-from kbert.checkpoints import initial_weights, load_weights, restore_checkpoint
+from kbert.checkpoints import restore_checkpoint
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.distribution import batches_for, devices_of
 from kbert.evaluation import baselines, check_length, evaluate, evaluation_batches
+from kbert.formats import load
 from kbert.objective import pretraining_objective
+from kbert.pretrained import Pretrained, assign_weights
 from tfrecords import InputError
-from tfrecords.files import difference, locked
+from tfrecords.files import locked
 from tfrecords.schema import MANIFEST
 
 
@@ -30,7 +31,7 @@ def pretrain(
     records,
     output,
     *,
-    bert,
+    bert=None,
     pretraining=None,
     init_from=None,
     strategy="auto",
@@ -48,9 +49,10 @@ def pretrain(
     Args:
         records: A directory of records by `kbert records`.
         output: The directory of the run; of several workers, one that all of them see.
-        bert: A BertConfig, or the name of a size, as for `BertConfig.of_size`.
+        bert: A BertConfig, or the name of a size, as for `BertConfig.of_size`; None is that of `init_from`.
         pretraining: A PretrainingConfig; None takes the defaults.
-        init_from: The directory of another run, whose newest weights this one starts from; None starts anew.
+        init_from: The pretrained model whose weights this one starts from: a Pretrained, or a path for `load`, such as another
+            run or a model of Hugging Face's; None starts anew.
         strategy: How training is shared out, among `distribution.STRATEGIES`.
         accumulate: Micro-batches that an update is worked out in, one after the other: less memory, more time.
         recompute: Whether to work out activations once more in the backward pass: less memory still, a third more time.
@@ -67,11 +69,17 @@ def pretrain(
     # What the run is: everything below follows from it.
     manifest = tfrecords.load_manifest(records)
     pretraining = pretraining or PretrainingConfig()
-    if isinstance(bert, str):
+    initial = init_from if init_from is None or isinstance(init_from, Pretrained) else load(init_from)
+    if bert is None:
+        if initial is None:
+            raise InputError("Expected a size or a BertConfig, or init_from to take it from. Received: neither.")
+        bert = initial.bert
+    elif isinstance(bert, str):
         bert = BertConfig.of_size(bert, vocabulary_size=manifest.vocabulary_size)
     _check(bert, pretraining, manifest)
     vocabulary = manifest.load_vocabulary()
-    initial = None if init_from is None else _initial_checkpoint(init_from, bert, vocabulary)
+    if initial is not None:
+        _check_initial(initial, bert, vocabulary, manifest)
     run = runs.Run(
         directory=pathlib.Path(output),
         bert=bert,
@@ -101,6 +109,7 @@ def pretrain(
         with locked(run.directory):
             run.claim()
             vocabulary.save(run.directory / runs.VOCABULARY)
+            runs.save_records(run, manifest)
             return _train(run, manifest, initial, devices, **how)
 
 
@@ -113,7 +122,7 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
     with devices.scope():
         model = run.new_model(recompute=recompute)
         if initial is not None:
-            load_weights(initial, model)
+            assign_weights(model, initial)
         compile_model(model, pretraining, accumulate)
         first_step = restore_checkpoint(run.checkpoints, model) or 0
     patience = Patience(run, first_step)
@@ -149,8 +158,9 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
             keeper.set_model(model)
             validation = _validation_batches(model, manifest, pretraining)
             logs = model.evaluate(validation, return_dict=True, verbose=0, callbacks=[stop_on_signal])
+            logs = {f"val_{name}": value for name, value in logs.items()}
             keeper.catch_up(logs)
-            patience.count(logs["loss"])
+            patience.count(logs)
         for start, stop, interval in _segments(first_step, pretraining.steps, pretraining.evaluate_every):
             if patience.is_exhausted:
                 break
@@ -215,23 +225,22 @@ def _rate_in_words(run, manifest, devices):
     return lambda rate: speed.in_words(rate, run.sequence_length, flops, peak)
 
 
-def _initial_checkpoint(path, bert, vocabulary):
-    """The weights of another run, for a model of this configuration and vocabulary."""
-    other = runs.load_run(path)
-    if other.vocabulary != vocabulary:
+def _check_initial(initial, bert, vocabulary, manifest):
+    """Raises InputError if a model of this configuration, on these records, cannot start from a Pretrained."""
+    if initial.vocabulary != vocabulary:
         raise InputError(
-            f"Expected in {path} the vocabulary of the records, {vocabulary.sha256[:12]}. "
-            f"Received: {other.vocabulary.sha256[:12]}; make the records with {other.directory / runs.VOCABULARY}."
+            f"Expected records with the vocabulary of {initial.source}, {initial.vocabulary.sha256[:12]}. "
+            f"Received: {manifest.directory}, made with {vocabulary.sha256[:12]}; make them with that of {initial.source}."
         )
-    differences = difference(
-        *(
-            dataclasses.asdict(config) | dict.fromkeys(("dropout", "attention_dropout", "initializer_range"))
-            for config in (other.bert, bert)
+    if initial.cased != manifest.config.cased:
+        casing = {True: "cased", False: "uncased"}
+        raise InputError(
+            f"Expected {casing[initial.cased]} records, as {initial.source} is. "
+            f"Received: {casing[manifest.config.cased]} ones in {manifest.directory}; make them with --{casing[initial.cased]}."
         )
-    )
-    if differences:
-        raise InputError(f"Expected a model as in {path}. Received another: {differences} (before: there, now: here).")
-    return initial_weights(other.checkpoints)
+    if differences := initial.shape_differences(bert):
+        what = "; ".join(f"{name}: {here!r} there, {there!r} here" for name, (here, there) in differences.items())
+        raise InputError(f"Expected a model as in {initial.source}. Received another: {what}.")
 
 
 def check_shares(batch_size, replicas, accumulate):

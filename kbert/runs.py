@@ -16,6 +16,7 @@ VOCABULARY = "vocab.txt"
 HISTORY = "history.csv"
 CURVES = "curves.png"
 RESULTS = "results.json"
+RECORDS = "records.json"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 
@@ -155,6 +156,17 @@ def lacks_evaluation(run, step):
     """Whether a held-out evaluation was due after so many steps, and a stop came before it was in the history."""
     due = step > 0 and (step % run.pretraining.evaluate_every == 0 or step == run.pretraining.steps)
     return due and not any(row["step"] == step and "val_loss" in row for row in read_history(run))
+
+
+def save_records(run, manifest):
+    """Writes of which records the run is trained: how they were made and what was counted, without their files."""
+    write_json(run.directory / RECORDS, {"config": dataclasses.asdict(manifest.config), "counts": manifest.counts})
+
+
+def read_records(run):
+    """What `save_records` wrote; an empty dict where it is not there."""
+    path = run.directory / RECORDS
+    return read_json(path, "the records of a run") if path.exists() else {}
 
 
 def save_results(run, step, results):

@@ -5,9 +5,19 @@ import types
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kbert import runs
-from kbert.callbacks import Keeper, Patience, Progress, TrainingError, _duration, is_exhausted
+from kbert.callbacks import (
+    Keeper,
+    Patience,
+    Progress,
+    TrainingError,
+    _duration,
+    held_out_loss,
+    is_exhausted,
+    one_line_errors,
+)
 from kbert.checkpoints import list_checkpoints
 from kbert.config import BertConfig, PretrainingConfig
 
@@ -120,7 +130,7 @@ def test_a_row_of_history_has_speed_and_figures(run, clock):
         "mlm_accuracy": 0.125,
         "nsp_loss": 0.6875,
         "nsp_accuracy": 0.5,
-        "val_loss": 3.5,
+        "val_loss": 3.53125,  # the sum of the two, and not Keras' mean over batches
         "val_mlm_loss": 2.875,
         "val_mlm_accuracy": 0.25,
         "val_nsp_loss": 0.65625,
@@ -129,7 +139,7 @@ def test_a_row_of_history_has_speed_and_figures(run, clock):
     }
     assert (run.directory / "history.csv").read_text().splitlines() == [
         ",".join(row),
-        "15,4.0,20.0,3.75,3.25,0.125,0.6875,0.5,3.5,2.875,0.25,0.65625,0.625,0.0078125",
+        "15,4.0,20.0,3.75,3.25,0.125,0.6875,0.5,3.53125,2.875,0.25,0.65625,0.625,0.0078125",
     ]
     assert (run.directory / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in list_checkpoints(run.checkpoints)] == [f"step-{step:09d}" for step in (10 + 2, 15)]
@@ -214,8 +224,29 @@ def test_patience_counts_what_was_before_a_resumption(run):
     patience.set_model(small_model())
     patience.on_epoch_end(0, {"loss": 0.5})  # no evaluation
     assert not patience.model.stop_training
-    patience.on_epoch_end(0, {"val_loss": 2.25})
+    # What counts is the weighted sum of the exact losses.
+    patience.on_epoch_end(0, {"val_loss": 0.5, "val_mlm_cross_entropy": 1.5, "val_nsp_cross_entropy": 0.75})
     assert patience.model.stop_training
+
+
+def test_the_held_out_loss_is_weighted():
+    pretraining = PretrainingConfig(mlm_weight=0.5, nsp_weight=2.0)
+    assert held_out_loss(HELD_OUT, pretraining) == 0.5 * 2.875 + 2 * 0.65625
+    alone = {name: value for name, value in HELD_OUT.items() if "nsp" not in name}
+    assert held_out_loss(alone, pretraining) == 0.5 * 2.875
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM"), ValueError("RESOURCE_EXHAUSTED: Out of memory")],
+    ids=repr,
+)
+def test_a_lack_of_memory_is_one_line(error):
+    message = r"^Expected memory for a step\. Received: too little; take --accumulate, .* or a smaller --batch-size\.$"
+    with pytest.raises(TrainingError, match=message), one_line_errors(types.SimpleNamespace(name="one")):
+        raise error
+    with pytest.raises(ValueError, match="something else"), one_line_errors(types.SimpleNamespace(name="one")):
+        raise ValueError("something else")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command line: help, the whole chain on a small text, and one line for the commonest mistakes."""
 
+import dataclasses
 import itertools
 import json
 import shlex
@@ -12,7 +13,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_fixtures import ROOT, WORDS
+from model_fixtures import ROOT, WORDS, random_model
 
 import kbert
 import kbert.pretraining
@@ -24,9 +25,9 @@ from tfrecords import python_docs
 pytest_plugins = ["model_fixtures"]
 
 
-def run(*words, code=0):
+def run(*words, code=0, input=None):
     """Runs a command in this process, which must end with the exit code `code`."""
-    result = CliRunner().invoke(main, [str(word) for word in words])
+    result = CliRunner().invoke(main, [str(word) for word in words], input=input)
     assert result.exit_code == code, (result.output, result.exception)
     return result
 
@@ -73,7 +74,7 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
 
     monkeypatch.setattr("kbert.pretraining.pretrain", pretrain)
     bert = {"--size": "mini", "--dropout": 0.2, "--max-positions": 64}
-    how = {"--init-from": tmp_path / "other", "--strategy": "mirrored", "--accumulate": 4}
+    how = {"--strategy": "mirrored", "--accumulate": 4}
     config = {
         "--steps": 70,
         "--batch-size": 24,
@@ -96,7 +97,14 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
     asked = run("pretrain", tiny_records, "--output", tmp_path / "run", *words, "--tensorboard", "--recompute")
     assert asked.stdout == f"{tmp_path / 'run'}: trained for 69 steps\n"
     flags = {"--recompute", "--tensorboard"}
-    assert {name for one in pretrain_options() for name in one.opts} == {*bert, *config, *how, *flags, "--output"}
+    assert {name for one in pretrain_options() for name in one.opts} == {
+        *bert,
+        *config,
+        *how,
+        *flags,
+        "--output",
+        "--init-from",
+    }
 
     def fields(options):
         return {option.removeprefix("--").replace("-", "_"): value for option, value in options.items()}
@@ -109,6 +117,7 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
             "bert": kbert.BertConfig.of_size("mini", vocabulary_size=vocabulary_size, dropout=0.2, max_positions=64),
             "pretraining": kbert.PretrainingConfig(**fields(config)),
             **fields(how),
+            "init_from": None,
             "recompute": True,
             "tensorboard": True,
             "verbose": 2,
@@ -127,6 +136,36 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
         "tensorboard": False,
         "verbose": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ((), {}),
+        (("--dropout", 0.3), {"dropout": 0.3, "attention_dropout": 0.3}),
+        (("--max-positions", 31), {"max_positions": 31}),
+        (
+            ("--size", "tiny"),
+            {"num_layers": 2, "hidden_size": 128, "num_heads": 2, "intermediate_size": 512},
+        ),
+    ],
+    ids=str,
+)
+def test_the_initial_model_says_its_shape(tiny_records, tiny_vocabulary, tmp_path, monkeypatch, options, changes):
+    model = random_model(exact_gelu=True, attention_dropout=0.2, num_segments=3)
+    kbert.export_saved_model(model, tiny_vocabulary, tmp_path / "bert")
+    calls = []
+
+    def pretrain(records, output, **options):
+        calls.append(options)
+        return types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=types.SimpleNamespace(numpy=lambda: 1))), None
+
+    monkeypatch.setattr("kbert.pretraining.pretrain", pretrain)
+    run("pretrain", tiny_records, "--output", tmp_path / "run", "--init-from", tmp_path / "bert", *options)
+    (options,) = calls
+    initial = kbert.load(tmp_path / "bert")
+    assert options["init_from"].sha256 == initial.sha256
+    assert options["bert"] == dataclasses.replace(initial.bert, **changes)  # whether they fit is for `pretrain` to say
 
 
 @pytest.mark.parametrize("option", [("--optimizer", "adam"), ("--accumulate", 0), ("--patience", "a")])
@@ -194,7 +233,8 @@ def test_the_whole_chain(tmp_path, monkeypatch):
     assert "masked tokens: perplexity" in evaluated
 
     exported = run("export", directory, "--output", saved_model, "--top-k", 3).stdout
-    assert "MB, signatures serving_default, fill_mask, next_sentence, embed_ids" in exported
+    assert exported.startswith(f"{saved_model}: saved-model, ")
+    assert f"MB; {saved_model / 'README.md'} says how to use it" in exported
     for model, top_k in ((saved_model, 3), (directory, 5)):
         lines = run("predict", model, "Return the [MASK] of [MASK].", "[MASK]").stdout.splitlines()
         assert [lines[0], lines[3]] == ["Return the [MASK] of [MASK].", "[MASK]"]
@@ -207,6 +247,28 @@ def test_the_whole_chain(tmp_path, monkeypatch):
     assert answers[0] == answers[1]
     assert 0 < float(answers[0].split()[0]) < 1
     assert "probability that B follows A" in answers[0]
+
+    for format in ("keras-hub", "huggingface", "google"):
+        run("export", saved_model, "--output", tmp_path / format, "--format", format)
+        lines = run("predict", tmp_path / format, "--top-k", 3, "Return the [MASK] of [MASK].", "[MASK]").stdout
+        assert lines == run("predict", saved_model, "Return the [MASK] of [MASK].", "[MASK]").stdout
+        assert run("predict", tmp_path / format, "--pair", *pair).stdout == answers[0]
+
+
+def test_vectors_of_texts(tiny_run, tmp_path):
+    texts = ["ba be", "", "du fa " * 100, "é"] * 10
+    said = run("predict", tiny_run.directory, *texts, "--embed", tmp_path / "vectors.npy").stdout
+    assert said == f"{tmp_path / 'vectors.npy'}: 40 vectors of 26 numbers, float32\n"
+    vectors = np.load(tmp_path / "vectors.npy")
+    predictor = kbert.load_predictor(tiny_run.directory)
+    np.testing.assert_allclose(vectors, predictor.embed(texts), atol=1e-6)
+    for number, text in enumerate(texts[:4]):  # alone, or among longer ones
+        np.testing.assert_allclose(vectors[number], predictor.embed([text])[0], atol=1e-5)
+    told = run("predict", tiny_run.directory, "-", "--embed", tmp_path / "lines.npy", "--pooling", "cls", input="ba be\n\né\n")
+    assert told.stdout.endswith("3 vectors of 26 numbers, float32\n")
+    np.testing.assert_allclose(np.load(tmp_path / "lines.npy"), predictor.embed(["ba be", "", "é"], "cls"), atol=1e-6)
+    refused = run("predict", tiny_run.directory, "ba", "--embed", tmp_path / "lines.npy", code=2).stderr
+    assert "Expected a new file" in refused
 
 
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")  # the default of fit, for every Dataset
@@ -308,10 +370,10 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
         ("benchmark --size tiny --batch-size 9 --accumulate 2", "share evenly. Received: 9; take 8."),
         ("benchmark --size tiny --sequence-length 513", "at most 512, the positions of the model. Received: 513"),
         ("benchmark --size tiny --steps 0", "Expected steps of at least 1. Received: 0"),
-        ("export {nowhere} --output {out}", "Expected the configuration of a run by 'kbert pretrain' at {nowhere}"),
+        ("export {nowhere} --output {out}", "Expected a run by 'kbert pretrain' or a BERT of one of the formats"),
         ("export {run} --output {occupied}", "already holds thesis.tex"),
-        ("predict {nowhere} '[MASK]'", "Expected a run by 'kbert pretrain' or a SavedModel at {nowhere}. Received: neither"),
-        ("predict {records} '[MASK]'", "Expected a run by 'kbert pretrain' or a SavedModel at {records}. Received: neither"),
+        ("predict {nowhere} '[MASK]'", "saved-model, keras-hub, huggingface, google at {nowhere}. Received: neither"),
+        ("predict {records} '[MASK]'", "saved-model, keras-hub, huggingface, google at {records}. Received: neither"),
         ("predict {run} 'no mask'", "Expected a text with [MASK] in it. Received: 'no mask'"),
         ("demo --output {corpus}", "{corpus}"),
     ],

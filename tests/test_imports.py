@@ -43,9 +43,19 @@ ORDER = [
     "kbert.jax_step",
     "kbert.training",
     "kbert.model",
+    "kbert.pretrained",
     "kbert.distribution",
     "kbert.checkpoints",
     "kbert.runs",
+    "kbert.text_model",
+    "kbert.export.card",
+    "kbert.export.qkv",
+    "kbert.export.saved_model",
+    "kbert.export.huggingface",
+    "kbert.export.google",
+    "kbert.export.keras_hub",
+    "kbert.export.run",
+    "kbert.formats",
     "kbert.curves",
     "kbert.chips",
     "kbert.tpu_compiler",
@@ -55,7 +65,6 @@ ORDER = [
     "kbert.pretraining",
     "kbert.benchmarking",
     "kbert.plan",
-    "kbert.export.saved_model",
     "kbert.prediction",
     "kbert.demo",
     "kbert.cli",
@@ -174,4 +183,4 @@ def test_reading_compiles_nothing_unless_it_draws_masks(records):
 def test_training_does_without_the_tokenizer():
     modules = loaded("-c", "import kbert.pretraining")
     assert "tensorflow" in modules
-    assert not modules & {"tensorflow_text", "tokenizers", "tfrecords.tokenizer", "tfrecords.build"}
+    assert not modules & {"tensorflow_text", "tokenizers", "keras_hub", "tfrecords.tokenizer", "tfrecords.build"}

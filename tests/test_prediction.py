@@ -8,9 +8,10 @@ import tensorflow as tf
 from model_fixtures import RUN_SETTINGS, random_model, tiny_config
 
 from kbert.checkpoints import save_checkpoint
-from kbert.export.saved_model import export_saved_model
-from kbert.prediction import Predictor, Word, load_predictor, text_model_of
+from kbert.formats import export_saved_model, load
+from kbert.prediction import Predictor, Word, load_predictor
 from kbert.runs import Run, load_run
+from kbert.text_model import TextModel
 from tfrecords import InputError
 
 pytest_plugins = ["model_fixtures"]
@@ -75,7 +76,7 @@ def test_a_model_of_single_segments_fills_masks_alone(tiny_vocabulary, tmp_path)
 
 
 def test_the_answers_are_those_of_the_text_model(predictors, tiny_run):
-    text_model = text_model_of(load_run(tiny_run.directory))
+    text_model = TextModel(load(tiny_run.directory))
     answer = text_model.fill_mask(tf.constant(["ba [MASK] be"]))
     words = predictors[0].fill_mask("ba [MASK] be")[0]
     assert [word.token.encode() for word in words] == answer["tokens"][0, 0].numpy().tolist()
@@ -102,7 +103,8 @@ def test_what_is_neither_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(
-        InputError, match=rf"Expected a run by 'kbert pretrain' or a SavedModel at .*{name}\. Received: neither"
+        InputError,
+        match=rf"Expected a run by 'kbert pretrain' or a BERT of one of the formats .* at .*{name}\. Received: neither",
     ):
         load_predictor(tmp_path / name)
 

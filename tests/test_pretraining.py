@@ -62,6 +62,7 @@ def test_a_run_leaves_all_that_belongs_to_it(tiny_run, tiny_vocabulary):
         "curves.png",
         "checkpoints",
         "results.json",
+        "records.json",
     }
     run = runs.load_run(tiny_run.directory)
     assert (run.bert, run.pretraining, run.sequence_length, run.cased) == (run_config(), RUN_SETTINGS, 23, False)
@@ -187,7 +188,7 @@ def test_a_run_of_other_pairs_is_continued(other_run, tmp_path, stop_at):
 def test_a_run_of_other_pairs_answers(other_run, tmp_path):
     exported = CliRunner().invoke(main, ["export", str(other_run.directory), "--output", str(tmp_path / "bert")])
     assert exported.exit_code == 0
-    assert ("next_sentence" in exported.output) == (other_run.pairs != "none")
+    assert ("next_sentence" in (tmp_path / "bert" / "README.md").read_text()) == (other_run.pairs != "none")
     predictors = [load_predictor(other_run.directory), load_predictor(tmp_path / "bert")]
     words = [[word.token for word in predictor.fill_mask("ba [MASK] be")[0]] for predictor in predictors]
     assert words[0] == words[1]

@@ -1,5 +1,7 @@
 """The SavedModel: in a process that cannot import kbert it gives what Python gave, whatever the text."""
 
+import collections
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -8,10 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from model_fixtures import random_model
+from tensorflow.core.protobuf import saved_model_pb2
 
-from kbert.export.saved_model import TextModel, export_saved_model
+from kbert.formats import export_saved_model
 from kbert.model import encoder_of
 from kbert.objective import pretraining_objective
+from kbert.pretrained import Pretrained
+from kbert.text_model import TextModel
 from tfrecords import InputError, Vocabulary
 
 pytest_plugins = ["model_fixtures"]
@@ -71,9 +76,13 @@ def model():
     return model
 
 
+def text_model_of(model, vocabulary, top_k=K, cased=None):
+    return TextModel(Pretrained.of_model(model, vocabulary, sequence_length=S, cased=cased), top_k=top_k)
+
+
 @pytest.fixture(scope="module")
 def text_model(model, tiny_vocabulary):
-    return TextModel(model, tiny_vocabulary, sequence_length=S, top_k=K)
+    return text_model_of(model, tiny_vocabulary)
 
 
 @pytest.fixture(scope="module")
@@ -282,10 +291,10 @@ def test_one_copy_of_the_weights_and_no_optimizer(exported, model):
 
 
 def test_the_vocabulary_and_a_card_lie_beside_it(exported, tiny_vocabulary):
-    assert (exported / "assets.extra" / "vocab.txt").read_text() == tiny_vocabulary.text
+    assert (exported / "assets" / "vocab.txt").read_text() == tiny_vocabulary.text
     card = (exported / "README.md").read_text()
     assert f"cut to {S} tokens" in card
-    assert f"[B, M, {K}]" in card
+    assert "[B, M, K]" in card
     assert card.count("next_sentence") == 4
     assert "that of `[CLS]`, through the dense layer that next sentence prediction trained.\n" in card
     assert sorted(path.name for path in exported.parent.iterdir()) == ["bert"]  # nothing partial is left
@@ -293,7 +302,7 @@ def test_the_vocabulary_and_a_card_lie_beside_it(exported, tiny_vocabulary):
 
 def test_without_next_sentence_its_signature_is_left_out(tiny_vocabulary, tmp_path):
     model = random_model(next_sentence=False, max_positions=S)
-    text_model = TextModel(model, tiny_vocabulary, sequence_length=S, top_k=K)
+    text_model = text_model_of(model, tiny_vocabulary)
     assert text_model.next_sentence is None
     output = export_saved_model(model, tiny_vocabulary, tmp_path / "bert", sequence_length=S, top_k=K)
     saved = tf.saved_model.load(str(output))
@@ -350,7 +359,7 @@ def test_a_length_that_the_model_cannot_take_is_refused(model, tiny_vocabulary, 
 
 
 def test_top_k_is_at_most_the_vocabulary(model, tiny_vocabulary):
-    text_model = TextModel(model, tiny_vocabulary, sequence_length=S, top_k=1000)
+    text_model = text_model_of(model, tiny_vocabulary, top_k=1000)
     answer = text_model.fill_mask(tf.constant(["ba [MASK]"]))
     assert answer["ids"].shape == (1, 1, 53)
     np.testing.assert_allclose(np.sum(answer["probabilities"]), 1.0, atol=1e-5)
@@ -359,5 +368,37 @@ def test_top_k_is_at_most_the_vocabulary(model, tiny_vocabulary):
 
 def test_case_is_kept_where_it_is_asked_for(model, tiny_vocabulary):
     for cased, token in ((False, "ba"), (True, "[UNK]"), (None, "ba")):
-        text_model = TextModel(model, tiny_vocabulary, sequence_length=S, cased=cased)
+        text_model = text_model_of(model, tiny_vocabulary, cased=cased)
         assert text_model.embed(tf.constant(["Ba"]))["token_ids"][0, 1] == tiny_vocabulary.ids[token]
+
+
+def operations(directory):
+    """How often each operation stands in the graph of a SavedModel and in its functions."""
+    saved = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
+    (graph,) = (meta_graph.graph_def for meta_graph in saved.meta_graphs)
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return collections.Counter(node.op for node in nodes)
+
+
+def test_no_operation_that_the_serving_image_lacks(exported):
+    """TensorFlow Serving's image carries tensorflow-text 2.12, which has these two and lacks RoundRobinTrim, for one."""
+    counts = operations(exported)
+    assert {name for name in counts if not hasattr(tf.raw_ops, name)} == {"FastWordpieceTokenizeWithOffsets", "NormalizeUTF8"}
+    # Every part is there once: the tokenizer, and each of the signatures.
+    assert counts["FastWordpieceTokenizeWithOffsets"] == counts["NormalizeUTF8"] == counts["StringSplitV2"] == 1
+
+
+def test_a_thousand_calls_from_eight_threads(exported, text_model):
+    saved = tf.saved_model.load(str(exported))
+    texts = [f"{'ba be ' * (number % 11)}[MASK] {'du ' * (number % 7)}" for number in range(77)]
+    expected = [text_model.fill_mask(tf.constant([text]))["probabilities"].numpy() for text in texts]
+
+    def call(number):
+        answer = saved.signatures["fill_mask"](texts=tf.constant([texts[number % 77]]))
+        np.testing.assert_allclose(answer["probabilities"], expected[number % 77], atol=1e-5)
+        return int(answer["num_masks"][0])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(call, range(1000)))
+    assert len(counts) == 1000
+    assert set(counts) == {0, 1}  # some are cut off

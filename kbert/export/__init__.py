@@ -1,1 +1,1 @@
-"""Ways out: what a trained model can become."""
+"""Ways out and in: the formats that a pretrained model can have."""

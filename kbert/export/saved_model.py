@@ -1,247 +1,91 @@
-"""A model that answers for plain texts: BERT with its tokenizer in one TensorFlow graph, and that as a SavedModel."""
+"""The SavedModel: a TextModel that loads with tensorflow and tensorflow_text alone."""
 
+import pathlib
+import tempfile
+
+import numpy as np
 import tensorflow as tf
 
-from kbert.model import encoder_of
-from tfrecords import InputError, Tokenizer
-from tfrecords.files import atomic_path, make_directory, new_directory, write_text
-from tfrecords.vocabulary import MASK
+from kbert.pretrained import NOTES, Pretrained, read_notes
+from tfrecords import InputError, Vocabulary
 
-_TEXTS = tf.TensorSpec([None], tf.string)
-_IDS = tf.TensorSpec([None, None], tf.int32)
+GRAPH = "saved_model.pb"
+_VARIABLES = "variables/variables"
+_VOCABULARY = "vocab.txt"
+_PREFIX, _SUFFIX = "weights/", "/.ATTRIBUTES/VARIABLE_VALUE"
+"""What surrounds the path of a weight in the SavedModel's checkpoint, where "/" within a name is written ".S"."""
 
 
-class TextModel(tf.Module):
-    """Answers for texts: embeddings, words for [MASK], and whether one text follows another.
+def write(pretrained, directory, *, top_k=5):
+    """Writes a model with its tokenizer as a SavedModel; `top_k` is the number of words for each [MASK].
 
-    Texts are any bytes; what is not UTF-8 is passed over. A longer text is cut to the length that the model was trained with.
-    For a model without next sentence prediction `next_sentence` is None.
-
-    Args:
-        model: A pretraining model.
-        vocabulary: Its Vocabulary.
-        sequence_length: S, the longest input in tokens, special ones included.
-        cased: Whether to keep case and accents; None takes what the vocabulary shows.
-        top_k: K, how many words `fill_mask` gives for each [MASK].
+    It has the signatures serving_default (texts to embeddings), fill_mask, embed_ids and, if the model was trained on pairs,
+    next_sentence, and the vocabulary as an asset. It holds the weights once, and nothing of an optimizer.
     """
+    from kbert.text_model import TextModel  # brings tensorflow_text, which reading does without
 
-    def __init__(self, model, vocabulary, *, sequence_length, cased=None, top_k=5):
-        super().__init__()
-        _check(model, vocabulary, sequence_length, top_k)
-        self.sequence_length = sequence_length
-        self.top_k = min(top_k, len(vocabulary))
-        self.weights = [variable.value for variable in model.trainable_variables]
-        encoder = encoder_of(model)
-        # Closures, so that the graph holds the weights and no other part of the Keras models is saved.
-        self._predict = lambda inputs: model(inputs, training=False)
-        self._encode = lambda inputs: {name: tf.cast(value, tf.float32) for name, value in encoder(inputs).items()}
-        self._pieces = tf.constant(vocabulary.tokens)
-        self._vocabulary = vocabulary
-        self._tokenizer = Tokenizer(vocabulary, cased)
-        if "nsp" not in model.output:
-            self.next_sentence = None  # the method would be traced when this is saved
-
-    @tf.function(input_signature=[_TEXTS])
-    def embed(self, texts):
-        """Embeds texts.
-
-        Args:
-            texts: string [B].
-
-        Returns:
-            A dict of pooled_output (float32 [B, H]), sequence_output (float32 [B, n, H]), token_ids and padding_mask (int32
-            [B, n]), where n is the number of tokens of the longest text, at most S.
-        """
-        inputs = self._pack(self._tokenize(texts))
-        return self._encode(inputs) | {"token_ids": inputs["token_ids"], "padding_mask": inputs["padding_mask"]}
-
-    @tf.function(input_signature=[_IDS, _IDS, _IDS])
-    def embed_ids(self, token_ids, segment_ids, padding_mask):
-        """Embeds inputs that are ids already: int32 [B, n], n at most S.
-
-        Returns:
-            A dict of pooled_output (float32 [B, H]) and sequence_output (float32 [B, n, H]).
-        """
-        return self._encode({"token_ids": token_ids, "segment_ids": segment_ids, "padding_mask": padding_mask})
-
-    @tf.function(input_signature=[_TEXTS])
-    def fill_mask(self, texts):
-        """Predicts the word piece at every literal "[MASK]" in the texts, the likeliest first.
-
-        Args:
-            texts: string [B].
-
-        Returns:
-            A dict of ids (int32 [B, M, K]), tokens (string [B, M, K]), probabilities (float32 [B, M, K]) and num_masks (int32
-            [B]), where M is the largest number of masks in a text, at least 1; slots beyond a text's own number hold 0 and
-            "". A [MASK] that was cut off with the end of its text has no answer.
-        """
-        parts = tf.strings.split(texts, MASK)
-        ids = self._tokenize(parts.flat_values)
-        mask = tf.RaggedTensor.from_tensor(tf.fill([ids.nrows(), 1], self._vocabulary.mask_id))
-        ids = tf.RaggedTensor.from_row_splits(tf.concat([ids, mask], axis=1), parts.row_splits).merge_dims(1, 2)
-        inputs = self._pack(ids[:, :-1])  # every part brought a mask, the last one too many
-
-        is_mask = inputs["token_ids"] == self._vocabulary.mask_id
-        num_masks = tf.reduce_sum(tf.cast(is_mask, tf.int32), axis=1)
-        length = tf.shape(is_mask)[1]
-        positions = tf.sort(tf.where(is_mask, tf.range(length), length), axis=1)[:, : tf.maximum(tf.reduce_max(num_masks), 1)]
-        in_use = positions < length
-        logits = self._predict(inputs | {"mask_positions": tf.where(in_use, positions, 0)})["mlm"]
-        probabilities, ids = tf.math.top_k(tf.nn.softmax(logits), self.top_k)
-        in_use = in_use[:, :, None]
-        return {
-            "ids": tf.where(in_use, ids, 0),
-            "tokens": tf.where(in_use, tf.gather(self._pieces, ids), ""),
-            "probabilities": tf.where(in_use, probabilities, 0.0),
-            "num_masks": num_masks,
-        }
-
-    @tf.function(input_signature=[_TEXTS, _TEXTS])
-    def next_sentence(self, first, second):
-        """The probability that the second text follows the first, and is not random, or swapped with it (sentence order).
-
-        Args:
-            first: string [B].
-            second: string [B].
-
-        Returns:
-            A dict of probability (float32 [B]).
-        """
-        first, second = self._tokenize(first), self._tokenize(second)
-        # What is too long loses tokens at its end, the longer text first: no one keeps less than half where it has it.
-        room = self.sequence_length - 3
-        first_length, second_length = first.row_lengths(), second.row_lengths()
-        first_kept = tf.minimum(first_length, tf.maximum(room - second_length, room - room // 2))
-        second_kept = tf.minimum(second_length, room - first_kept)
-        inputs = self._pack(_heads(first, first_kept), _heads(second, second_kept))
-        no_masks = tf.zeros([tf.shape(first_kept)[0], 1], tf.int32)
-        logits = self._predict(inputs | {"mask_positions": no_masks})["nsp"]
-        return {"probability": tf.nn.softmax(logits)[:, 0]}
-
-    @property
-    def signatures(self):
-        """The functions that a SavedModel of this offers, by their names there."""
-        functions = {
-            "serving_default": self.embed,
-            "embed_ids": self.embed_ids,
-            "fill_mask": self.fill_mask,
-            "next_sentence": self.next_sentence,
-        }
-        return {name: function.get_concrete_function() for name, function in functions.items() if function is not None}
-
-    def _tokenize(self, texts):
-        return self._tokenizer(tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace"))
-
-    def _pack(self, first, second=None):
-        """[CLS] first [SEP], or [CLS] first [SEP] second [SEP] (ragged int32), cut to S and padded, as the model's inputs."""
-        num_texts = first.nrows()
-
-        def column(token_id):
-            return tf.RaggedTensor.from_tensor(tf.fill([num_texts, 1], token_id))
-
-        cls, sep = column(self._vocabulary.cls_id), column(self._vocabulary.sep_id)
-        if second is None:
-            parts = [cls, first[:, : self.sequence_length - 2], sep]
-            segment_ids = tf.zeros_like(tf.concat(parts, axis=1))
-        else:
-            parts = [cls, first, sep, second, sep]
-            segment_ids = tf.concat([*map(tf.zeros_like, parts[:3]), *map(tf.ones_like, parts[3:])], axis=1)
-        token_ids = tf.concat(parts, axis=1)
-        # A batch without a text is as wide as an empty text.
-        width = tf.reduce_max(tf.concat([token_ids.row_lengths(), [2]], axis=0))
-        shape = tf.stack([token_ids.nrows(), width])
-        return {
-            "token_ids": token_ids.to_tensor(self._vocabulary.pad_id, shape=shape),
-            "segment_ids": segment_ids.to_tensor(shape=shape),
-            "padding_mask": tf.ones_like(token_ids).to_tensor(shape=shape),
-        }
+    text_model = TextModel(pretrained, top_k=top_k)
+    with tempfile.TemporaryDirectory() as place:
+        pretrained.vocabulary.save(pathlib.Path(place) / _VOCABULARY)
+        text_model.vocabulary_file = tf.saved_model.Asset(f"{place}/{_VOCABULARY}")
+        tf.saved_model.save(text_model, str(directory), signatures=text_model.signatures)
 
 
-def _heads(rows, lengths):
-    """The first lengths[i] values of each row i of a ragged tensor."""
-    return tf.ragged.boolean_mask(rows, tf.ragged.range(rows.row_lengths()) < lengths[:, None])
-
-
-def _check(model, vocabulary, sequence_length, top_k):
-    vocabulary_size = model.get_layer("token_embedding").vocabulary_size
-    max_positions = model.get_layer("embeddings").max_positions
-    if len(vocabulary) != vocabulary_size:
-        raise InputError(f"Expected the vocabulary of the model, {vocabulary_size} pieces. Received: one of {len(vocabulary)}.")
-    if not 3 < sequence_length <= max_positions:
-        raise InputError(
-            f"Expected a sequence length from 4 to {max_positions}, the positions of the model. Received: {sequence_length}."
-        )
-    if top_k < 1:
-        raise InputError(f"Expected a top_k of at least 1. Received: {top_k}.")
-
-
-def export_saved_model(model, vocabulary, output, *, sequence_length=None, cased=None, top_k=5):
-    """Writes a pretraining model with its tokenizer as a SavedModel.
-
-    It loads with tensorflow and tensorflow_text alone, and has the signatures serving_default (texts to embeddings),
-    fill_mask, embed_ids and, if the model predicts next sentences, next_sentence; a README.md beside it shows how to call them.
-
-    Args:
-        model: A pretraining model.
-        vocabulary: Its Vocabulary.
-        output: The directory to make; it must not exist or be empty.
-        sequence_length: The longest input in tokens; None takes as many as the model has positions.
-        cased: Whether to keep case and accents; None takes what the vocabulary shows.
-        top_k: How many words `fill_mask` gives for each [MASK].
-
-    Returns:
-        The directory.
+def read(path):
+    """Reads the weights of a SavedModel that `write` wrote, as a Pretrained; its graph is not run.
 
     Raises:
-        InputError: The directory holds something already.
+        InputError: It is another one, or damaged.
     """
-    output = new_directory(output)
-    if sequence_length is None:
-        sequence_length = model.get_layer("embeddings").max_positions
-    text_model = TextModel(model, vocabulary, sequence_length=sequence_length, cased=cased, top_k=top_k)
-    make_directory(output.parent)
-    with atomic_path(output) as partial:
-        tf.saved_model.save(text_model, str(partial), signatures=text_model.signatures)
-        (partial / "assets.extra").mkdir()
-        vocabulary.save(partial / "assets.extra" / "vocab.txt")
-        write_text(partial / "README.md", _card(text_model))
-    return output
+    notes = read_notes(path)
+    if not notes:
+        raise InputError(f"Expected a SavedModel by 'kbert export' at {path}. Received: one without {NOTES}.")
+    vocabulary = Vocabulary.load(path / "assets" / _VOCABULARY)
+    try:
+        reader = tf.train.load_checkpoint(str(path / _VARIABLES))
+        names = [name for name in reader.get_variable_to_shape_map() if name.startswith(_PREFIX) and name.endswith(_SUFFIX)]
+        weights = {
+            name.removeprefix(_PREFIX).removesuffix(_SUFFIX).replace(".S", "/"): np.asarray(reader.get_tensor(name))
+            for name in names
+        }
+    except (ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"Expected weights in {path / _VARIABLES}. Received: none that can be read ({reason}).") from None
+    return Pretrained(**notes, weights=weights, vocabulary=vocabulary, source=str(path))
 
 
-def _card(text_model):
-    """What lies beside the SavedModel as README.md; without next sentence prediction the lines on it are left out."""
-    next_sentence = text_model.next_sentence is not None
-    card = _CARD.format(
-        sequence_length=text_model.sequence_length,
-        top_k=text_model.top_k,
-        pooler=", through the dense layer that next sentence prediction trained" if next_sentence else "",
-    )
-    return "".join(line for line in card.splitlines(keepends=True) if next_sentence or "next_sentence" not in line)
+def usage(pretrained):
+    """The section of the model card on how to use it; without next sentence prediction the lines on it are left out."""
+    pooler = ", through the dense layer that next sentence prediction trained" if pretrained.next_sentence else ""
+    text = _USAGE.replace("{sequence_length}", str(pretrained.sequence_length)).replace("{pooler}", pooler)
+    return "".join(line for line in text.splitlines(keepends=True) if pretrained.next_sentence or "next_sentence" not in line)
 
 
-_CARD = """# A BERT model pretrained with kbert
+_USAGE = """## How to use it
 
 A TensorFlow SavedModel with its tokenizer in the graph. It takes plain texts; longer ones are cut to {sequence_length} tokens.
 
-    import tensorflow as tf
-    import tensorflow_text  # registers the operations of the tokenizer
+```python
+import tensorflow as tf
+import tensorflow_text  # registers the operations of the tokenizer
 
-    model = tf.saved_model.load("DIRECTORY")
-    embed = model.signatures["serving_default"]
-    fill_mask = model.signatures["fill_mask"]
-    next_sentence = model.signatures["next_sentence"]
+model = tf.saved_model.load("DIRECTORY")
+embed = model.signatures["serving_default"]
+fill_mask = model.signatures["fill_mask"]
+next_sentence = model.signatures["next_sentence"]
 
-    embed(texts=tf.constant(["One text.", "Another."]))["pooled_output"]
-    fill_mask(texts=tf.constant(["Return the [MASK] of the list."]))["tokens"]
-    next_sentence(first=tf.constant(["Is it empty?"]), second=tf.constant(["No, it is not."]))["probability"]
+embed(texts=tf.constant(["One text.", "Another."]))["pooled_output"]
+fill_mask(texts=tf.constant(["Return the [MASK] of the list."]))["tokens"]
+next_sentence(first=tf.constant(["Is it empty?"]), second=tf.constant(["No, it is not."]))["probability"]
+```
 
-What the signatures take and give; B texts of at most n tokens with at most M masks, H the width of the model:
+`saved_model_cli show --dir DIRECTORY --all` lists the signatures. What they take and give; B texts of at most n tokens with at
+most M masks, H the width of the model, K the number of words for a mask:
 
 - `serving_default`: `texts` (string [B]) to `pooled_output` [B, H], `sequence_output` [B, n, H], `token_ids` and
   `padding_mask` [B, n].
-- `fill_mask`: `texts` (string [B]) with the literal `[MASK]` to `tokens`, `ids` and `probabilities` [B, M, {top_k}], the
-  likeliest first, and `num_masks` [B].
+- `fill_mask`: `texts` (string [B]) with the literal `[MASK]` to `tokens`, `ids` and `probabilities` [B, M, K], the likeliest
+  first, and `num_masks` [B].
 - `next_sentence`: `first` and `second` (string [B]) to the `probability` [B] that the second follows the first.
 - `embed_ids`: `token_ids`, `segment_ids` and `padding_mask` (int32 [B, n]) to `pooled_output` and `sequence_output`.
 

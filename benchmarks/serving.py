@@ -1,0 +1,168 @@
+"""How long one short text takes, beside `transformers` and PyTorch: `python -m benchmarks.serving` prints a table.
+
+The same model, with random weights and a vocabulary learned from the documentation of this Python, fills the mask of one short
+text, again and again: kbert's SavedModel by its string signature, and the export to Hugging Face's layout through the tokenizer
+of `transformers` and PyTorch, from the text to the five likeliest words in both. Each candidate is a process of its own that
+stays alive; they take turns, and a turn's figure is the median of its calls.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.records import median, table
+from benchmarks.training import processor
+from kbert.config import SIZES, BertConfig
+
+TEXT = "Return the [MASK] of the list."
+TOP_K = 5
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=["tiny", "mini", "base"], choices=list(SIZES))
+    parser.add_argument("--vocabulary-size", type=int, default=8000)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--calls", type=int, default=200, help="Of a repetition.")
+    parser.add_argument("--work", choices=list(CANDIDATES), help=argparse.SUPPRESS)  # the candidate that this process is
+    parser.add_argument("--model", type=pathlib.Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        work(CANDIDATES[arguments.work](arguments.model))
+    else:
+        compare(arguments)
+
+
+# The process that compares.
+
+
+def compare(arguments):
+    """Exports a model of every size twice, lets the candidates take turns, and prints the table."""
+    print(f"{processor()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {TEXT!r}", flush=True)
+    rows = [("milliseconds for a text", "median", "to kbert", "all")]
+    with tempfile.TemporaryDirectory(prefix="kbert-benchmark-") as place:
+        vocabulary = learn_vocabulary(pathlib.Path(place), arguments.vocabulary_size)
+        for size in arguments.sizes:
+            times = measure(exports(pathlib.Path(place, size), size, vocabulary), arguments)
+            ours = times[next(iter(CANDIDATES))]
+            for name, values in times.items():
+                ratio = median([theirs / one for theirs, one in zip(values, ours, strict=True)])
+                rows.append(
+                    (f"{size}, {name}", f"{median(values):.2f}", f"{ratio:.2f}", " ".join(f"{value:.2f}" for value in values))
+                )
+    table(rows)
+
+
+def learn_vocabulary(place, size):
+    """A vocabulary for the documentation of this Python."""
+    import tfrecords
+
+    (place / "corpus.txt").write_text("\n\n".join("\n".join(document) for document in tfrecords.python_documents()))
+    return tfrecords.learn_vocabulary([place / "corpus.txt"], size=size)
+
+
+def exports(place, size, vocabulary):
+    """The same model in the formats of the candidates."""
+    import kbert
+
+    model = kbert.pretraining_model(BertConfig.of_size(size, vocabulary_size=len(vocabulary)))
+    pretrained = kbert.Pretrained.of_model(model, vocabulary, sequence_length=128, cased=False)
+    return {format: kbert.save(pretrained, place / format, format) for format in ("saved-model", "huggingface")}
+
+
+def measure(models, arguments):
+    """The milliseconds of a call, for every candidate and repetition."""
+    processes = {}
+    for name in CANDIDATES:
+        words = ["--work", name, "--model", str(models["saved-model" if "kbert" in name else "huggingface"])]
+        processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.serving", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+    times = {name: [] for name in CANDIDATES}
+    try:
+        for name in CANDIDATES:
+            ask(processes[name], name, 20)  # and it is warm
+        for _ in range(arguments.repetitions):
+            for name, process in processes.items():
+                times[name].append(1000 * ask(process, name, arguments.calls))
+    finally:
+        for process in processes.values():
+            process.stdin.close()
+            process.wait()
+    return times
+
+
+def ask(process, name, calls):
+    """The median seconds of so many calls by a candidate's process."""
+    process.stdin.write(f"{calls}\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        sys.exit(f"{name} ended with {process.wait()}.")
+    return json.loads(answer)
+
+
+# The processes that answer.
+
+
+def work(fill_mask):
+    """Answers every line, a number of calls, with the median seconds of one."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        times = []
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            words = fill_mask(TEXT)
+            times.append(time.perf_counter() - start)
+        assert len(words) == TOP_K, words
+        print(json.dumps(median(times)), file=answers, flush=True)
+
+
+def saved_model(path):
+    """kbert's SavedModel."""
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401  (registers the operations of the tokenizer)
+
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures["fill_mask"]
+
+    def fill_mask(text):
+        fill_mask.loaded = loaded  # kept alive
+        return signature(texts=tf.constant([text]))["tokens"][0, 0].numpy()
+
+    return fill_mask
+
+
+def transformers(path):
+    """The tokenizer of `transformers` and PyTorch."""
+    import torch
+    from transformers import AutoTokenizer, BertForPreTraining
+
+    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    model = BertForPreTraining.from_pretrained(str(path)).eval()
+
+    def fill_mask(text):
+        inputs = tokenizer(text, return_tensors="pt")
+        with torch.inference_mode():
+            logits = model(**inputs).prediction_logits[0]
+        masks = inputs["input_ids"][0] == tokenizer.mask_token_id
+        _, ids = torch.softmax(logits[masks], -1).topk(TOP_K)
+        return tokenizer.convert_ids_to_tokens(ids[0])
+
+    return fill_mask
+
+
+CANDIDATES = {"kbert's SavedModel": saved_model, "transformers and PyTorch": transformers}
+
+if __name__ == "__main__":
+    main()

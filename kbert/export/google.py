@@ -1,0 +1,180 @@
+"""Checkpoints of google-research/bert, both ways: bert_config.json, vocab.txt and bert_model.ckpt, a TensorFlow 1 checkpoint.
+
+Names are those of its modeling.py and run_pretraining.py, which the Model Garden's tools read too.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from kbert.config import BertConfig
+from kbert.export.qkv import join_qkv, split_qkv, split_shapes
+from kbert.pretrained import pairs_of, pretrained_with_notes
+from tfrecords import InputError, Vocabulary
+from tfrecords.files import read_json, write_json
+
+CONFIGURATION = "bert_config.json"
+CHECKPOINT = "bert_model.ckpt"
+VOCABULARY = "vocab.txt"
+_EPSILON = 1e-12
+"""Of the normalisations there; it is in the code and not in the configuration, as is the tanh form of "gelu"."""
+
+_FIELDS = {
+    "vocab_size": "vocabulary_size",
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_size",
+    "max_position_embeddings": "max_positions",
+    "type_vocab_size": "num_segments",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "initializer_range": "initializer_range",
+}
+"""The fields of bert_config.json, and those of BertConfig that they are."""
+
+
+def check_released_form(bert, format):
+    """Raises InputError for a model that a format cannot hold whose code knows only the form that BERT was released in."""
+    if bert.exact_gelu or bert.layer_norm_epsilon != _EPSILON:
+        raise InputError(
+            f"Expected the tanh form of gelu and a layer_norm_epsilon of {_EPSILON}, all that {format} has. Received: "
+            f"exact_gelu={bert.exact_gelu}, layer_norm_epsilon={bert.layer_norm_epsilon}; export it to huggingface."
+        )
+
+
+def write(pretrained, directory):
+    """Writes a model with both heads as a directory that the tools of google-research/bert and of the Model Garden read.
+
+    Raises:
+        InputError: The model has another gelu or epsilon than Google's code.
+    """
+    check_released_form(pretrained.bert, "google-research/bert")
+    directory.mkdir()
+    fields = {theirs: getattr(pretrained.bert, ours) for theirs, ours in _FIELDS.items()}
+    write_json(directory / CONFIGURATION, fields | {"hidden_act": "gelu"})
+    pretrained.vocabulary.save(directory / VOCABULARY)
+    tensors = to_google(pretrained.weights)
+    tf.raw_ops.SaveV2(
+        prefix=str(directory / CHECKPOINT),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=[tf.constant(value) for value in tensors.values()],
+    )
+
+
+def read(path):
+    """Reads a checkpoint of google-research/bert as a Pretrained.
+
+    Raises:
+        InputError: A file is missing or of something else.
+    """
+    fields = read_json(path / CONFIGURATION, "a configuration of BERT")
+    if fields.get("hidden_act", "gelu") != "gelu":
+        raise InputError(
+            f"{path / CONFIGURATION}: expected hidden_act 'gelu', as BERT has. Received: {fields['hidden_act']!r}."
+        )
+    if absent := [name for name in _FIELDS if name not in fields]:
+        raise InputError(f"{path / CONFIGURATION}: expected {absent[0]}. Received: a configuration without it.")
+    bert = BertConfig(**{ours: fields[theirs] for theirs, ours in _FIELDS.items()})
+    vocabulary = Vocabulary.load(path / VOCABULARY)
+    weights = _read_weights(path, bert)
+    return pretrained_with_notes(
+        path,
+        bert,
+        weights=weights,
+        vocabulary=vocabulary,
+        cased=vocabulary.cased,
+        sequence_length=bert.max_positions,
+        pairs=pairs_of(weights),
+    )
+
+
+# The weights.
+
+_TABLES = {
+    "token_embedding/embeddings": "bert/embeddings/word_embeddings",
+    "embeddings/position_embeddings": "bert/embeddings/position_embeddings",
+    "embeddings/segment_embeddings": "bert/embeddings/token_type_embeddings",
+    "mlm/bias": "cls/predictions/output_bias",
+    "nsp/kernel": "cls/seq_relationship/output_weights",
+    "nsp/bias": "cls/seq_relationship/output_bias",
+}
+_LAYERS = {
+    "embeddings/layer_norm": "bert/embeddings/LayerNorm",
+    "pooler/dense": "bert/pooler/dense",
+    "mlm_transform/dense": "cls/predictions/transform/dense",
+    "mlm_transform/layer_norm": "cls/predictions/transform/LayerNorm",
+}
+_PARTS_OF_A_BLOCK = {
+    "query": "attention/self/query",
+    "key": "attention/self/key",
+    "value": "attention/self/value",
+    "attention_output": "attention/output/dense",
+    "attention_norm": "attention/output/LayerNorm",
+    "intermediate": "intermediate/dense",
+    "output": "output/dense",
+    "output_norm": "output/LayerNorm",
+}
+
+
+def their_name(path):
+    """Google's name of the weight at a path, as `split_qkv` has it."""
+    if path in _TABLES:
+        return _TABLES[path]
+    layer, _, kind = path.rpartition("/")
+    if layer in _LAYERS:
+        return f"{_LAYERS[layer]}/{kind}"
+    block, _, part = layer.partition("/")
+    return f"bert/encoder/{block}/{_PARTS_OF_A_BLOCK[part]}/{kind}"
+
+
+def _turned(path, value):
+    """The kernel of next sentence prediction is transposed there, no other."""
+    return value.T if path == "nsp/kernel" else value
+
+
+def to_google(weights):
+    """The weights of a Pretrained by Google's names."""
+    return {their_name(path): np.ascontiguousarray(_turned(path, value)) for path, value in split_qkv(weights).items()}
+
+
+def from_google(reader, bert):
+    """The weights of a Pretrained from the reader of a checkpoint; what else it has, an optimizer's state, is left out."""
+    weights = {}
+    for path in split_shapes(bert):
+        if reader.has_tensor(their_name(path)):
+            weights[path] = _turned(path, reader.get_tensor(their_name(path)))
+    return join_qkv(weights)
+
+
+def _read_weights(path, bert):
+    """The weights in the released checkpoint in a directory, or else in the newest one of run_pretraining.py."""
+    prefix = path / CHECKPOINT
+    if not prefix.with_name(f"{CHECKPOINT}.index").is_file():
+        prefix = tf.train.latest_checkpoint(str(path))
+    if prefix is None:
+        raise InputError(f"Expected {CHECKPOINT}.index in {path}. Received: no checkpoint.")
+    try:
+        return from_google(tf.train.load_checkpoint(str(prefix)), bert)
+    except (ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"Expected a TensorFlow checkpoint at {prefix}. Received: one that cannot be read ({reason})."
+        ) from None
+
+
+# The model card.
+
+
+def usage(pretrained):
+    """The section of the model card on how to use it."""
+    return _USAGE.replace("{lower}", str(not pretrained.cased))
+
+
+_USAGE = """## How to use it
+
+The files are those of the released BERT checkpoints:
+
+    python run_classifier.py --bert_config_file=DIRECTORY/bert_config.json --vocab_file=DIRECTORY/vocab.txt \\
+        --init_checkpoint=DIRECTORY/bert_model.ckpt --do_lower_case={lower} ...
+"""

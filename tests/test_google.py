@@ -1,0 +1,153 @@
+"""Checkpoints of google-research/bert: the names and shapes of its variables, and what other tools make of them."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from model_fixtures import assert_equal_values, random_model
+
+from kbert.export.google import their_name, to_google
+from kbert.export.qkv import split_shapes
+from kbert.formats import load, save
+from kbert.pretrained import Pretrained
+from tfrecords import InputError
+
+pytest_plugins = ["model_fixtures"]
+
+H, F, V = 26, 37, 53
+BLOCK = {
+    "attention/self/query/kernel": [H, H],
+    "attention/self/query/bias": [H],
+    "attention/self/key/kernel": [H, H],
+    "attention/self/key/bias": [H],
+    "attention/self/value/kernel": [H, H],
+    "attention/self/value/bias": [H],
+    "attention/output/dense/kernel": [H, H],
+    "attention/output/dense/bias": [H],
+    "attention/output/LayerNorm/gamma": [H],
+    "attention/output/LayerNorm/beta": [H],
+    "intermediate/dense/kernel": [H, F],
+    "intermediate/dense/bias": [F],
+    "output/dense/kernel": [F, H],
+    "output/dense/bias": [H],
+    "output/LayerNorm/gamma": [H],
+    "output/LayerNorm/beta": [H],
+}
+NAMES = {
+    "bert/embeddings/word_embeddings": [V, H],
+    "bert/embeddings/position_embeddings": [29, H],
+    "bert/embeddings/token_type_embeddings": [2, H],
+    "bert/embeddings/LayerNorm/gamma": [H],
+    "bert/embeddings/LayerNorm/beta": [H],
+    **{f"bert/encoder/layer_{layer}/{name}": shape for layer in range(2) for name, shape in BLOCK.items()},
+    "bert/pooler/dense/kernel": [H, H],
+    "bert/pooler/dense/bias": [H],
+    "cls/predictions/transform/dense/kernel": [H, H],
+    "cls/predictions/transform/dense/bias": [H],
+    "cls/predictions/transform/LayerNorm/gamma": [H],
+    "cls/predictions/transform/LayerNorm/beta": [H],
+    "cls/predictions/output_bias": [V],
+    "cls/seq_relationship/output_weights": [2, H],
+    "cls/seq_relationship/output_bias": [2],
+}
+"""The variables of run_pretraining.py for two layers."""
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny_vocabulary):
+    return Pretrained.of_model(random_model(dropout=0.1, attention_dropout=0.2), tiny_vocabulary, sequence_length=23)
+
+
+@pytest.fixture(scope="module")
+def exported(pretrained, tmp_path_factory):
+    return save(pretrained, tmp_path_factory.mktemp("exported") / "bert", "google")
+
+
+def test_the_variables_are_googles(pretrained, exported):
+    prefix = str(exported / "bert_model.ckpt")
+    assert dict(tf.train.list_variables(prefix)) == NAMES
+    value = tf.train.load_variable(prefix, "cls/seq_relationship/output_weights")
+    np.testing.assert_array_equal(value, pretrained.weights["nsp/kernel"].T)
+    value = tf.train.load_variable(prefix, "bert/encoder/layer_1/attention/self/key/kernel")
+    np.testing.assert_array_equal(value, pretrained.weights["layer_1/qkv/kernel"][:, H : 2 * H])
+    value = tf.train.load_variable(prefix, "bert/encoder/layer_1/output/dense/kernel")
+    np.testing.assert_array_equal(value, pretrained.weights["layer_1/output/kernel"])
+
+
+def test_the_configuration_is_googles(exported):
+    assert json.loads((exported / "bert_config.json").read_text()) == {
+        "vocab_size": V,
+        "num_hidden_layers": 2,
+        "hidden_size": H,
+        "num_attention_heads": 2,
+        "intermediate_size": F,
+        "max_position_embeddings": 29,
+        "type_vocab_size": 2,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.2,
+        "initializer_range": 0.02,
+    }
+    assert {path.name for path in exported.iterdir()} == {
+        "README.md",
+        "bert_config.json",
+        "bert_model.ckpt.data-00000-of-00001",
+        "bert_model.ckpt.index",
+        "kbert.json",
+        "vocab.txt",
+    }
+
+
+def test_a_graph_of_tensorflow_1_is_initialised_from_it(exported):
+    """As modeling.get_assignment_map_from_checkpoint and tf.train.init_from_checkpoint do it."""
+    prefix = str(exported / "bert_model.ckpt")
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        variables = {name: tf.compat.v1.get_variable(name, shape) for name, shape in NAMES.items()}
+        tf.compat.v1.train.init_from_checkpoint(prefix, {name: name for name in NAMES})
+        session.run(tf.compat.v1.global_variables_initializer())
+        for name, value in session.run(variables).items():
+            np.testing.assert_array_equal(value, tf.train.load_variable(prefix, name))
+
+
+def checkpoint_of_training(directory, pretrained, step):
+    """A checkpoint as run_pretraining.py leaves it: with the state of its optimizer and the step, and no released name."""
+    tensors = to_google(pretrained.weights)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        for name, value in tensors.items():
+            tf.compat.v1.get_variable(name, initializer=value)
+            tf.compat.v1.get_variable(f"{name}/adam_m", initializer=np.zeros_like(value))
+        tf.compat.v1.get_variable("global_step", initializer=np.int64(step))
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(directory / "model.ckpt"), global_step=step)
+
+
+def test_a_checkpoint_of_run_pretraining_is_loaded(pretrained, exported, tmp_path):
+    for name in ("bert_config.json", "vocab.txt"):
+        (tmp_path / name).write_bytes((exported / name).read_bytes())
+    with pytest.raises(InputError, match=r"Expected bert_model\.ckpt\.index in .* Received: no checkpoint"):
+        load(tmp_path)
+    checkpoint_of_training(tmp_path, pretrained, step=7)
+    loaded = load(tmp_path)
+    assert_equal_values(loaded.weights, pretrained.weights)
+    assert (loaded.sequence_length, loaded.cased, loaded.pairs) == (29, False, "nsp")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_act": "relu"}, r"expected hidden_act 'gelu', as BERT has\. Received: 'relu'"),
+        ({"type_vocab_size": None}, r"expected type_vocab_size\. Received: a configuration without it"),
+    ],
+)
+def test_what_kbert_has_not_is_refused(exported, tmp_path, change, message):
+    for file in exported.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    fields = json.loads((exported / "bert_config.json").read_text()) | change
+    (tmp_path / "bert_config.json").write_text(json.dumps({k: v for k, v in fields.items() if v is not None}))
+    with pytest.raises(InputError, match=message):
+        load(tmp_path)
+
+
+def test_every_name_is_of_the_list(pretrained):
+    assert {their_name(path) for path in split_shapes(pretrained.bert)} == set(NAMES)
