@@ -115,9 +115,21 @@ def _read(path):
         expected["weights_sha256"] = sha256(path / WEIGHTS)
         if state != expected:
             raise InputError(f"Expected in {path / STATE} what is there: {expected}. Received: {state}.")
-        return expected["step"], safetensors.numpy.load_file(path / WEIGHTS)
-    except (OSError, safetensors.SafetensorError) as error:
+        return expected["step"], read_tensors(path / WEIGHTS)
+    except OSError as error:
         raise InputError(f"Expected the weights in {path / WEIGHTS}. Received: {error}.") from None
+
+
+def read_tensors(path):
+    """The arrays in a safetensors file, by name.
+
+    Raises:
+        InputError: It is not there, or damaged.
+    """
+    try:
+        return safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"Expected the weights in {path}. Received: {error}.") from None
 
 
 def _is_intact(path):

@@ -434,7 +434,7 @@ def predict(model, text, pair, top_k, embed, pooling):
         raise click.UsageError("Expected either texts or --pair A B.")
     if pair and embed:
         raise click.UsageError("Expected texts with --embed, not --pair.")
-    texts = sys.stdin.read().splitlines() if text == ("-",) else list(text)
+    texts = _lines(sys.stdin.buffer.read()) if text == ("-",) else list(text)
     if embed:
         from tfrecords.files import new_file
 
@@ -449,6 +449,12 @@ def predict(model, text, pair, top_k, embed, pooling):
             click.echo(one)
             for words in answers:
                 click.echo("  [MASK] " + "  ".join(f"{word.token} {word.probability:.3f}" for word in words))
+
+
+def _lines(data):
+    """The lines of bytes as texts: a line ends with a line feed alone, or with a carriage return before it."""
+    lines = data.decode("utf-8", "replace").removesuffix("\n").split("\n") if data else []
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _save_vectors(vectors, path):

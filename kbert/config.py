@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from tfrecords import InputError
-from tfrecords.errors import check_choice, check_range
+from tfrecords.errors import check_choice, check_integer, check_range
 
 SIZES = {
     "tiny": (2, 128),
@@ -61,12 +61,14 @@ class BertConfig:
 
     def __post_init__(self):
         for name in ("vocabulary_size", "num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions"):
-            check_range(self, name, 1, None)
-        check_range(self, "num_segments", 1, None)
+            check_integer(self, name, 1)
+        check_integer(self, "num_segments", 1)
         if self.attention_dropout is None:
             object.__setattr__(self, "attention_dropout", self.dropout)
         check_range(self, "dropout", 0.0, 0.999)
         check_range(self, "attention_dropout", 0.0, 0.999)
+        check_range(self, "layer_norm_epsilon", 0.0, None)
+        check_range(self, "initializer_range", 0.0, None)
         if self.hidden_size % self.num_heads:
             raise InputError(
                 f"Expected a hidden size that {self.num_heads} heads share evenly. Received: hidden_size={self.hidden_size}."

@@ -2,9 +2,10 @@
 
 import importlib
 import pathlib
+import warnings
 
 from kbert.export.card import model_card
-from kbert.pretrained import Pretrained, save_notes
+from kbert.pretrained import HEADS, Pretrained, save_notes
 from kbert.runs import KIND
 from tfrecords import InputError
 from tfrecords.files import atomic_path, make_directory, new_directory, read_json, write_text
@@ -42,7 +43,8 @@ def format_of(path):
     path = pathlib.Path(path)
     if (path / "saved_model.pb").is_file():
         return "saved-model"
-    if (path / "bert_config.json").is_file():
+    # The directories of the Hub have both files where both were published; the checkpoint then tells whether it is Google's.
+    if (path / "bert_config.json").is_file() and not ((path / "config.json").is_file() and not any(path.glob("*.index"))):
         return "google"
     if not (path / "config.json").is_file():
         return None
@@ -57,7 +59,8 @@ def save(pretrained, output, format="saved-model", **options):
     """Writes a model in a format, with a README.md that says how to use it and how it was trained.
 
     Args:
-        pretrained: A Pretrained, as by `load` or `Pretrained.of_model`.
+        pretrained: A Pretrained, as by `load` or `Pretrained.of_model`. If it came without a head of next sentence prediction,
+            its pooler is left out, which is said.
         output: The directory to make; it must not exist or be empty.
         format: One of FORMATS.
         **options: Of the format; for a SavedModel `top_k`, how many words it gives for each [MASK].
@@ -66,15 +69,18 @@ def save(pretrained, output, format="saved-model", **options):
         The directory.
 
     Raises:
-        InputError: The directory holds something already, the model has no trained head, or the format cannot hold it.
+        InputError: The directory holds something already, the model cannot fill masks, or the format cannot hold it.
     """
     if format not in FORMATS:
         raise InputError(f"Expected a format among {', '.join(FORMATS)}. Received: {format!r}.")
-    if pretrained.missing:
+    if HEADS["mlm"] in pretrained.missing:
         raise InputError(
-            f"Expected a model with all of its heads. Received: {pretrained.source} without that of "
-            f"{' and of '.join(pretrained.missing)}; train them with 'kbert pretrain --init-from'."
+            f"Expected a model with a head of {HEADS['mlm']}. Received: {pretrained.source} without it; "
+            "train it with 'kbert pretrain --init-from'."
         )
+    if pretrained.missing:
+        warnings.warn(f"{pretrained.source} has no trained head of {HEADS['nsp']}; its pooler is left out.", stacklevel=2)
+        pretrained = pretrained.without_pairs()
     module = _module(format)
     output = new_directory(output)
     make_directory(output.parent)

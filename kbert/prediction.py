@@ -30,7 +30,7 @@ class Predictor:
     Args:
         signatures: The functions of a TextModel or of a SavedModel of one, by name.
         source: What they were loaded from; kept alive with them.
-        missing: The names of heads that were never trained; what they would answer is refused.
+        missing: The names of heads that were never trained, and "pooler" for the pooler; what they would answer is refused.
     """
 
     def __init__(self, signatures, source, missing=()):
@@ -48,7 +48,7 @@ class Predictor:
         self._check_head("masked language modelling")
         if MASK not in text:
             raise InputError(f"Expected a text with {MASK} in it. Received: {text!r}.")
-        answer = self._signatures["fill_mask"](texts=tf.constant([text]))
+        answer = self._signatures["fill_mask"](texts=_strings([text]))
         words = [
             [Word(token.decode(), float(probability)) for token, probability in zip(tokens, probabilities, strict=True)]
             for tokens, probabilities in zip(answer["tokens"][0].numpy(), answer["probabilities"][0].numpy(), strict=True)
@@ -70,9 +70,7 @@ class Predictor:
         self._check_head("next sentence prediction")
         if "next_sentence" not in self._signatures:
             raise InputError("Expected a model that was trained on sentence pairs. Received: one trained on single segments.")
-        return float(
-            self._signatures["next_sentence"](first=tf.constant([first]), second=tf.constant([second]))["probability"][0]
-        )
+        return float(self._signatures["next_sentence"](first=_strings([first]), second=_strings([second]))["probability"][0])
 
     def embed(self, texts, pooling="mean"):
         """One vector for each of the texts: float32 [number of texts, H].
@@ -83,13 +81,15 @@ class Predictor:
                 through the dense layer of next sentence prediction, where the model has it.
 
         Raises:
-            InputError: There is no such pooling.
+            InputError: There is no such pooling, or the model came without a pooler.
         """
         if pooling not in POOLINGS:
             raise InputError(f"Expected a pooling among {', '.join(POOLINGS)}. Received: {pooling!r}.")
+        if pooling == "pooler":
+            self._check_head("pooler")
         vectors = []
-        for start in range(0, len(texts), _BATCH_SIZE):
-            answer = self._signatures["serving_default"](texts=tf.constant(texts[start : start + _BATCH_SIZE]))
+        for start in range(0, max(1, len(texts)), _BATCH_SIZE):
+            answer = self._signatures["serving_default"](texts=_strings(texts[start : start + _BATCH_SIZE]))
             hidden, mask = answer["sequence_output"].numpy(), answer["padding_mask"].numpy()[:, :, None]
             vectors.append(
                 {
@@ -102,7 +102,13 @@ class Predictor:
 
     def _check_head(self, head):
         if head in self._missing:
-            raise InputError(f"Expected a model with a trained head of {head}. Received: one that came without it.")
+            what = "pooler" if head == "pooler" else f"head of {head}"
+            raise InputError(f"Expected a model with a trained {what}. Received: one that came without it.")
+
+
+def _strings(texts):
+    """Texts as a tensor; what is no Unicode, as in arguments that were not UTF-8, becomes bytes that the model passes over."""
+    return tf.constant([text.encode("utf-8", "surrogatepass") for text in texts], tf.string)
 
 
 def load_predictor(path, top_k=None):
@@ -118,9 +124,16 @@ def load_predictor(path, top_k=None):
     path = pathlib.Path(path)
     if format_of(path) == "saved-model" and top_k is None:
         return _load_signatures(path)
-    pretrained = load(path)
-    text_model = TextModel(pretrained, top_k=5 if top_k is None else top_k)
-    return Predictor(text_model.signatures, text_model, pretrained.missing)
+    return predictor_of(load(path), 5 if top_k is None else top_k)
+
+
+def predictor_of(pretrained, top_k=5):
+    """The Predictor of a Pretrained; `top_k` as for `load_predictor`."""
+    text_model = TextModel(pretrained, top_k=top_k)
+    missing = list(pretrained.missing)
+    if pretrained.next_sentence and "pooler/dense/kernel" not in pretrained.weights:
+        missing.append("pooler")
+    return Predictor(text_model.signatures, text_model, missing)
 
 
 def _load_signatures(path):

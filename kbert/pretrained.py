@@ -10,10 +10,15 @@ import numpy as np
 from kbert.config import BertConfig
 from kbert.model import pretraining_model
 from tfrecords import InputError, Vocabulary
+from tfrecords.errors import check_integer
 from tfrecords.files import read_json, write_json
+from tfrecords.schema import PAIRS
 
 NOTES = "kbert.json"
 """The file beside exported weights that holds what their own format has no place for."""
+
+RELEASED_EPSILON = 1e-12
+"""Added to the variance in BERT's normalisations."""
 
 HEADS = {
     "mlm_transform": "masked language modelling",
@@ -27,7 +32,7 @@ _CHOSEN_ANEW = ("dropout", "attention_dropout", "initializer_range")
 """Fields of BertConfig that may differ between a model and the weights that it starts from."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Pretrained:
     """A pretrained model: its shape, weights, vocabulary, and how texts become its inputs.
 
@@ -51,13 +56,19 @@ class Pretrained:
     """Where it came from, for messages."""
 
     def __post_init__(self):
+        if not isinstance(self.cased, bool) or not isinstance(self.training, str) or self.pairs not in PAIRS:
+            raise InputError(
+                f"Expected for {self.source} cased as a bool, training as text, and pairs among {', '.join(PAIRS)}. "
+                f"Received: {self.cased!r}, {self.training!r} and {self.pairs!r}."
+            )
+        check_integer(self, "sequence_length", 1)
         # Contiguous, as safetensors writes them without asking.
         weights = {path: np.ascontiguousarray(value, np.float32) for path, value in self.weights.items()}
         object.__setattr__(self, "weights", weights)
         if len(self.vocabulary) != self.bert.vocabulary_size:
             raise InputError(
                 f"Expected in {self.source} a vocabulary of {self.bert.vocabulary_size} pieces, as its embeddings have. "
-                f"Received: {len(self.vocabulary)}."
+                f"Received: {len(self.vocabulary)}; where embeddings were padded, add as many pieces, such as [unused0], to it."
             )
         if not 3 < self.sequence_length <= self.bert.max_positions:
             raise InputError(
@@ -116,6 +127,11 @@ class Pretrained:
         model = pretraining_model(self.bert, next_sentence=self.next_sentence)
         assign_weights(model, self)
         return model
+
+    def without_pairs(self):
+        """The same model without the head of next sentence prediction and its pooler."""
+        weights = {path: value for path, value in self.weights.items() if path.partition("/")[0] not in ("pooler", "nsp")}
+        return dataclasses.replace(self, weights=weights, pairs="none")
 
     @property
     def sha256(self):
@@ -202,8 +218,18 @@ def _config_of(model):
     )
 
 
+def check_released_form(bert, format):
+    """Raises InputError unless a model has the form that BERT was released in, all that the code of some formats knows."""
+    if bert.exact_gelu or bert.layer_norm_epsilon != RELEASED_EPSILON:
+        raise InputError(
+            f"Expected the tanh form of gelu and a layer_norm_epsilon of {RELEASED_EPSILON}, all that {format} has. Received: "
+            f"exact_gelu={bert.exact_gelu}, layer_norm_epsilon={bert.layer_norm_epsilon}; export it to huggingface."
+        )
+
+
 def pairs_of(weights):
-    """What a model with these weights has learned from pairs: next sentences, if any part of their head is there."""
+    """What a model with these weights is taken for: one of next sentences if any part of their head is there, a pooler alone
+    too, which then waits for the rest of it."""
     return "nsp" if any(HEADS.get(path.partition("/")[0]) == HEADS["nsp"] for path in weights) else "none"
 
 
@@ -230,28 +256,31 @@ def read_notes(directory):
         raise InputError(f"{path}: expected notes by 'kbert export'. Received: something else ({error}).") from None
 
 
-def pretrained_with_notes(directory, bert, **fields):
+def pretrained_with_notes(directory, bert, *, cased=None, **fields):
     """A Pretrained of what a format's own files say and of the NOTES beside them, which hold what the format has no place for.
 
     Args:
         directory: Where both are.
         bert: The BertConfig that the format's own files say.
-        **fields: The other fields that they say; what the notes say of them counts more.
+        cased: Whether the model is cased; None where the format does not say it.
+        **fields: The other fields; sequence_length and pairs are for where there are no notes.
 
     Raises:
         InputError: The notes are of another model.
     """
-    notes = read_notes(directory)
-    source = str(directory)
+    notes, source = read_notes(directory), str(directory)
     if not notes:
-        return Pretrained(bert=bert, source=source, **fields)
-    written = notes["bert"]
-    pretrained = Pretrained(**(fields | notes | {"bert": bert}), source=source)
-    if differences := pretrained.shape_differences(written):
-        name, (here, there) = next(iter(differences.items()))
+        cased = fields["vocabulary"].cased if cased is None else cased
+        return Pretrained(bert=bert, cased=cased, source=source, **fields)
+    written = notes.pop("bert")
+    chosen = {name: getattr(written, name) for name in _CHOSEN_ANEW}
+    here = Pretrained(bert=dataclasses.replace(bert, **chosen), source=source, **(fields | notes))
+    differences = here.shape_differences(written)
+    if cased not in (None, here.cased):
+        differences["cased"] = (cased, here.cased)
+    for name, (said, noted) in differences.items():
         raise InputError(
-            f"Expected in {directory} a model as {NOTES} there says, with {name}={there}. Received: {name}={here}; "
+            f"Expected in {directory} a model as {NOTES} there says, with {name}={noted}. Received: {name}={said}; "
             f"remove {NOTES} if the model is meant to be another."
         )
-    chosen = {name: getattr(written, name) for name in _CHOSEN_ANEW}
-    return dataclasses.replace(pretrained, bert=dataclasses.replace(bert, **chosen))
+    return here

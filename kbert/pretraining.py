@@ -16,7 +16,7 @@ from kbert.callbacks import (
     one_line_errors,
 )
 from kbert.checkpoints import restore_checkpoint
-from kbert.config import BertConfig, PretrainingConfig
+from kbert.config import PAIR_TASKS, BertConfig, PretrainingConfig
 from kbert.distribution import batches_for, devices_of
 from kbert.evaluation import baselines, check_length, evaluate, evaluation_batches
 from kbert.formats import load
@@ -238,6 +238,8 @@ def _check_initial(initial, bert, vocabulary, manifest):
             f"Expected {casing[initial.cased]} records, as {initial.source} is. "
             f"Received: {casing[manifest.config.cased]} ones in {manifest.directory}; make them with --{casing[initial.cased]}."
         )
+    if initial.next_sentence and manifest.pairs not in ("none", initial.pairs):
+        warnings.warn(f"The head of {PAIR_TASKS[initial.pairs]} now learns {PAIR_TASKS[manifest.pairs]}.", stacklevel=2)
     if differences := initial.shape_differences(bert):
         what = "; ".join(f"{name}: {here!r} there, {there!r} here" for name, (here, there) in differences.items())
         raise InputError(f"Expected a model as in {initial.source}. Received another: {what}.")

@@ -94,12 +94,6 @@ class Run:
         return model
 
 
-def is_run(path):
-    """Whether `path` looks like the directory of a run."""
-    path = pathlib.Path(path) / CONFIGURATION
-    return path.is_file() and read_json(path, "the configuration of a run").get("kind") == KIND
-
-
 def load_run(directory):
     """Reads the description of a run.
 

@@ -1,5 +1,6 @@
 """A model that answers for plain texts: BERT with its tokenizer in one TensorFlow graph."""
 
+import keras
 import tensorflow as tf
 
 from kbert.model import encoder_of
@@ -21,13 +22,18 @@ class TextModel(tf.Module):
         top_k: K, how many words `fill_mask` gives for each [MASK].
 
     Raises:
-        InputError: top_k is no positive number.
+        InputError: top_k is no positive number, or Keras runs on another backend than TensorFlow.
     """
 
     def __init__(self, pretrained, *, top_k=5):
         super().__init__()
         if top_k < 1:
             raise InputError(f"Expected a top_k of at least 1. Received: {top_k}.")
+        if keras.backend.backend() != "tensorflow":
+            raise InputError(
+                "Expected Keras on TensorFlow, for a graph with a tokenizer. "
+                f"Received: {keras.backend.backend()}; set KERAS_BACKEND=tensorflow, the weights are the same."
+            )
         model, vocabulary = pretrained.model, pretrained.vocabulary
         self.sequence_length = pretrained.sequence_length
         self.top_k = min(top_k, len(vocabulary))

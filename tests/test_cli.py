@@ -267,6 +267,12 @@ def test_vectors_of_texts(tiny_run, tmp_path):
     told = run("predict", tiny_run.directory, "-", "--embed", tmp_path / "lines.npy", "--pooling", "cls", input="ba be\n\né\n")
     assert told.stdout.endswith("3 vectors of 26 numbers, float32\n")
     np.testing.assert_allclose(np.load(tmp_path / "lines.npy"), predictor.embed(["ba be", "", "é"], "cls"), atol=1e-6)
+    # A line ends with a line feed, and with nothing else that Python takes for an end.
+    lines = "ba\x0cbe\u2028du\r\nbe\n".encode() + b"\xff\n"
+    run("predict", tiny_run.directory, "-", "--embed", tmp_path / "odd.npy", input=lines)
+    np.testing.assert_allclose(np.load(tmp_path / "odd.npy"), predictor.embed(["ba\x0cbe\u2028du", "be", "\ufffd"]), atol=1e-6)
+    run("predict", tiny_run.directory, "-", "--embed", tmp_path / "none.npy", input="")
+    assert np.load(tmp_path / "none.npy").shape == (0, 26)
     refused = run("predict", tiny_run.directory, "ba", "--embed", tmp_path / "lines.npy", code=2).stderr
     assert "Expected a new file" in refused
 

@@ -3,16 +3,22 @@
 import dataclasses
 import itertools
 import json
+import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from model_fixtures import assert_equal_values, random_model, tiny_config, values_of
 
+from kbert.checkpoints import save_checkpoint
+from kbert.config import BertConfig, PretrainingConfig
 from kbert.formats import FORMATS, format_of, load, save
 from kbert.model import pretraining_model
 from kbert.pretrained import Pretrained, assign_weights, weight_shapes
-from kbert.runs import load_run
+from kbert.runs import Run, load_run
 from tfrecords import InputError, Vocabulary
 
 pytest_plugins = ["model_fixtures"]
@@ -101,10 +107,43 @@ def test_a_run_becomes_every_format(tiny_run, tmp_path):
         # What a reader wants to know of the training is there.
         assert "60 updates of 8 sequences of up to 23 tokens" in card
         assert "37 documents" in card
-        assert "kbert pretrain RECORDS --output RUN" in card
-        assert "--learning-rate 0.01" in card
+        assert "The settings:\n\n    --max-positions 29 --steps 60 --batch-size 8 --learning-rate 0.01" in card
         assert f"| {tiny_run.results['mlm_loss']:.3f} |" in card
         assert f"| {tiny_run.results['nsp_accuracy']:.1%} |" in card
+
+
+@pytest.mark.parametrize(
+    ("changes", "initial", "words"),
+    [
+        ({}, None, "kbert pretrain RECORDS --output RUN --size mini --dropout 0.2 --steps 70 --batch-size 24 --optimizer lamb"),
+        ({"num_layers": 5}, "ab" * 32, "kbert pretrain RECORDS --output RUN --init-from PATH --dropout 0.2 --steps 70"),
+        ({"num_layers": 5}, None, "--dropout 0.2 --steps 70 --batch-size 24 --optimizer lamb"),
+        ({"attention_dropout": 0.1}, None, "--dropout 0.2 --steps 70 --batch-size 24 --optimizer lamb"),
+    ],
+)
+def test_the_command_of_a_run_in_the_card(tmp_path, tiny_vocabulary, changes, initial, words):
+    run = Run(
+        directory=tmp_path / "run",
+        bert=BertConfig.of_size("mini", vocabulary_size=53, dropout=0.2, **changes),
+        pretraining=PretrainingConfig(steps=70, batch_size=24, optimizer="lamb"),
+        sequence_length=23,
+        cased=False,
+        pairs="nsp",
+        records_sha256="0" * 64,
+        initial_sha256=initial,
+    )
+    run.claim()
+    tiny_vocabulary.save(run.directory / "vocab.txt")
+    model = run.new_model()
+    save_checkpoint(run.checkpoints, model, 50)
+    training = load(run.directory).training
+    assert training.startswith("50 updates of 24 sequences of up to 23 tokens each.\n")  # it is not at its end
+    assert f":\n\n    {words}" in training
+    assert "held-out" not in training
+    # What only tells of the training costs no model.
+    (run.directory / "records.json").write_text('{"counts": {"corpus": {"documents": 1}}}')
+    with pytest.warns(UserWarning, match="Of the training of .*run nothing can be told"):
+        assert load(run.directory).training == ""
 
 
 def test_weight_shapes_are_those_of_the_model():
@@ -200,6 +239,107 @@ def test_a_shape_that_the_configuration_contradicts_is_an_error_with_both(pretra
         load(output)
 
 
+def test_shapes_that_keras_hub_contradicts_are_an_error(pretrained, tmp_path):
+    output = save(pretrained, tmp_path / "bert", "keras-hub")
+    (output / "kbert.json").unlink()
+    edit(output / "config.json", ("config", "intermediate_dim"), 41)
+    with pytest.raises(InputError, match=r"the weights that its configuration says\. Received: others \(.*37.*\)") as caught:
+        load(output)
+    assert "\n" not in str(caught.value)
+    edit(output / "config.json", ("config", "num_layers"), 1)
+    with pytest.raises(InputError, match=r"Expected in .*bert 1 layers, as its configuration says\. Received: 2\."):
+        load(output)
+
+
+def test_casing_that_the_notes_contradict_is_an_error(pretrained, tmp_path):
+    output = save(pretrained, tmp_path / "bert", "huggingface")
+    edit(output / "tokenizer.json", ("normalizer", "lowercase"), True)
+    edit(output / "tokenizer_config.json", ("do_lower_case",), True)
+    with pytest.raises(InputError, match=r"as kbert\.json there says, with cased=True\. Received: cased=False; remove"):
+        load(output)
+
+
+@pytest.mark.parametrize(
+    ("format", "file", "keys", "value"),
+    [
+        ("huggingface", "config.json", ("vocab_size",), "53"),
+        ("huggingface", "config.json", ("hidden_size",), None),
+        ("huggingface", "config.json", ("num_hidden_layers",), 2.5),
+        ("huggingface", "config.json", ("layer_norm_eps",), "x"),
+        ("huggingface", "tokenizer_config.json", ("model_max_length",), "x"),
+        ("huggingface", "tokenizer.json", ("model", "vocab", "ba"), "x"),
+        ("huggingface", "tokenizer.json", ("model", "type"), 5),
+        ("google", "bert_config.json", ("hidden_size",), "26"),
+        ("google", "bert_config.json", ("initializer_range",), "x"),
+        ("keras-hub", "config.json", ("config", "hidden_dim"), 26.5),
+        ("keras-hub", "tokenizer.json", ("config",), None),
+        ("keras-hub", "tokenizer.json", ("config", "suffix_indicator"), "@@"),
+        ("saved-model", "kbert.json", ("sequence_length",), "10"),
+        ("saved-model", "kbert.json", ("sequence_length",), 10.0),
+        ("saved-model", "kbert.json", ("cased",), "no"),
+        ("saved-model", "kbert.json", ("training",), 5),
+        ("saved-model", "kbert.json", ("pairs",), "foo"),
+        ("saved-model", "kbert.json", ("bert",), None),
+    ],
+    ids=str,
+)
+def test_values_of_the_wrong_kind_are_one_line(exported, tmp_path, format, file, keys, value):
+    output = tmp_path / "bert"
+    shutil.copytree(exported[format], output)
+    if file != "kbert.json":
+        (output / "kbert.json").unlink()
+    edit(output / file, keys, value)
+    with pytest.raises(InputError, match=r"(?i)expected .* Received: ") as caught:
+        load(output)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"cut", None], ids=["empty", "cut", "other names"])
+def test_a_damaged_head_of_next_sentences_is_refused(exported, tmp_path, content):
+    shutil.copytree(exported["keras-hub"], tmp_path / "bert")
+    path = tmp_path / "bert" / "next_sentence.safetensors"
+    if content is None:
+        safetensors.numpy.save_file({"embeddings/layer_norm/gamma": np.ones(26, np.float32)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"^Expected .* Received: "):
+        load(tmp_path / "bert")
+
+
+def test_weights_that_are_not_floats_are_refused(exported, tmp_path):
+    shutil.copytree(exported["huggingface"], tmp_path / "bert")
+    tensors = safetensors.numpy.load_file(tmp_path / "bert" / "model.safetensors")
+    name = "bert.encoder.layer.0.output.dense.weight"
+    tensors[name] = np.round(tensors[name]).astype(np.int8)
+    safetensors.numpy.save_file(tensors, tmp_path / "bert" / "model.safetensors")
+    with pytest.raises(InputError, match=r"layer_0/output/kernel of floats\. Received: int8; quantised weights are not read"):
+        load(tmp_path / "bert")
+
+
+def test_an_export_to_the_empty_directory_that_one_is_in(of_single_segments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(of_single_segments, ".", "google")
+    assert_same(load(tmp_path), of_single_segments)
+
+
+KILLED = """
+import os, signal, sys
+import kbert, kbert.formats
+kbert.formats.save_notes = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+kbert.save(kbert.load(sys.argv[1]), sys.argv[2], "google")
+"""
+
+
+def test_a_killed_export_leaves_no_model_and_is_done_again(exported, pretrained, tmp_path):
+    output = tmp_path / "bert"
+    done = subprocess.run([sys.executable, "-c", KILLED, exported["huggingface"], output], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
+    assert format_of(output) is None
+    assert_same(load(save(pretrained, output, "google")), pretrained)
+    assert [path.name for path in tmp_path.iterdir()] == ["bert"]
+
+
 def test_an_encoder_with_a_hole_is_refused(pretrained, tmp_path):
     output = save(pretrained, tmp_path / "bert", "huggingface")
     tensors = safetensors.numpy.load_file(output / "model.safetensors")
@@ -216,6 +356,9 @@ def test_without_notes_a_format_speaks_for_itself(pretrained, exported, tmp_path
         loaded = load(output)
         assert_equal_values(loaded.weights, pretrained.weights)
         assert loaded.vocabulary == pretrained.vocabulary
+        # A vocabulary of lower case alone tells of no casing; where the format does, that counts.
+        assert loaded.cased is (format != "google")
+        assert loaded.sequence_length == (S if format == "huggingface" else 29)
         assert not pretrained.shape_differences(loaded.bert)
         assert loaded.pairs == "nsp"  # of the order of sentences nothing but the notes tells
     output = save(pretrained, tmp_path / "saved-model")
@@ -248,12 +391,16 @@ def test_missing_heads_are_new_and_said(pretrained, tmp_path, layers, missing, r
     new = values_of(pretraining_model(headless.bert).trainable_variables)
     expected = {path: headless.weights.get(path, new[path]) for path in new}
     assert_equal_values(values_of(model.trainable_variables), expected)
-    if missing:
-        with pytest.raises(
-            InputError, match=f"all of its heads. Received: the model without that of {' and of '.join(missing)};"
-        ):
+    if "masked language modelling" in missing:
+        with pytest.raises(InputError, match=r"with a head of masked language modelling\. Received: the model without it;"):
             save(headless, tmp_path / "bert")
         assert not list(tmp_path.iterdir())
+    elif missing:  # what else there is can be written
+        for format in FORMATS:
+            with pytest.warns(UserWarning, match="has no trained head of next sentence prediction; its pooler is left out"):
+                saved = load(save(headless, tmp_path / format, format))
+            assert saved.pairs == "none"
+            assert_equal_values(saved.weights, without(pretrained, "pooler", "nsp").weights)
 
 
 def test_what_a_model_has_no_place_for_is_said(pretrained):
@@ -265,7 +412,7 @@ def test_what_a_model_has_no_place_for_is_said(pretrained):
 
 
 def test_parts_that_do_not_fit_are_refused(pretrained, tiny_vocabulary):
-    with pytest.raises(InputError, match=r"Expected in the model a vocabulary of 53 pieces, .* Received: 52\."):
+    with pytest.raises(InputError, match=r"Expected in the model a vocabulary of 53 pieces, .* Received: 52; where"):
         dataclasses.replace(pretrained, vocabulary=Vocabulary(tiny_vocabulary.tokens[:-1]))
     with pytest.raises(InputError, match=r"Expected a sequence length from 4 to 29, .* Received: 30\."):
         dataclasses.replace(pretrained, sequence_length=30)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from model_fixtures import assert_equal_values, random_model
+from official.nlp.tools import tf1_bert_checkpoint_converter_lib as converter
 
-from kbert.export.google import their_name, to_google
-from kbert.export.qkv import split_shapes
+from kbert.export.google import to_google
 from kbert.formats import load, save
 from kbert.pretrained import Pretrained
 from tfrecords import InputError
@@ -110,6 +110,26 @@ def test_a_graph_of_tensorflow_1_is_initialised_from_it(exported):
             np.testing.assert_array_equal(value, tf.train.load_variable(prefix, name))
 
 
+def test_the_model_garden_converts_it(exported, pretrained, tmp_path):
+    """Its converter to TensorFlow 2 finds every variable, and gives it a name and a shape of its own models."""
+    converter.convert(
+        str(exported / "bert_model.ckpt"),
+        str(tmp_path / "ckpt"),
+        num_heads=2,
+        name_replacements=converter.BERT_V2_NAME_REPLACEMENTS,
+        permutations=converter.BERT_V2_PERMUTATIONS,
+        exclude_patterns=["adam", "Adam"],
+    )
+    converted = dict(tf.train.list_variables(str(tmp_path / "ckpt")))
+    assert len(converted) == len(NAMES)
+    assert converted["transformer/layer_1/self_attention/query/kernel"] == [H, 2, H // 2]
+    assert converted["transformer/layer_1/self_attention/attention_output/kernel"] == [2, H // 2, H]
+    value = tf.train.load_variable(str(tmp_path / "ckpt"), "transformer/layer_1/self_attention/key/kernel")
+    np.testing.assert_array_equal(value.reshape(H, H), pretrained.weights["layer_1/qkv/kernel"][:, H : 2 * H])
+    value = tf.train.load_variable(str(tmp_path / "ckpt"), "predictions/transform/logits/kernel")
+    np.testing.assert_array_equal(value, pretrained.weights["nsp/kernel"])
+
+
 def checkpoint_of_training(directory, pretrained, step):
     """A checkpoint as run_pretraining.py leaves it: with the state of its optimizer and the step, and no released name."""
     tensors = to_google(pretrained.weights)
@@ -149,5 +169,18 @@ def test_what_kbert_has_not_is_refused(exported, tmp_path, change, message):
         load(tmp_path)
 
 
-def test_every_name_is_of_the_list(pretrained):
-    assert {their_name(path) for path in split_shapes(pretrained.bert)} == set(NAMES)
+def test_layers_beyond_the_configuration_are_an_error(exported, tmp_path):
+    for file in exported.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "kbert.json").unlink()
+    fields = json.loads((exported / "bert_config.json").read_text()) | {"num_hidden_layers": 1}
+    (tmp_path / "bert_config.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"Expected in .*ckpt 1 layers, .* Received: bert/encoder/layer_1/.* too\."):
+        load(tmp_path)
+
+
+def test_a_directory_of_the_hub_with_both_configurations(pretrained, exported, tmp_path):
+    """Where the weights are Hugging Face's, a bert_config.json beside them says nothing."""
+    both = save(pretrained, tmp_path / "both", "huggingface")
+    (both / "bert_config.json").write_bytes((exported / "bert_config.json").read_bytes())
+    assert_equal_values(load(both).weights, pretrained.weights)

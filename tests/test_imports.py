@@ -49,7 +49,7 @@ ORDER = [
     "kbert.runs",
     "kbert.text_model",
     "kbert.export.card",
-    "kbert.export.qkv",
+    "kbert.export.names",
     "kbert.export.saved_model",
     "kbert.export.huggingface",
     "kbert.export.google",

@@ -110,8 +110,8 @@ def test_a_classifier_starts_from_it_and_learns(exported):
         optimizer=keras.optimizers.Adam(1e-3),
         metrics=["accuracy"],
     )
-    history = classifier.fit(texts, labels, batch_size=8, epochs=12, verbose=0).history
-    assert history["accuracy"][-1] == 1.0
+    classifier.fit(texts, labels, batch_size=8, epochs=12, verbose=0)
+    assert classifier.evaluate(texts, labels, verbose=0)[1] > 0.9
 
 
 # Presets that KerasHub made.
@@ -133,7 +133,8 @@ def foreign(tmp_path, tiny_vocabulary):
 def test_a_preset_by_keras_hub_is_loaded(foreign, tiny_vocabulary):
     path, masked_lm = foreign
     masked_lm.save_to_preset(str(path))
-    loaded = load(path)
+    with pytest.warns(UserWarning, match="keeps accents where it lowers case"):  # KerasHub's default
+        loaded = load(path)
     assert (loaded.bert.dropout, loaded.bert.max_positions, loaded.cased) == (0.3, 29, False)
     assert loaded.vocabulary == tiny_vocabulary
     assert loaded.missing == ("next sentence prediction",)
@@ -147,7 +148,8 @@ def test_a_bare_encoder_by_keras_hub_is_loaded(foreign):
     path, masked_lm = foreign
     masked_lm.backbone.save_to_preset(str(path))
     masked_lm.preprocessor.tokenizer.save_to_preset(str(path))
-    loaded = load(path)
+    with pytest.warns(UserWarning, match="keeps accents"):
+        loaded = load(path)
     assert loaded.missing == ("masked language modelling", "next sentence prediction")
     x, _, _ = random_batch()
     del x["mask_positions"]

@@ -1,5 +1,6 @@
 """Answers from a run and from a SavedModel of it."""
 
+import dataclasses
 import gc
 
 import numpy as np
@@ -9,7 +10,7 @@ from model_fixtures import RUN_SETTINGS, random_model, tiny_config
 
 from kbert.checkpoints import save_checkpoint
 from kbert.formats import export_saved_model, load
-from kbert.prediction import Predictor, Word, load_predictor
+from kbert.prediction import Predictor, Word, load_predictor, predictor_of
 from kbert.runs import Run, load_run
 from kbert.text_model import TextModel
 from tfrecords import InputError
@@ -127,6 +128,24 @@ def test_a_run_without_a_checkpoint_is_refused(tiny_run, tmp_path):
         (tmp_path / name).write_bytes((tiny_run.directory / name).read_bytes())
     with pytest.raises(InputError, match=r"Expected a checkpoint in .*\. Received: none yet"):
         load_predictor(tmp_path)
+
+
+def test_vectors_of_no_texts_and_of_what_is_no_text(predictors):
+    for predictor in predictors:
+        assert predictor.embed([]).shape == (0, 26)
+        np.testing.assert_allclose(predictor.embed(["ba \udcff"]), predictor.embed(["ba"]), atol=1e-6)
+        with pytest.raises(InputError, match=r"Expected a pooling among mean, cls, pooler\. Received: 'max'"):
+            predictor.embed(["ba"], "max")
+
+
+def test_a_pooler_that_is_not_there_is_not_asked(tiny_run):
+    loaded = load(tiny_run.directory)
+    weights = {path: value for path, value in loaded.weights.items() if not path.startswith("pooler/")}
+    with pytest.warns(UserWarning, match="is new"):
+        predictor = predictor_of(dataclasses.replace(loaded, weights=weights))
+    assert predictor.embed(["ba"], "cls").shape == (1, 26)
+    with pytest.raises(InputError, match=r"^Expected a model with a trained pooler\. Received: one that came without it\.$"):
+        predictor.embed(["ba"], "pooler")
 
 
 def test_a_predictor_keeps_its_source_alive(tiny_run):

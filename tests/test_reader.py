@@ -923,3 +923,11 @@ def test_another_vocabulary_is_refused(records, vocabulary, refused):
     with refused(rf"Expected records of a vocabulary of {n + 1:,} pieces\. Received: .*, written with one of {n:,}\."):
         read(records, batch_size=3, vocabulary_size=n + 1)
     next(iter(read(records, batch_size=3, vocabulary_size=n)))
+
+
+def test_no_thread_tunes_the_reading(files):
+    """It would hold up the end of every evaluation, by up to as long as that took."""
+    assert read(files, batch_size=5).options().autotune.enabled is False
+    mapped = read(files, batch_size=5, shuffle=False).map(lambda *batch: batch, num_parallel_calls=tf.data.AUTOTUNE)
+    assert mapped.options().autotune.enabled is False
+    assert len(list(mapped)) == 8

@@ -93,14 +93,6 @@ def test_an_unknown_or_wrong_field_is_refused(run):
             load_run(run.directory)
 
 
-def test_is_run(run, tiny_vocabulary):
-    assert not runs.is_run(run.directory)
-    run.claim()
-    tiny_vocabulary.save(run.directory / "vocab.txt")
-    assert runs.is_run(run.directory)
-    assert run.vocabulary == tiny_vocabulary
-
-
 def test_load_model_takes_the_newest_checkpoint_and_the_precision(run):
     run.claim()
     with pytest.raises(InputError, match="none yet; train with 'kbert pretrain'"):

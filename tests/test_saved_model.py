@@ -12,7 +12,7 @@ import tensorflow as tf
 from model_fixtures import random_model
 from tensorflow.core.protobuf import saved_model_pb2
 
-from kbert.formats import export_saved_model
+from kbert.formats import export_saved_model, save
 from kbert.model import encoder_of
 from kbert.objective import pretraining_objective
 from kbert.pretrained import Pretrained
@@ -402,3 +402,11 @@ def test_a_thousand_calls_from_eight_threads(exported, text_model):
         counts = list(pool.map(call, range(1000)))
     assert len(counts) == 1000
     assert set(counts) == {0, 1}  # some are cut off
+
+
+def test_another_backend_is_refused(model, tiny_vocabulary, tmp_path, monkeypatch):
+    pretrained = Pretrained.of_model(model, tiny_vocabulary, sequence_length=S)
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    with pytest.raises(InputError, match=r"Expected Keras on TensorFlow, .* Received: jax; set KERAS_BACKEND=tensorflow"):
+        save(pretrained, tmp_path / "bert")
+    assert not list(tmp_path.iterdir())

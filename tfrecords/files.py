@@ -25,7 +25,7 @@ def atomic_path(path):
     name itself always holds the old content or the new. A directory is put in place only of none or of an empty one. Of two
     attempts at once, each writes to a temporary path of its own, and one of them may fail.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).absolute()  # "." has no name
     for leftover in path.parent.glob(partial_pattern(path.name)):
         _remove(leftover)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")

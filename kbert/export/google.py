@@ -1,23 +1,22 @@
 """Checkpoints of google-research/bert, both ways: bert_config.json, vocab.txt and bert_model.ckpt, a TensorFlow 1 checkpoint.
 
-Names are those of its modeling.py and run_pretraining.py, which the Model Garden's tools read too.
+Names are those of its modeling.py and run_pretraining.py, which the Model Garden's tools read too. The tanh form of "gelu" and
+the epsilon of 1e-12 are in its code, and not in the configuration.
 """
 
 import numpy as np
 import tensorflow as tf
 
 from kbert.config import BertConfig
-from kbert.export.qkv import join_qkv, split_qkv, split_shapes
-from kbert.pretrained import pairs_of, pretrained_with_notes
+from kbert.export.names import Names, joined_weights, split_qkv, split_shapes
+from kbert.export.saved_model import read_checkpoint
+from kbert.pretrained import check_released_form, pairs_of, pretrained_with_notes
 from tfrecords import InputError, Vocabulary
 from tfrecords.files import read_json, write_json
 
 CONFIGURATION = "bert_config.json"
 CHECKPOINT = "bert_model.ckpt"
 VOCABULARY = "vocab.txt"
-_EPSILON = 1e-12
-"""Of the normalisations there; it is in the code and not in the configuration, as is the tanh form of "gelu"."""
-
 _FIELDS = {
     "vocab_size": "vocabulary_size",
     "num_hidden_layers": "num_layers",
@@ -31,15 +30,6 @@ _FIELDS = {
     "initializer_range": "initializer_range",
 }
 """The fields of bert_config.json, and those of BertConfig that they are."""
-
-
-def check_released_form(bert, format):
-    """Raises InputError for a model that a format cannot hold whose code knows only the form that BERT was released in."""
-    if bert.exact_gelu or bert.layer_norm_epsilon != _EPSILON:
-        raise InputError(
-            f"Expected the tanh form of gelu and a layer_norm_epsilon of {_EPSILON}, all that {format} has. Received: "
-            f"exact_gelu={bert.exact_gelu}, layer_norm_epsilon={bert.layer_norm_epsilon}; export it to huggingface."
-        )
 
 
 def write(pretrained, directory):
@@ -83,7 +73,6 @@ def read(path):
         bert,
         weights=weights,
         vocabulary=vocabulary,
-        cased=vocabulary.cased,
         sequence_length=bert.max_positions,
         pairs=pairs_of(weights),
     )
@@ -91,41 +80,34 @@ def read(path):
 
 # The weights.
 
-_TABLES = {
-    "token_embedding/embeddings": "bert/embeddings/word_embeddings",
-    "embeddings/position_embeddings": "bert/embeddings/position_embeddings",
-    "embeddings/segment_embeddings": "bert/embeddings/token_type_embeddings",
-    "mlm/bias": "cls/predictions/output_bias",
-    "nsp/kernel": "cls/seq_relationship/output_weights",
-    "nsp/bias": "cls/seq_relationship/output_bias",
-}
-_LAYERS = {
-    "embeddings/layer_norm": "bert/embeddings/LayerNorm",
-    "pooler/dense": "bert/pooler/dense",
-    "mlm_transform/dense": "cls/predictions/transform/dense",
-    "mlm_transform/layer_norm": "cls/predictions/transform/LayerNorm",
-}
-_PARTS_OF_A_BLOCK = {
-    "query": "attention/self/query",
-    "key": "attention/self/key",
-    "value": "attention/self/value",
-    "attention_output": "attention/output/dense",
-    "attention_norm": "attention/output/LayerNorm",
-    "intermediate": "intermediate/dense",
-    "output": "output/dense",
-    "output_norm": "output/LayerNorm",
-}
-
-
-def their_name(path):
-    """Google's name of the weight at a path, as `split_qkv` has it."""
-    if path in _TABLES:
-        return _TABLES[path]
-    layer, _, kind = path.rpartition("/")
-    if layer in _LAYERS:
-        return f"{_LAYERS[layer]}/{kind}"
-    block, _, part = layer.partition("/")
-    return f"bert/encoder/{block}/{_PARTS_OF_A_BLOCK[part]}/{kind}"
+_NAMES = Names(
+    variables={
+        "token_embedding/embeddings": "bert/embeddings/word_embeddings",
+        "embeddings/position_embeddings": "bert/embeddings/position_embeddings",
+        "embeddings/segment_embeddings": "bert/embeddings/token_type_embeddings",
+        "mlm/bias": "cls/predictions/output_bias",
+        "nsp/kernel": "cls/seq_relationship/output_weights",
+        "nsp/bias": "cls/seq_relationship/output_bias",
+    },
+    layers={
+        "embeddings/layer_norm": "bert/embeddings/LayerNorm",
+        "pooler/dense": "bert/pooler/dense",
+        "mlm_transform/dense": "cls/predictions/transform/dense",
+        "mlm_transform/layer_norm": "cls/predictions/transform/LayerNorm",
+    },
+    block="bert/encoder/layer_{}",
+    parts={
+        "query": "attention/self/query",
+        "key": "attention/self/key",
+        "value": "attention/self/value",
+        "attention_output": "attention/output/dense",
+        "attention_norm": "attention/output/LayerNorm",
+        "intermediate": "intermediate/dense",
+        "output": "output/dense",
+        "output_norm": "output/LayerNorm",
+    },
+    separator="/",
+)
 
 
 def _turned(path, value):
@@ -135,32 +117,25 @@ def _turned(path, value):
 
 def to_google(weights):
     """The weights of a Pretrained by Google's names."""
-    return {their_name(path): np.ascontiguousarray(_turned(path, value)) for path, value in split_qkv(weights).items()}
-
-
-def from_google(reader, bert):
-    """The weights of a Pretrained from the reader of a checkpoint; what else it has, an optimizer's state, is left out."""
-    weights = {}
-    for path in split_shapes(bert):
-        if reader.has_tensor(their_name(path)):
-            weights[path] = _turned(path, reader.get_tensor(their_name(path)))
-    return join_qkv(weights)
+    return {_NAMES.of(path): np.ascontiguousarray(_turned(path, value)) for path, value in split_qkv(weights).items()}
 
 
 def _read_weights(path, bert):
-    """The weights in the released checkpoint in a directory, or else in the newest one of run_pretraining.py."""
+    """The weights in the released checkpoint in a directory, or else in the newest one of run_pretraining.py.
+
+    What else is there, an optimizer's state, is left out.
+    """
     prefix = path / CHECKPOINT
     if not prefix.with_name(f"{CHECKPOINT}.index").is_file():
         prefix = tf.train.latest_checkpoint(str(path))
     if prefix is None:
         raise InputError(f"Expected {CHECKPOINT}.index in {path}. Received: no checkpoint.")
-    try:
-        return from_google(tf.train.load_checkpoint(str(prefix)), bert)
-    except (ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"Expected a TensorFlow checkpoint at {prefix}. Received: one that cannot be read ({reason})."
-        ) from None
+    names = {_NAMES.of(ours): ours for ours in split_shapes(bert)}
+    tensors = read_checkpoint(prefix, lambda name: name in names or name.startswith(f"bert/encoder/layer_{bert.num_layers}/"))
+    if more := sorted(tensors.keys() - names.keys()):
+        raise InputError(f"Expected in {prefix} {bert.num_layers} layers, as its configuration says. Received: {more[0]} too.")
+    split = {names[name]: _turned(names[name], value) for name, value in tensors.items()}
+    return joined_weights(split, bert, path)
 
 
 # The model card.

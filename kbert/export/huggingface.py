@@ -7,12 +7,12 @@ import math
 import warnings
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 import tokenizers
 
+from kbert.checkpoints import read_tensors
 from kbert.config import BertConfig
-from kbert.export.qkv import join_qkv, split_qkv, split_shapes
+from kbert.export.names import Names, joined_weights, split_qkv, split_shapes
 from kbert.pretrained import pairs_of, pretrained_with_notes
 from tfrecords import InputError, Vocabulary
 from tfrecords.files import read_json, write_json
@@ -60,7 +60,7 @@ def read(path):
         InputError: It is another architecture, or a BERT with parts that kbert has not.
     """
     bert = _bert_config(read_json(path / CONFIGURATION, "a configuration of transformers"), path / CONFIGURATION)
-    weights = from_huggingface(_read_tensors(path), bert, path)
+    weights = from_huggingface(_read_weights(path), bert, path)
     vocabulary, cased, longest = _read_tokenizer(path)
     return pretrained_with_notes(
         path,
@@ -68,7 +68,7 @@ def read(path):
         weights=weights,
         vocabulary=vocabulary,
         cased=cased,
-        sequence_length=min(longest, bert.max_positions),
+        sequence_length=int(min(longest, bert.max_positions)),
         pairs=pairs_of(weights),
     )
 
@@ -102,8 +102,9 @@ def _bert_config(fields, path):
     check("position_embedding_type", ("absolute",), "absolute")
     check("is_decoder", (False,), False)
     check("tie_word_embeddings", (True,), True)
+    check("quantization_config", (None,), None)
     for theirs in ("vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
-        if theirs not in fields:
+        if fields.get(theirs) is None:
             raise InputError(f"{path}: expected {theirs}. Received: a configuration without it.")
     values = {ours: fields[theirs] for theirs, ours in _FIELDS.items() if fields.get(theirs) is not None}
     return BertConfig(**values, exact_gelu=_EXACT_GELU[fields.get("hidden_act", "gelu")])
@@ -111,44 +112,39 @@ def _bert_config(fields, path):
 
 # The weights.
 
-_TABLES = {
-    "token_embedding/embeddings": "bert.embeddings.word_embeddings.weight",
-    "embeddings/position_embeddings": "bert.embeddings.position_embeddings.weight",
-    "embeddings/segment_embeddings": "bert.embeddings.token_type_embeddings.weight",
-    "mlm/bias": "cls.predictions.bias",
+_NAMES = Names(
+    variables={
+        "token_embedding/embeddings": "bert.embeddings.word_embeddings.weight",
+        "embeddings/position_embeddings": "bert.embeddings.position_embeddings.weight",
+        "embeddings/segment_embeddings": "bert.embeddings.token_type_embeddings.weight",
+        "mlm/bias": "cls.predictions.bias",
+    },
+    layers={
+        "embeddings/layer_norm": "bert.embeddings.LayerNorm",
+        "pooler/dense": "bert.pooler.dense",
+        "mlm_transform/dense": "cls.predictions.transform.dense",
+        "mlm_transform/layer_norm": "cls.predictions.transform.LayerNorm",
+        "nsp": "cls.seq_relationship",
+    },
+    block="bert.encoder.layer.{}",
+    parts={
+        "query": "attention.self.query",
+        "key": "attention.self.key",
+        "value": "attention.self.value",
+        "attention_output": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        "intermediate": "intermediate.dense",
+        "output": "output.dense",
+        "output_norm": "output.LayerNorm",
+    },
+    separator=".",
+    kinds={"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"},
+)
+_COPIES = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-_LAYERS = {
-    "embeddings/layer_norm": "bert.embeddings.LayerNorm",
-    "pooler/dense": "bert.pooler.dense",
-    "mlm_transform/dense": "cls.predictions.transform.dense",
-    "mlm_transform/layer_norm": "cls.predictions.transform.LayerNorm",
-    "nsp": "cls.seq_relationship",
-}
-_PARTS_OF_A_BLOCK = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "attention_output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "intermediate": "intermediate.dense",
-    "output": "output.dense",
-    "output_norm": "output.LayerNorm",
-}
-_KINDS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
-_TIED = "cls.predictions.decoder.weight"
-_COPIES = (_TIED, "cls.predictions.decoder.bias", "bert.embeddings.position_ids")
-"""What some files have once more."""
-
-
-def their_name(path):
-    """The name in `transformers` of the weight at a path, as `split_qkv` has it."""
-    if path in _TABLES:
-        return _TABLES[path]
-    layer, _, kind = path.rpartition("/")
-    if layer in _LAYERS:
-        return f"{_LAYERS[layer]}.{_KINDS[kind]}"
-    block, _, part = layer.partition("/")
-    return f"bert.encoder.layer.{block.removeprefix('layer_')}.{_PARTS_OF_A_BLOCK[part]}.{_KINDS[kind]}"
+"""What some files have once more, and what of; in BERT the two are one."""
 
 
 def _turned(path, value):
@@ -158,19 +154,24 @@ def _turned(path, value):
 
 def to_huggingface(weights):
     """The weights of a Pretrained by the names of a BertForPreTraining."""
-    return {their_name(path): np.ascontiguousarray(_turned(path, value)) for path, value in split_qkv(weights).items()}
+    return {_NAMES.of(path): np.ascontiguousarray(_turned(path, value)) for path, value in split_qkv(weights).items()}
 
 
 def from_huggingface(tensors, bert, path):
     """The weights of a Pretrained from those of a BERT in `transformers`; warns of what is left out."""
     tensors = {_modern_name(name): value for name, value in tensors.items()}
-    embeddings = tensors.get(_TABLES["token_embedding/embeddings"])
-    if _TIED in tensors and not np.array_equal(tensors[_TIED], embeddings):
-        raise InputError(f"Expected in {path} one matrix for embeddings and output, as BERT has. Received: two, in {_TIED}.")
-    weights = {ours: tensors.pop(their_name(ours)) for ours in split_shapes(bert) if their_name(ours) in tensors}
-    if left := sorted(tensors.keys() - set(_COPIES)):
+    tensors.pop("bert.embeddings.position_ids", None)
+    for copy, name in _COPIES.items():
+        if copy in tensors and not np.array_equal(tensors[copy], tensors.setdefault(name, tensors[copy])):
+            raise InputError(f"Expected in {path} one matrix for {name} and {copy}, as BERT has. Received: two.")
+        tensors.pop(copy, None)
+    split = {ours: _turned(ours, tensors.pop(_NAMES.of(ours))) for ours in split_shapes(bert) if _NAMES.of(ours) in tensors}
+    left = sorted(tensors)
+    if more := [name for name in left if name.startswith("bert.encoder.layer.")]:
+        raise InputError(f"Expected in {path} {bert.num_layers} layers, as its configuration says. Received: {more[0]} too.")
+    if left:
         warnings.warn(f"{len(left)} weights in {path} are not BERT's and left out, such as {left[0]}.", stacklevel=2)
-    return join_qkv({ours: _turned(ours, value) for ours, value in weights.items()})
+    return joined_weights(split, bert, path)
 
 
 def _modern_name(name):
@@ -180,26 +181,23 @@ def _modern_name(name):
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _read_tensors(path):
+def _read_weights(path):
     """All tensors of a model in one safetensors file or several."""
-    if (path / _INDEX).is_file():
-        names = sorted(set(read_json(path / _INDEX, "an index of weights")["weight_map"].values()))
-    elif (path / WEIGHTS).is_file():
-        names = [WEIGHTS]
-    else:
+    if (path / WEIGHTS).is_file():  # first, as transformers has it
+        return read_tensors(path / WEIGHTS)
+    if not (path / _INDEX).is_file():
         raise InputError(
             f"Expected {WEIGHTS} in {path}. Received: none; pickle files (pytorch_model.bin) are not read, since they can run "
             "code: save the model anew with a transformers of today."
         )
-    tensors = {}
-    for name in names:
-        if "/" in name or "\\" in name:
-            raise InputError(f"{path / _INDEX}: expected files beside it, by name. Received: {name!r}.")
-        try:
-            tensors |= safetensors.numpy.load_file(path / name)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise InputError(f"Expected the weights in {path / name}. Received: {error}.") from None
-    return tensors
+    try:
+        names = sorted(set(read_json(path / _INDEX, "an index of weights")["weight_map"].values()))
+        outside = [name for name in names if "/" in name or "\\" in name]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path / _INDEX}: expected an index of weights. Received: another file ({error}).") from None
+    if outside:
+        raise InputError(f"{path / _INDEX}: expected files beside it, by name. Received: {outside[0]!r}.")
+    return {name: value for file in names for name, value in read_tensors(path / file).items()}
 
 
 # The tokenizer.
@@ -238,41 +236,76 @@ def _tokenizer_configuration(pretrained):
 
 
 def _read_tokenizer(path):
-    """The vocabulary, whether it is cased, and the longest input in tokens (infinite if nothing says it)."""
+    """The vocabulary, whether it is cased (None if nothing says it), and the longest input in tokens (infinite likewise).
+
+    Raises:
+        InputError: It is not BERT's tokenization, as far as the files say, or they contradict each other.
+    """
     fields = {}
     if (path / _TOKENIZER_CONFIGURATION).is_file():
         fields = read_json(path / _TOKENIZER_CONFIGURATION, "a configuration of a tokenizer")
-    cased = None
+    lowercase = fields.get("do_lower_case")
     if (path / _TOKENIZER).is_file():
-        vocabulary, cased = _read_tokenizer_json(path / _TOKENIZER)
+        vocabulary, in_tokenizer = _read_tokenizer_json(path / _TOKENIZER)
+        lowercase = in_tokenizer if lowercase is None else lowercase
+        if lowercase != in_tokenizer:
+            raise InputError(
+                f"Expected {_TOKENIZER} and {_TOKENIZER_CONFIGURATION} in {path} of one mind. "
+                f"Received: lowercase={in_tokenizer} and do_lower_case={lowercase}."
+            )
     elif (path / "vocab.txt").is_file():
         vocabulary = Vocabulary.load(path / "vocab.txt")
-        if "do_lower_case" in fields:
-            cased = not fields["do_lower_case"]
     else:
         raise InputError(
             f"Expected {_TOKENIZER} or vocab.txt in {path}. Received: neither; save the tokenizer beside the model."
         )
-    return vocabulary, vocabulary.cased if cased is None else cased, fields.get("model_max_length") or math.inf
+    longest = fields.get("model_max_length", math.inf)
+    for name, accepted in {
+        "tokenizer_class": (None, *_TOKENIZER_CLASSES),
+        "do_lower_case": (None, True, False),
+        "strip_accents": (None, not vocabulary.cased if lowercase is None else lowercase),
+        "tokenize_chinese_chars": (None, True),
+        "model_max_length": (longest,) if isinstance(longest, int | float) else (),
+    }.items():
+        if fields.get(name, longest if name == "model_max_length" else None) not in accepted:
+            raise InputError(
+                f"{path / _TOKENIZER_CONFIGURATION}: expected BERT's tokenization, as kbert has it. "
+                f"Received: {name}={fields[name]!r}."
+            )
+    return vocabulary, None if lowercase is None else not lowercase, longest
+
+
+_TOKENIZER_CLASSES = ("BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 def _read_tokenizer_json(path):
+    """The vocabulary of a tokenizer of the library `tokenizers`, and whether it lowers case and strips accents."""
     fields = read_json(path, "a tokenizer")
     try:
         model, normalizer = fields["model"], fields["normalizer"]
-        kinds = (model.get("type", "WordPiece"), normalizer["type"])
-        pieces = model["vocab"] | {token["content"]: token["id"] for token in fields.get("added_tokens", [])}
         lowercase, strips = normalizer["lowercase"], normalizer["strip_accents"]
+        parts = (
+            model.get("type", "WordPiece"),
+            normalizer["type"],
+            fields["pre_tokenizer"]["type"],
+            model["continuing_subword_prefix"],
+            model["unk_token"],
+            normalizer["clean_text"],
+            normalizer["handle_chinese_chars"],
+        )
+        pieces = model["vocab"] | {token["content"]: token["id"] for token in fields.get("added_tokens", [])}
+        in_order = sorted(pieces, key=pieces.get)
+        whole = [pieces[piece] for piece in in_order] == list(range(len(pieces)))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: expected a tokenizer of BERT. Received: another file ({error}).") from None
-    if kinds != ("WordPiece", "BertNormalizer") or strips not in (None, lowercase):
+    if parts != ("WordPiece", "BertNormalizer", "BertPreTokenizer", "##", UNK, True, True) or strips not in (None, lowercase):
         raise InputError(
-            f"{path}: expected BERT's WordPiece, either lowercase without accents or neither. "
-            f"Received: {' after '.join(kinds)}, lowercase={lowercase}, strip_accents={strips}."
+            f"{path}: expected BERT's tokenization, either lowercase without accents or neither. "
+            f"Received: {', '.join(map(str, parts))}, lowercase={lowercase}, strip_accents={strips}."
         )
-    if sorted(pieces.values()) != list(range(len(pieces))):
+    if not whole:
         raise InputError(f"{path}: expected one piece for every id from 0 to {len(pieces) - 1}. Received: gaps or two for one.")
-    return Vocabulary(tuple(sorted(pieces, key=pieces.get)), source=str(path)), not lowercase
+    return Vocabulary(tuple(in_order), source=str(path)), bool(lowercase)
 
 
 # The model card.

@@ -1,19 +1,21 @@
 """KerasHub presets, both ways: a directory that its BertBackbone, BertMaskedLM, BertTokenizer and BertTextClassifier load."""
 
 import functools
+import warnings
 
+import h5py
 import keras
 import keras_hub
 import numpy as np
-import safetensors
 import safetensors.numpy
 
+from kbert.checkpoints import read_tensors
 from kbert.config import BertConfig
-from kbert.export.google import check_released_form
-from kbert.export.qkv import join_qkv, split_qkv, split_shapes
-from kbert.pretrained import pairs_of, pretrained_with_notes, read_notes
+from kbert.export.names import Names, joined_weights, split_qkv, split_shapes
+from kbert.pretrained import RELEASED_EPSILON, check_released_form, pairs_of, pretrained_with_notes, read_notes
 from tfrecords import InputError, Vocabulary
 from tfrecords.files import read_json
+from tfrecords.vocabulary import UNK
 
 CONFIGURATION = "config.json"
 _WEIGHTS = "model.weights.h5"
@@ -49,7 +51,7 @@ def with_released_head(masked_lm):
     """
     head = masked_lm.masked_lm_head
     head._intermediate_dense.activation = functools.partial(keras.activations.gelu, approximate=True)
-    head._intermediate_layer_norm.epsilon = 1e-12
+    head._intermediate_layer_norm.epsilon = RELEASED_EPSILON
     return masked_lm
 
 
@@ -87,7 +89,7 @@ def read(path):
             f"{path / CONFIGURATION}: expected a BertBackbone. Received: another configuration ({error})."
         ) from None
     vocabulary = Vocabulary.load(path / _VOCABULARY)
-    cased = not read_json(path / _TOKENIZER, "a tokenizer of KerasHub").get("config", {}).get("lowercase", not vocabulary.cased)
+    cased = _read_cased(path / _TOKENIZER)
     weights = _read_weights(path, bert)
     return pretrained_with_notes(
         path,
@@ -102,45 +104,38 @@ def read(path):
 
 # The weights.
 
-_TABLES = {
-    "token_embedding/embeddings": "token_embedding/embeddings",
-    "embeddings/position_embeddings": "position_embedding/embeddings",
-    "embeddings/segment_embeddings": "segment_embedding/embeddings",
-    "mlm/bias": "mlm_head/output_bias",
-}
-_LAYERS = {
-    "embeddings/layer_norm": "embeddings_layer_norm",
-    "pooler/dense": "pooled_dense",
-    "mlm_transform/dense": "mlm_head/intermediate_dense",
-    "mlm_transform/layer_norm": "mlm_head/intermediate_layer_norm",
-}
-_PARTS_OF_A_BLOCK = {
-    "query": "self_attention_layer/query",
-    "key": "self_attention_layer/key",
-    "value": "self_attention_layer/value",
-    "attention_output": "self_attention_layer/attention_output",
-    "attention_norm": "self_attention_layer_norm",
-    "intermediate": "feedforward_intermediate_dense",
-    "output": "feedforward_output_dense",
-    "output_norm": "feedforward_layer_norm",
-}
-
-
-def their_name(path):
-    """The path in a BertMaskedLM of the weight at a path, as `split_qkv` has it."""
-    if path in _TABLES:
-        return _TABLES[path]
-    layer, _, kind = path.rpartition("/")
-    if layer in _LAYERS:
-        return f"{_LAYERS[layer]}/{kind}"
-    block, _, part = layer.partition("/")
-    return f"transformer_{block}/{_PARTS_OF_A_BLOCK[part]}/{kind}"
+_NAMES = Names(
+    variables={
+        "token_embedding/embeddings": "token_embedding/embeddings",
+        "embeddings/position_embeddings": "position_embedding/embeddings",
+        "embeddings/segment_embeddings": "segment_embedding/embeddings",
+        "mlm/bias": "mlm_head/output_bias",
+    },
+    layers={
+        "embeddings/layer_norm": "embeddings_layer_norm",
+        "pooler/dense": "pooled_dense",
+        "mlm_transform/dense": "mlm_head/intermediate_dense",
+        "mlm_transform/layer_norm": "mlm_head/intermediate_layer_norm",
+    },
+    block="transformer_layer_{}",
+    parts={
+        "query": "self_attention_layer/query",
+        "key": "self_attention_layer/key",
+        "value": "self_attention_layer/value",
+        "attention_output": "self_attention_layer/attention_output",
+        "attention_norm": "self_attention_layer_norm",
+        "intermediate": "feedforward_intermediate_dense",
+        "output": "feedforward_output_dense",
+        "output_norm": "feedforward_layer_norm",
+    },
+    separator="/",
+)
 
 
 def _variables(masked_lm, bert):
     """All variables of a BertMaskedLM by the paths of the weights that they are here."""
     variables = {variable.path: variable for variable in masked_lm.weights}
-    return {path: variables[their_name(path)] for path in split_shapes(bert) if not path.startswith("nsp/")}
+    return {path: variables[_NAMES.of(path)] for path in split_shapes(bert) if not path.startswith("nsp/")}
 
 
 def _read_weights(path, bert):
@@ -149,21 +144,51 @@ def _read_weights(path, bert):
     task = read_json(path / _TASK, "a task of KerasHub") if (path / _TASK).exists() else {}
     has_head = task.get("registered_name") == _MASKED_LM_NAME
     try:
+        with h5py.File(path / _WEIGHTS) as file:
+            layers = sum(name.startswith("transformer_encoder") for name in file["layers"])
+        if layers != bert.num_layers:
+            raise InputError(f"Expected in {path} {bert.num_layers} layers, as its configuration says. Received: {layers}.")
         masked_lm.backbone.load_weights(str(path / _WEIGHTS))
         if has_head:
             masked_lm.load_task_weights(str(path / _TASK_WEIGHTS))
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"Expected the weights of a BertBackbone in {path}. Received: other ones ({reason}).") from None
-    weights, shapes = {}, split_shapes(bert)
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"Expected in {path} the weights that its configuration says. Received: others ({reason}).") from None
+    split, shapes = {}, split_shapes(bert)
     for name, variable in _variables(masked_lm, bert).items():
         if has_head or not name.startswith("mlm"):
-            weights[name] = np.reshape(variable.numpy(), shapes[name])
+            split[name] = np.reshape(variable.numpy(), shapes[name])
     if read_notes(path).get("pairs") == "none":  # the pooler, which KerasHub always has, is a new one
-        weights = {name: value for name, value in weights.items() if not name.startswith("pooler/")}
+        split = {name: value for name, value in split.items() if not name.startswith("pooler/")}
     if (path / _NEXT_SENTENCE).is_file():
-        weights |= safetensors.numpy.load_file(path / _NEXT_SENTENCE)
-    return join_qkv(weights)
+        head = read_tensors(path / _NEXT_SENTENCE)
+        if set(head) != {"nsp/kernel", "nsp/bias"}:
+            raise InputError(f"Expected in {path / _NEXT_SENTENCE} nsp/kernel and nsp/bias alone. Received: {', '.join(head)}.")
+        split |= head
+    return joined_weights(split, bert, path)
+
+
+def _read_cased(path):
+    """Whether the tokenizer of a preset keeps case and accents.
+
+    Raises:
+        InputError: It is not BERT's tokenization.
+    """
+    try:
+        fields = dict(read_json(path, "a tokenizer of KerasHub")["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: expected a tokenizer of KerasHub. Received: another file ({error}).") from None
+    lowercase, strips = fields.get("lowercase", False), fields.get("strip_accents", False)
+    for name, wanted in {"split": True, "split_on_cjk": True, "suffix_indicator": "##", "oov_token": UNK}.items():
+        if fields.get(name, wanted) != wanted:
+            raise InputError(f"{path}: expected BERT's tokenization, with {name}={wanted!r}. Received: {fields[name]!r}.")
+    if strips and not lowercase:
+        raise InputError(f"{path}: expected BERT's tokenization. Received: strip_accents without lowercase.")
+    if lowercase and not strips:
+        warnings.warn(f"{path} keeps accents where it lowers case; here both go, as in the released BERT.", stacklevel=2)
+    return not lowercase
 
 
 # The parts of KerasHub.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import warnings
 
 from kbert.checkpoints import newest_checkpoint
 from kbert.config import PAIR_TASKS, SIZES, BertConfig, PretrainingConfig
@@ -29,48 +30,55 @@ def read(path):
         cased=run.cased,
         sequence_length=run.sequence_length,
         pairs=run.pairs,
-        training=_in_words(run, step),
+        training=_training(run, step),
         source=str(path),
     )
 
 
+def _training(run, step):
+    """How a run was trained until a step, in Markdown; what is damaged of the files that only tell of it is passed over."""
+    try:
+        return _in_words(run, step)
+    except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
+        warnings.warn(f"Of the training of {run.directory} nothing can be told: {error!r}.", stacklevel=2)
+        return ""
+
+
 def _in_words(run, step):
-    """How a run was trained until a step, in Markdown."""
     parts = [f"{step:,} updates of {run.pretraining.batch_size:,} sequences of up to {run.sequence_length} tokens each.\n"]
     records = read_records(run)
     corpus = records.get("counts", {}).get("corpus")
     if corpus:
         parts.append(
             f"The text: {corpus['documents']:,} documents, {corpus['sentences']:,} sentences, {corpus['tokens']:,} tokens, of "
-            f"which {records['config']['validation_fraction']:.0%} of the documents were held out.\n"
+            f"which {100 * records['config']['validation_fraction']:.3g} % of the documents were held out.\n"
         )
-    parts.append(f"The command:\n\n    {_command(run)}\n")
+    parts.append(f"{_command(run)}\n")
     if is_finished(run, step) and (results := read_results(run)):
         parts.append(f"On the held-out documents:\n\n{_table(results)}")
     return "\n".join(parts)
 
 
 def _command(run):
-    """The command of a run, with all options that are not the default ones; RECORDS and RUN stand for its directories."""
-    words = ["kbert", "pretrain", "RECORDS", "--output", "RUN"]
-    named = [
-        size for size in SIZES if _shape(BertConfig.of_size(size, vocabulary_size=run.bert.vocabulary_size)) == _shape(run.bert)
-    ]
-    options = {"size": named[0]} if named else {}
-    options |= {name: getattr(run.bert, name) for name in ("dropout", "max_positions")}
+    """The command of a run, with all options that are not the defaults; without its beginning where none makes such a shape.
+
+    RECORDS, RUN and PATH stand for where its records, itself and the model that it started from are.
+    """
+    bert = run.bert
+    sizes = [size for size in SIZES if _shape(BertConfig.of_size(size, vocabulary_size=bert.vocabulary_size)) == _shape(bert)]
     default = PretrainingConfig(steps=run.pretraining.steps)
-    values = dataclasses.asdict(run.pretraining)
-    options |= {"steps": values.pop("steps")} | {
-        name: value for name, value in values.items() if value != getattr(default, name)
-    }
-    for name in ("dropout", "max_positions"):
-        if options[name] == getattr(BertConfig, name):
-            del options[name]
-    for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+    options = {name: getattr(bert, name) for name in ("dropout", "max_positions")}
+    options = {name: value for name, value in options.items() if value != getattr(BertConfig, name)}
+    options |= {"steps": run.pretraining.steps}
+    options |= {name: value for name, value in dataclasses.asdict(run.pretraining).items() if value != getattr(default, name)}
     if run.initial_sha256 is not None:
-        words += ["--init-from", "PATH"]
-    return shlex.join(words)
+        start = ["kbert", "pretrain", "RECORDS", "--output", "RUN", "--init-from", "PATH"]
+    elif sizes and bert.attention_dropout == bert.dropout:
+        start = ["kbert", "pretrain", "RECORDS", "--output", "RUN", "--size", sizes[0]]
+    else:
+        start = []
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return f"{'The command' if start else 'The settings'}:\n\n    {shlex.join(start + words)}"
 
 
 def _shape(bert):

@@ -41,17 +41,23 @@ def read(path):
     if not notes:
         raise InputError(f"Expected a SavedModel by 'kbert export' at {path}. Received: one without {NOTES}.")
     vocabulary = Vocabulary.load(path / "assets" / _VOCABULARY)
+    tensors = read_checkpoint(path / _VARIABLES, lambda name: name.startswith(_PREFIX) and name.endswith(_SUFFIX))
+    weights = {name.removeprefix(_PREFIX).removesuffix(_SUFFIX).replace(".S", "/"): value for name, value in tensors.items()}
+    return Pretrained(**notes, weights=weights, vocabulary=vocabulary, source=str(path))
+
+
+def read_checkpoint(prefix, wanted):
+    """The arrays of a TensorFlow checkpoint whose names `wanted`, a function, says yes to.
+
+    Raises:
+        InputError: It is not there, or damaged.
+    """
     try:
-        reader = tf.train.load_checkpoint(str(path / _VARIABLES))
-        names = [name for name in reader.get_variable_to_shape_map() if name.startswith(_PREFIX) and name.endswith(_SUFFIX)]
-        weights = {
-            name.removeprefix(_PREFIX).removesuffix(_SUFFIX).replace(".S", "/"): np.asarray(reader.get_tensor(name))
-            for name in names
-        }
+        reader = tf.train.load_checkpoint(str(prefix))
+        return {name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map() if wanted(name)}
     except (ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"Expected weights in {path / _VARIABLES}. Received: none that can be read ({reason}).") from None
-    return Pretrained(**notes, weights=weights, vocabulary=vocabulary, source=str(path))
+        raise InputError(f"Expected a TensorFlow checkpoint at {prefix}. Received: none that can be read ({reason}).") from None
 
 
 def usage(pretrained):
