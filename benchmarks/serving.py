@@ -2,7 +2,8 @@
 
 The same model, with random weights and a vocabulary learned from the documentation of this Python, fills the mask of one short
 text, again and again: kbert's SavedModel by its string signature, and the export to Hugging Face's layout through the tokenizer
-of `transformers` and PyTorch, from the text to the five likeliest words in both. Each candidate is a process of its own that
+of `transformers` and PyTorch, from the text to the five likeliest words in both. oneDNN, which TensorFlow uses for products,
+takes long to begin a small one; so the SavedModel is measured without it too. Each candidate is a process of its own that
 stays alive; they take turns, and a turn's figure is the median of its calls.
 """
 
@@ -79,14 +80,14 @@ def measure(models, arguments):
     """The milliseconds of a call, for every candidate and repetition."""
     processes = {}
     for name in CANDIDATES:
-        words = ["--work", name, "--model", str(models["saved-model" if "kbert" in name else "huggingface"])]
+        words = ["--work", name, "--model", str(models["huggingface" if "PyTorch" in name else "saved-model"])]
         processes[name] = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.serving", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | ({"TF_ENABLE_ONEDNN_OPTS": "0"} if "without" in name else {}),
         )
     times = {name: [] for name in CANDIDATES}
     try:
@@ -162,7 +163,11 @@ def transformers(path):
     return fill_mask
 
 
-CANDIDATES = {"kbert's SavedModel": saved_model, "transformers and PyTorch": transformers}
+CANDIDATES = {
+    "kbert's SavedModel": saved_model,
+    "the same without oneDNN": saved_model,
+    "transformers and PyTorch": transformers,
+}
 
 if __name__ == "__main__":
     main()

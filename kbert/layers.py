@@ -18,18 +18,6 @@ def gelu(x, exact):
     return keras.activations.gelu(x, approximate=not exact)
 
 
-def on_rows(function, x):
-    """Calls a function of rows, a product with a matrix, on an x of more axes, float [..., C].
-
-    TensorFlow makes two dozen small operations of a product of three axes with two, which take longer than the product where
-    one short text is served. XLA does away with them in training.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return function(x)
-    rows = function(ops.reshape(x, (-1, x.shape[-1])))
-    return ops.reshape(rows, (*ops.shape(x)[:-1], rows.shape[-1]))
-
-
 @keras.saving.register_keras_serializable("kbert")
 class TokenEmbedding(keras.layers.Layer):
     """The word embeddings, and on the way back the product with them that gives scores over the vocabulary.
@@ -64,7 +52,7 @@ class TokenEmbedding(keras.layers.Layer):
 
     def call(self, inputs, reverse=False):
         if reverse:
-            return on_rows(lambda rows: ops.matmul(rows, ops.transpose(self.embeddings)), inputs)
+            return ops.matmul(inputs, ops.transpose(self.embeddings))
         return ops.take(self.embeddings, inputs, axis=0)
 
     def compute_output_spec(self, inputs, reverse=False):
@@ -131,8 +119,9 @@ class InputEmbedding(keras.layers.Layer):
         sequence_length = ops.shape(words)[1]
         positions_SH = self.position_embeddings[:sequence_length]
         # A product with one-hot rows: its gradient is a product too, where a gather's is a slow scatter.
-        one_hot_BSG = ops.one_hot(segment_ids, self.num_segments, dtype=self.compute_dtype)
-        segments_BSH = on_rows(lambda rows: ops.matmul(rows, self.segment_embeddings), one_hot_BSG)
+        segments_BSH = ops.matmul(
+            ops.one_hot(segment_ids, self.num_segments, dtype=self.compute_dtype), self.segment_embeddings
+        )
         return self._drop(self._normalize(words + positions_SH + segments_BSH), training=training)
 
     def compute_output_spec(self, words, segment_ids, training=False):
@@ -240,15 +229,15 @@ class EncoderBlock(keras.layers.Layer):
         return self._transform(hidden, padding_mask, training)
 
     def _transform(self, hidden, padding_mask, training):
-        attended_BSH = on_rows(self.attention_output, self._attend(hidden, padding_mask, training))
+        attended_BSH = self.attention_output(self._attend(hidden, padding_mask, training))
         x_BSH = self.attention_norm(hidden + self._drop_attention(attended_BSH, training=training))
-        hidden_BSF = gelu(on_rows(self.intermediate, x_BSH), self.exact_gelu)
-        return self.output_norm(x_BSH + self._drop_output(on_rows(self.output_, hidden_BSF), training=training))
+        hidden_BSF = gelu(self.intermediate(x_BSH), self.exact_gelu)
+        return self.output_norm(x_BSH + self._drop_output(self.output_(hidden_BSF), training=training))
 
     def _attend(self, x_BSH, mask_BS, training):
         batch_size, sequence_length, hidden_size = ops.shape(x_BSH)
         head_size = hidden_size // self.num_heads
-        qkv = ops.reshape(on_rows(self.qkv, x_BSH), (batch_size, sequence_length, 3, self.num_heads, head_size))
+        qkv = ops.reshape(self.qkv(x_BSH), (batch_size, sequence_length, 3, self.num_heads, head_size))
         if keras.backend.backend() == "jax" and not (training and self.attention_dropout):
             q_BSND, k_BSND, v_BSND = ops.unstack(qkv, 3, axis=2)
             mask_B11S = ops.cast(mask_BS, "bool")[:, None, None, :]
