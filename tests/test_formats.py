@@ -349,6 +349,7 @@ def test_an_encoder_with_a_hole_is_refused(pretrained, tmp_path):
         load(output)
 
 
+@pytest.mark.filterwarnings("ignore:The head of masked language modelling:UserWarning")  # KerasHub has another one
 def test_without_notes_a_format_speaks_for_itself(pretrained, exported, tmp_path):
     for format in ("keras-hub", "huggingface", "google"):
         output = save(pretrained, tmp_path / format, format)

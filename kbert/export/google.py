@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kbert.config import BertConfig
-from kbert.export.names import Names, joined_weights, split_qkv, split_shapes
+from kbert.export.names import CONFIGURATION_FIELDS, Names, joined_weights, split_qkv, split_shapes
 from kbert.export.saved_model import read_checkpoint
 from kbert.pretrained import check_released_form, pairs_of, pretrained_with_notes
 from tfrecords import InputError, Vocabulary
@@ -17,19 +17,6 @@ from tfrecords.files import read_json, write_json
 CONFIGURATION = "bert_config.json"
 CHECKPOINT = "bert_model.ckpt"
 VOCABULARY = "vocab.txt"
-_FIELDS = {
-    "vocab_size": "vocabulary_size",
-    "num_hidden_layers": "num_layers",
-    "hidden_size": "hidden_size",
-    "num_attention_heads": "num_heads",
-    "intermediate_size": "intermediate_size",
-    "max_position_embeddings": "max_positions",
-    "type_vocab_size": "num_segments",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-    "initializer_range": "initializer_range",
-}
-"""The fields of bert_config.json, and those of BertConfig that they are."""
 
 
 def write(pretrained, directory):
@@ -40,7 +27,7 @@ def write(pretrained, directory):
     """
     check_released_form(pretrained.bert, "google-research/bert")
     directory.mkdir()
-    fields = {theirs: getattr(pretrained.bert, ours) for theirs, ours in _FIELDS.items()}
+    fields = {theirs: getattr(pretrained.bert, ours) for theirs, ours in CONFIGURATION_FIELDS.items()}
     write_json(directory / CONFIGURATION, fields | {"hidden_act": "gelu"})
     pretrained.vocabulary.save(directory / VOCABULARY)
     tensors = to_google(pretrained.weights)
@@ -63,9 +50,9 @@ def read(path):
         raise InputError(
             f"{path / CONFIGURATION}: expected hidden_act 'gelu', as BERT has. Received: {fields['hidden_act']!r}."
         )
-    if absent := [name for name in _FIELDS if name not in fields]:
+    if absent := [name for name in CONFIGURATION_FIELDS if name not in fields]:
         raise InputError(f"{path / CONFIGURATION}: expected {absent[0]}. Received: a configuration without it.")
-    bert = BertConfig(**{ours: fields[theirs] for theirs, ours in _FIELDS.items()})
+    bert = BertConfig(**{ours: fields[theirs] for theirs, ours in CONFIGURATION_FIELDS.items()})
     vocabulary = Vocabulary.load(path / VOCABULARY)
     weights = _read_weights(path, bert)
     return pretrained_with_notes(

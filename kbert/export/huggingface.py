@@ -12,7 +12,7 @@ import tokenizers
 
 from kbert.checkpoints import read_tensors
 from kbert.config import BertConfig
-from kbert.export.names import Names, joined_weights, split_qkv, split_shapes
+from kbert.export.names import CONFIGURATION_FIELDS, Names, joined_weights, split_qkv, split_shapes
 from kbert.pretrained import pairs_of, pretrained_with_notes
 from tfrecords import InputError, Vocabulary
 from tfrecords.files import read_json, write_json
@@ -27,19 +27,7 @@ _TOKENIZER_CONFIGURATION = "tokenizer_config.json"
 _EXACT_GELU = {"gelu": True, "gelu_new": False, "gelu_pytorch_tanh": False}
 _SPECIAL_TOKENS = {"pad_token": PAD, "unk_token": UNK, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
 
-_FIELDS = {
-    "vocab_size": "vocabulary_size",
-    "num_hidden_layers": "num_layers",
-    "hidden_size": "hidden_size",
-    "num_attention_heads": "num_heads",
-    "intermediate_size": "intermediate_size",
-    "max_position_embeddings": "max_positions",
-    "type_vocab_size": "num_segments",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-    "layer_norm_eps": "layer_norm_epsilon",
-    "initializer_range": "initializer_range",
-}
+_FIELDS = CONFIGURATION_FIELDS | {"layer_norm_eps": "layer_norm_epsilon"}
 """The fields of config.json, and those of BertConfig that they are."""
 
 

@@ -160,7 +160,14 @@ def _read_weights(path, bert):
     for name, variable in _variables(masked_lm, bert).items():
         if has_head or not name.startswith("mlm"):
             split[name] = np.reshape(variable.numpy(), shapes[name])
-    if read_notes(path).get("pairs") == "none":  # the pooler, which KerasHub always has, is a new one
+    notes = read_notes(path)
+    if has_head and not notes:
+        warnings.warn(
+            f"The head of masked language modelling in {path} is taken with the gelu and epsilon of released BERT. If it was "
+            "trained with those of KerasHub, its answers differ by some thousandths.",
+            stacklevel=2,
+        )
+    if notes.get("pairs") == "none":  # the pooler, which KerasHub always has, is a new one
         split = {name: value for name, value in split.items() if not name.startswith("pooler/")}
     if (path / _NEXT_SENTENCE).is_file():
         head = read_tensors(path / _NEXT_SENTENCE)

@@ -1,4 +1,4 @@
-"""The names of the weights in other formats, where queries, keys and values, one variable here, are three."""
+"""The names of fields and weights in other formats, where queries, keys and values, one variable here, are three."""
 
 import dataclasses
 
@@ -6,6 +6,20 @@ import numpy as np
 
 from kbert.pretrained import weight_shapes
 from tfrecords import InputError
+
+CONFIGURATION_FIELDS = {
+    "vocab_size": "vocabulary_size",
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_size",
+    "max_position_embeddings": "max_positions",
+    "type_vocab_size": "num_segments",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "initializer_range": "initializer_range",
+}
+"""The fields of Google's bert_config.json, whose names `transformers` has too, and those of BertConfig that they are."""
 
 _QKV = ("query", "key", "value")
 
