@@ -246,10 +246,15 @@ def test_anothers_weights_that_do_not_fit_are_refused(tiny_run, tiny_records, ti
     config = RecordsConfig(sequence_length=23, max_predictions=3, duplicates=1, validation_fraction=0.2, seed=3)
     build_records([tiny_corpus], Vocabulary(SPECIAL_TOKENS + words), tmp_path / "other", config)
     for records, bert, init_from, message in (
-        (tmp_path / "other", run_config(), tiny_run.directory, r"the vocabulary of the records, \w{12}\. Received: \w{12}; "),
-        (tiny_records, tiny_config(), tiny_run.directory, r"another: num_layers: 1 before, 2 now \(before: there"),
-        (tiny_records, tiny_config(num_layers=1, max_positions=31), tiny_run.directory, "max_positions: 29 before, 31 now"),
-        (tiny_records, run_config(), tmp_path, "the configuration of a run"),
+        (
+            tmp_path / "other",
+            run_config(),
+            tiny_run.directory,
+            r"the vocabulary of .*, \w{12}\. Received: .*, made with \w{12}; ",
+        ),
+        (tiny_records, tiny_config(), tiny_run.directory, r"another: num_layers: 1 there, 2 here"),
+        (tiny_records, tiny_config(num_layers=1, max_positions=31), tiny_run.directory, "max_positions: 29 there, 31 here"),
+        (tiny_records, run_config(), tmp_path, "Expected a run by 'kbert pretrain' or a BERT"),
     ):
         with pytest.raises(InputError, match=message) as caught:
             pretrain(records, tmp_path / "run", bert=bert, pretraining=SHORT, init_from=init_from, verbose=0)
