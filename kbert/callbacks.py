@@ -76,6 +76,7 @@ class Keeper(keras.callbacks.Callback):
     def __init__(self, run, start, *, reference, speed, verbose, writes):
         super().__init__()
         self.step = start
+        self.pretraining = run.pretraining
         self._run = run
         self._reference = reference
         self._speed = speed
@@ -285,12 +286,13 @@ class TensorBoard(keras.callbacks.Callback):
         self._writers = {split: tf.summary.create_file_writer(str(directory / split)) for split in ("train", "validation")}
 
     def on_epoch_end(self, epoch, logs=None):
-        rate = float(self.model.optimizer.learning_rate)
-        for split, prefix in (("train", ""), ("validation", "val_")):
-            figures = {ours: logs[prefix + theirs] for ours, theirs in _FIGURES.items() if prefix + theirs in logs}
+        figures = _figures(logs, self._keeper.pretraining)
+        figures["learning_rate"] = float(self.model.optimizer.learning_rate)
+        for split, held_out in (("train", False), ("validation", True)):
             with self._writers[split].as_default(step=self._keeper.step):
-                for name, value in (figures | ({"learning_rate": rate} if split == "train" else {})).items():
-                    self._summary.scalar(name, float(value))
+                for name, value in figures.items():
+                    if name.startswith("val_") == held_out:
+                        self._summary.scalar(name.removeprefix("val_"), value)
             self._writers[split].flush()
 
 

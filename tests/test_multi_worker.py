@@ -120,7 +120,7 @@ def test_only_the_chief_writes_and_speaks(whole):
     assert other.written() == []
     assert len(chief.written()) > 20
     assert {path.name for path in directory.iterdir()} == {
-        *("config.json", "vocab.txt", "history.csv", "curves.png", "checkpoints", "results.json")
+        *("config.json", "vocab.txt", "history.csv", "curves.png", "checkpoints", "records.json", "results.json")
     }
     assert [path.name for path in list_checkpoints(directory / "checkpoints")] == [f"step-{n:09d}" for n in (50, 55, 60)]
 
