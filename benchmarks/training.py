@@ -2,7 +2,8 @@
 
 Every candidate trains the same model on the same batch, again and again, in a process of its own that stays alive; in every
 round each takes its turn, so that what else the machine does falls on all of them. The rate of plain matrix products is
-measured between them. All are in float32 with dropout 0.1, AdamW, and gradients clipped to a norm of 1.
+measured between them. All have dropout 0.1, AdamW, and gradients clipped to a norm of 1, and compute in float32 or, the
+weights being float32, in bfloat16 (mixed_bfloat16 of Keras, autocast of PyTorch).
 
 - kbert: `fit` of `kbert.pretraining_model`, as `kbert pretrain` does; also on JAX.
 - keras_hub: `fit` of its BertBackbone and MaskedLMHead, with a dense layer on the pooled output for next sentences; with XLA
@@ -11,22 +12,25 @@ measured between them. All are in float32 with dropout 0.1, AdamW, and gradients
   torch.compile.
 
 The share of the matrix products' rate counts the same useful operations for all: those of the model with P masked positions.
+
+On a GPU: `--candidates "kbert on JAX" transformers "transformers, compiled"`, with KERAS_BACKEND=jax where there is no
+TensorFlow; the peaks are then of the GPU's memory, without what the frameworks keep in reserve.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
 import pathlib
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
 from benchmarks.records import median, table
-from kbert.config import SIZES, BertConfig
+from kbert.config import PRECISIONS, SIZES, BertConfig, PretrainingConfig
 
 OURS = "kbert"
 PRODUCTS = "matrix products"
@@ -42,6 +46,8 @@ def main():
     parser.add_argument("--sequence-length", type=int, default=128)
     parser.add_argument("--max-predictions", type=int, default=20)
     parser.add_argument("--vocabulary-size", type=int, default=30522)
+    parser.add_argument("--attention-dropout", type=float, default=0.1, help="0 lets all use fused attention")
+    parser.add_argument("--precision", default="float32", choices=list(PRECISIONS))
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--steps", type=int, help="Of each repetition.  [default: what takes about 10 seconds]")
     parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
@@ -62,7 +68,8 @@ def compare(arguments):
     print(f"{processor()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
     print(
         f"{arguments.size}, batches of {arguments.batch_size}, S = {arguments.sequence_length}, "
-        f"P = {arguments.max_predictions}, V = {arguments.vocabulary_size:,}; {arguments.repetitions} repetitions",
+        f"P = {arguments.max_predictions}, V = {arguments.vocabulary_size:,}, {arguments.precision}, "
+        f"attention dropout {arguments.attention_dropout:g}; {arguments.repetitions} repetitions",
         flush=True,
     )
     with tempfile.TemporaryDirectory(prefix="kbert-benchmark-") as directory:
@@ -113,16 +120,18 @@ class Worker:
         self._batch_size = arguments.batch_size
         self._losses = []
         self._said = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  (what it says on standard error, for as long as it lives)
-        options = ("size", "batch_size", "sequence_length", "max_predictions", "vocabulary_size")
-        words = [word for option in options for word in (f"--{option.replace('_', '-')}", str(getattr(arguments, option)))]
-        backend = {"KERAS_BACKEND": "jax" if "JAX" in name else "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        backend = "jax" if "JAX" in name else "tensorflow"
+        if name == PRODUCTS:
+            backend = os.environ.get("KERAS_BACKEND", backend)
+        # On a GPU, JAX would take three quarters of the memory at once.
+        environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.training", "--work", name, "--batch", str(batch), *words],
+            [sys.executable, "-m", "benchmarks.training", *sys.argv[1:], "--work", name, "--batch", str(batch)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
             text=True,
-            env=os.environ | backend,
+            env=os.environ | environment,
         )
 
     def make_ready(self, steps):
@@ -197,21 +206,20 @@ def measure_products(arguments):
     """Writes the batch that all train on, and returns a function that measures the rate of matrix products."""
     import numpy as np
 
-    from kbert.benchmarking import random_batch
-    from kbert.speed import matrix_product_rate, training_flops
+    from kbert.speed import matrix_product_rate, random_batch, training_flops
 
     shapes = {"sequence_length": arguments.sequence_length, "max_predictions": arguments.max_predictions}
     x, y, sample_weight = random_batch(arguments.batch_size, vocabulary_size=arguments.vocabulary_size, **shapes)
     np.savez(arguments.batch, **x, **y, **{f"{name}_weight": values for name, values in sample_weight.items()})
     flops = training_flops(bert_of(arguments), **shapes)
-    return lambda _: {"rate": matrix_product_rate(), "flops": flops}
+    return lambda _: {"rate": matrix_product_rate(arguments.precision), "flops": flops}
 
 
 def train_as_told(arguments):
-    """A function that trains a candidate for some steps."""
+    """A function that trains a candidate for some steps and answers with what was measured."""
     import numpy as np
 
-    train = CANDIDATES[arguments.work](arguments, dict(np.load(arguments.batch)))
+    train, peak_memory = CANDIDATES[arguments.work](arguments, dict(np.load(arguments.batch)))
 
     def answer(steps):
         start, processor_start = time.perf_counter(), time.process_time()
@@ -223,20 +231,31 @@ def train_as_told(arguments):
 
 
 def bert_of(arguments):
-    return BertConfig.of_size(arguments.size, vocabulary_size=arguments.vocabulary_size)
+    return BertConfig.of_size(
+        arguments.size, vocabulary_size=arguments.vocabulary_size, attention_dropout=arguments.attention_dropout
+    )
 
 
-def peak_memory():
+def policy_of(arguments):
+    """The dtype policy of Keras."""
+    return PretrainingConfig(precision=arguments.precision).dtype_policy
+
+
+def process_peak():
     """The most bytes that this process has had in memory."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+# Every candidate is a function of the arguments and the batch that returns two: one trains for some steps and returns the mean
+# loss, the other tells the most bytes of memory so far.
 
 
 def kbert(arguments, batch):
     """The model and the step of `kbert pretrain`."""
     import kbert
 
-    model = kbert.pretraining_model(bert_of(arguments))
+    model = kbert.pretraining_model(bert_of(arguments), dtype=policy_of(arguments))
     model.compile(**kbert.pretraining_objective(learning_rate=LEARNING_RATE, steps=100_000, warmup_steps=0))
     return keras_training(model, batch)
 
@@ -248,7 +267,10 @@ def keras_hub(arguments, batch, jit_compile):
 
     import kbert
 
+    if arguments.attention_dropout != 0.1:
+        sys.exit("keras_hub has no dropout of its own for attention: leave it out of --candidates, or --attention-dropout.")
     bert = bert_of(arguments)
+    keras.config.set_dtype_policy(policy_of(arguments))
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=bert.vocabulary_size,
         num_layers=bert.num_layers,
@@ -276,20 +298,26 @@ def keras_hub(arguments, batch, jit_compile):
 
 
 def keras_training(model, batch):
-    """A function that trains for some steps with `fit` and returns the mean loss."""
-    import tensorflow as tf
+    """A function that trains for some steps with `fit`, and the one that tells the peak of memory."""
+    import keras
+
+    from kbert.speed import peak_memory
 
     x = {name: batch[name] for name in ("token_ids", "segment_ids", "padding_mask", "mask_positions")}
     y = {name: batch[name] for name in ("mlm", "nsp")}
     sample_weight = {name: batch[f"{name}_weight"] for name in y}
-    options = tf.data.Options()
-    options.autotune.enabled = False  # its thread holds up the end of `fit`, by up to as long as it took (TensorFlow 2.21)
-    batches = tf.data.Dataset.from_tensors((x, y, sample_weight)).repeat().with_options(options)
+    batches = ((x, y, sample_weight) for _ in itertools.count())
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        options = tf.data.Options()
+        options.autotune.enabled = False  # its thread holds up the end of `fit`, by up to as long as it took (TensorFlow 2.21)
+        batches = tf.data.Dataset.from_tensors(next(batches)).repeat().with_options(options)
 
     def train(steps):
         return model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history["loss"][0]
 
-    return train
+    return train, peak_memory
 
 
 def transformers(arguments, batch, compiled):
@@ -307,9 +335,11 @@ def transformers(arguments, batch, compiled):
             num_attention_heads=bert.num_heads,
             intermediate_size=bert.intermediate_size,
             hidden_dropout_prob=bert.dropout,
-            attention_probs_dropout_prob=bert.dropout,
+            attention_probs_dropout_prob=bert.attention_dropout,
         )
-    ).train()
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    peer = peer.to(device).train()
     decayed = [weight for weight in peer.parameters() if weight.ndim > 1]
     others = [weight for weight in peer.parameters() if weight.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -325,21 +355,23 @@ def transformers(arguments, batch, compiled):
         "labels": labels_at_all_positions(batch),
         "next_sentence_label": batch["nsp"],
     }
-    inputs = {name: torch.tensor(values, dtype=torch.int64) for name, values in inputs.items()}
+    inputs = {name: torch.tensor(values, dtype=torch.int64, device=device) for name, values in inputs.items()}
     model = torch.compile(peer) if compiled else peer
+    precision = torch.autocast(device, torch.bfloat16, enabled=arguments.precision == "bfloat16")
 
     def train(steps):
         losses = []
         for _ in range(steps):
             optimizer.zero_grad()
-            loss = model(**inputs).loss
+            with precision:
+                loss = model(**inputs).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
             optimizer.step()
-            losses.append(loss.item())
-        return statistics.mean(losses)
+            losses.append(loss.detach())
+        return torch.stack(losses).mean().item()  # which waits for all of them
 
-    return train
+    return train, torch.cuda.max_memory_allocated if device == "cuda" else process_peak
 
 
 def labels_at_all_positions(batch):

@@ -297,10 +297,8 @@ class TensorBoard(keras.callbacks.Callback):
 
 
 def is_out_of_memory(error):
-    """Whether TensorFlow or JAX say so, each in its own class of error."""
-    import tensorflow as tf
-
-    return isinstance(error, MemoryError | tf.errors.ResourceExhaustedError) or "RESOURCE_EXHAUSTED" in str(error)
+    """Whether Python, TensorFlow or JAX say so, each in its own class of error."""
+    return isinstance(error, MemoryError) or "ResourceExhausted" in type(error).__name__ or "RESOURCE_EXHAUSTED" in str(error)
 
 
 @contextlib.contextmanager

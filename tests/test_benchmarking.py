@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from model_fixtures import ROOT, tiny_config
 
 import kbert.benchmarking
-from kbert.benchmarking import Measurement, benchmark, random_batch
+from kbert.benchmarking import Measurement, benchmark
 from kbert.cli import main
-from kbert.speed import available_memory, peak_memory, training_flops
+from kbert.speed import available_memory, peak_memory, random_batch, training_flops
 
 SHAPES = {"sequence_length": 17, "max_predictions": 3}
 NUMBER = r"[\d,.]+(?:e\+\d+)?"
