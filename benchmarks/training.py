@@ -148,6 +148,7 @@ class Worker:
         answer = self._train(self._steps)
         self.rates.append(self._steps * self._batch_size / answer["seconds"])
         self.processors.append(answer["processor_seconds"] / answer["seconds"])
+        print(f"  {self.name}: {self.rates[-1]:.4g} sequences/s", flush=True)  # what is known, should this be cut short
 
     def measure_rate(self):
         """One measurement of the rate of matrix products, by the worker for them."""

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from kbert.initializers import kernel_initializer
-from kbert.layers import gelu, on_rows
+from kbert.layers import gelu
 
 
 @keras.saving.register_keras_serializable("kbert")
@@ -82,7 +82,7 @@ class MaskedTransform(keras.layers.Layer):
             name="dense",
             dtype=self.dtype_policy,
         )
-        self.dense.build((None, hidden_shape[-1]))
+        self.dense.build(hidden_shape)
         self.layer_norm = keras.layers.LayerNormalization(
             epsilon=self.layer_norm_epsilon, name="layer_norm", dtype=self.dtype_policy
         )
@@ -90,7 +90,7 @@ class MaskedTransform(keras.layers.Layer):
 
     def call(self, hidden, positions):
         gathered_BPH = ops.take_along_axis(hidden, positions[:, :, None], axis=1)
-        return self.layer_norm(gelu(on_rows(self.dense, gathered_BPH), self.exact_gelu))
+        return self.layer_norm(gelu(self.dense(gathered_BPH), self.exact_gelu))
 
     def compute_output_spec(self, hidden, positions):
         return keras.KerasTensor((*positions.shape, hidden.shape[-1]), self.compute_dtype)

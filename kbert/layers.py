@@ -18,17 +18,6 @@ def gelu(x, exact):
     return keras.activations.gelu(x, approximate=not exact)
 
 
-def on_rows(function, x):
-    """Applies a function of rows, [rows, n] -> [rows, m], to the last axis of x, float [..., n] -> [..., m].
-
-    The gradient of a product's kernel is then a sum over one axis. Over several, XLA first writes a transposed copy of x on a
-    GPU [jax 0.11, 2026-11].
-    """
-    *leading, size = ops.shape(x)
-    rows = function(ops.reshape(x, (-1, size)))
-    return ops.reshape(rows, (*leading, rows.shape[-1]))
-
-
 @keras.saving.register_keras_serializable("kbert")
 class TokenEmbedding(keras.layers.Layer):
     """The word embeddings, and on the way back the product with them that gives scores over the vocabulary.
@@ -63,7 +52,7 @@ class TokenEmbedding(keras.layers.Layer):
 
     def call(self, inputs, reverse=False):
         if reverse:
-            return on_rows(lambda rows: ops.matmul(rows, ops.transpose(self.embeddings)), inputs)
+            return ops.matmul(inputs, ops.transpose(self.embeddings))
         return ops.take(self.embeddings, inputs, axis=0)
 
     def compute_output_spec(self, inputs, reverse=False):
@@ -210,7 +199,7 @@ class EncoderBlock(keras.layers.Layer):
                 name=name,
                 dtype=self.dtype_policy,
             )
-            layer.build((None, input_size))
+            layer.build((None, None, input_size))
             return layer
 
         def normalization(name):
@@ -240,15 +229,15 @@ class EncoderBlock(keras.layers.Layer):
         return self._transform(hidden, padding_mask, training)
 
     def _transform(self, hidden, padding_mask, training):
-        attended_BSH = on_rows(self.attention_output, self._attend(hidden, padding_mask, training))
+        attended_BSH = self.attention_output(self._attend(hidden, padding_mask, training))
         x_BSH = self.attention_norm(hidden + self._drop_attention(attended_BSH, training=training))
-        forward_BSH = on_rows(lambda rows: self.output_(gelu(self.intermediate(rows), self.exact_gelu)), x_BSH)
-        return self.output_norm(x_BSH + self._drop_output(forward_BSH, training=training))
+        hidden_BSF = gelu(self.intermediate(x_BSH), self.exact_gelu)
+        return self.output_norm(x_BSH + self._drop_output(self.output_(hidden_BSF), training=training))
 
     def _attend(self, x_BSH, mask_BS, training):
         batch_size, sequence_length, hidden_size = ops.shape(x_BSH)
         head_size = hidden_size // self.num_heads
-        qkv = ops.reshape(on_rows(self.qkv, x_BSH), (batch_size, sequence_length, 3, self.num_heads, head_size))
+        qkv = ops.reshape(self.qkv(x_BSH), (batch_size, sequence_length, 3, self.num_heads, head_size))
         if keras.backend.backend() == "jax" and not (training and self.attention_dropout):
             q_BSND, k_BSND, v_BSND = ops.unstack(qkv, 3, axis=2)
             # All rows of queries, which cuDNN's kernel asks for.

@@ -31,7 +31,8 @@ def matrix_product_rate(precision="float32", size=None, seconds=0.5):
     # Of a GPU, a wait for each product would measure the way there and back.
     default_size, products = (2048, 1) if device_kind() == "CPU" else (8192, 8)
     size = size or default_size
-    x = ops.convert_to_tensor(np.random.default_rng(0).standard_normal((size, size), "float32"), dtype=precision)
+    numbers = np.random.default_rng(0).standard_normal(1 << 20, "float32")  # again and again: to draw 8,192**2 takes a second
+    x = ops.convert_to_tensor(np.resize(numbers, (size, size)), dtype=precision)
 
     def multiply(times):
         for _ in range(times):
