@@ -422,3 +422,32 @@ def test_a_model_on_a_batch_is_the_same_eagerly_and_compiled_in_training():
         call = tf.function(call, jit_compile=True) if jit_compile else call
         outputs.append(call(x).numpy())
     np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
+
+
+FUSED_ATTENTION = """
+import numpy as np
+from keras import ops
+from kbert.layers import EncoderBlock
+
+seen = []
+attention = ops.dot_product_attention
+ops.dot_product_attention = lambda q, k, v, mask, **options: seen.append(mask) or attention(q, k, v, mask=mask, **options)
+
+draw = np.random.default_rng(0)
+hidden = draw.standard_normal((3, 7, 26), "float32")
+padding_mask = (np.arange(7) < np.array([[7], [4], [1]])).astype("int32")
+shape = {"num_heads": 2, "intermediate_size": 37, "dropout": 0.0, "name": "block"}
+fused = EncoderBlock(**shape, attention_dropout=0.0)(hidden, padding_mask, training=True)
+plain = EncoderBlock(**shape, attention_dropout=1e-12)(hidden, padding_mask, training=True)  # which drops nothing
+(mask,) = seen
+print("mask", mask.shape, mask.dtype, bool((mask == padding_mask[:, None, None, :].astype(bool)).all()))
+print("difference", float(abs(fused - plain).max()))
+"""
+
+
+def test_fused_attention_of_jax_gets_the_mask_that_cudnn_takes_and_sees_no_padding():
+    environment = os.environ | {"KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", FUSED_ATTENTION], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "mask (3, 1, 7, 7) bool True" in done.stdout  # with one row of queries, cuDNN refuses it and Keras does without
+    assert float(done.stdout.rpartition("difference ")[2]) < 1e-6
