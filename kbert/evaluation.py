@@ -150,25 +150,33 @@ def perplexity(loss):
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def results_table(results):
-    """Writes the results of `evaluate` as a table beside the baselines."""
+def results_rows(results):
+    """The results of `evaluate` in words: rows of what it is, the model's value, the baseline's, and which baseline that is."""
     rows = [
-        ("", "model", "without a model"),
-        ("masked tokens: loss (nats)", f"{results['mlm_loss']:.3f}", f"{results['unigram_loss']:.3f}  unigram"),
+        ("masked tokens: loss (nats)", f"{results['mlm_loss']:.3f}", f"{results['unigram_loss']:.3f}", "unigram"),
         (
             "masked tokens: perplexity",
             f"{results['mlm_perplexity']:,.1f}",
-            f"{math.exp(results['unigram_loss']):,.1f}  unigram",
+            f"{perplexity(results['unigram_loss']):,.1f}",
+            "unigram",
         ),
         (
             "masked tokens: accuracy",
             f"{results['mlm_accuracy']:.1%}",
-            f"{results['unigram_accuracy']:.1%}  most frequent token",
+            f"{results['unigram_accuracy']:.1%}",
+            "most frequent token",
         ),
     ]
     if task := PAIR_TASKS.get(results["pairs"]):
         rows += [
-            (f"{task}: loss (nats)", f"{results['nsp_loss']:.3f}", f"{results['majority_loss']:.3f}  label frequencies"),
-            (f"{task}: accuracy", f"{results['nsp_accuracy']:.1%}", f"{results['majority_accuracy']:.1%}  majority label"),
+            (f"{task}: loss (nats)", f"{results['nsp_loss']:.3f}", f"{results['majority_loss']:.3f}", "label frequencies"),
+            (f"{task}: accuracy", f"{results['nsp_accuracy']:.1%}", f"{results['majority_accuracy']:.1%}", "majority label"),
         ]
-    return "\n".join(f"  {name:<28}{model:>9}   {baseline}" for name, model, baseline in rows)
+    return rows
+
+
+def results_table(results):
+    """Writes the results of `evaluate` as a table beside the baselines."""
+    lines = [f"  {'':<28}{'model':>9}   without a model"]
+    lines += [f"  {what:<28}{model:>9}   {baseline}  {name}" for what, model, baseline, name in results_rows(results)]
+    return "\n".join(lines)

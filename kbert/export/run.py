@@ -5,7 +5,8 @@ import shlex
 import warnings
 
 from kbert.checkpoints import newest_checkpoint
-from kbert.config import PAIR_TASKS, SIZES, BertConfig, PretrainingConfig
+from kbert.config import SIZES, BertConfig, PretrainingConfig
+from kbert.evaluation import results_rows
 from kbert.pretrained import Pretrained, weight_shapes
 from kbert.runs import is_finished, load_run, read_records, read_results
 from tfrecords import InputError
@@ -87,18 +88,6 @@ def _shape(bert):
 
 def _table(results):
     """The results of `evaluate` beside what is reached without a model, as a table in Markdown."""
-    rows = [
-        ("masked tokens: loss (nats)", f"{results['mlm_loss']:.3f}", f"{results['unigram_loss']:.3f}, unigram"),
-        (
-            "masked tokens: accuracy",
-            f"{results['mlm_accuracy']:.1%}",
-            f"{results['unigram_accuracy']:.1%}, most frequent token",
-        ),
-    ]
-    if task := PAIR_TASKS.get(results["pairs"]):
-        rows += [
-            (f"{task}: loss (nats)", f"{results['nsp_loss']:.3f}", f"{results['majority_loss']:.3f}, label frequencies"),
-            (f"{task}: accuracy", f"{results['nsp_accuracy']:.1%}", f"{results['majority_accuracy']:.1%}, majority label"),
-        ]
-    lines = ["| | model | without a model |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    lines = ["| | model | without a model |", "|---|---|---|"]
+    lines += [f"| {what} | {model} | {baseline}, {name} |" for what, model, baseline, name in results_rows(results)]
     return "\n".join(lines) + "\n"
