@@ -98,7 +98,7 @@ def _tensorflow_devices(strategy):
     if strategy == "auto":
         if in_cluster():
             strategy = "multi-worker"
-        elif os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE") or os.environ.get("COLAB_TPU_ADDR"):
+        elif os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE"):
             strategy = "tpu"
         else:
             strategy = "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one"

@@ -20,7 +20,7 @@ TWO_WORKERS = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker",
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
     """No cluster, no TPU and a single CPU, whatever the machine."""
-    for name in ("TF_CONFIG", "TPU_NAME", "TPU_ACCELERATOR_TYPE", "COLAB_TPU_ADDR"):
+    for name in ("TF_CONFIG", "TPU_NAME", "TPU_ACCELERATOR_TYPE"):
         monkeypatch.delenv(name, raising=False)
     devices = {"GPU": [], "CPU": [types.SimpleNamespace(name="CPU:0")]}
     monkeypatch.setattr(tf.config, "list_logical_devices", devices.__getitem__)
@@ -65,7 +65,7 @@ def test_auto_takes_all_gpus(gpus, plain_environment, monkeypatch):
     assert devices_of("one").num_replicas == 1
 
 
-@pytest.mark.parametrize("variable", ["TPU_NAME", "TPU_ACCELERATOR_TYPE", "COLAB_TPU_ADDR", None])
+@pytest.mark.parametrize("variable", ["TPU_NAME", "TPU_ACCELERATOR_TYPE", None])
 def test_a_tpu_that_is_not_there_is_refused(variable, monkeypatch, refused):
     def connect(tpu):
         assert tpu == ("x" if variable == "TPU_NAME" else "local")  # by name, or the one of this machine
