@@ -7,6 +7,7 @@ import sys
 import pytest
 from model_fixtures import ROOT
 
+import kbert.speed
 from kbert.config import BertConfig
 from kbert.speed import in_words, matrix_product_rate, training_flops
 
@@ -73,6 +74,21 @@ def test_operations_follow_what_they_should():
 def test_the_rate_of_matrix_products_is_positive_and_plausible(precision):
     rate = matrix_product_rate(precision, size=256, seconds=0.05)
     assert 1e7 < rate < 1e16
+
+
+def test_the_rate_counts_all_products_that_a_gpu_is_given_in_a_row(monkeypatch):
+    """By a clock that only products move, a second each."""
+    clock, multiply = [0.0], kbert.speed.ops.matmul
+
+    def matmul(*arguments):
+        clock[0] += 1.0
+        return multiply(*arguments)
+
+    monkeypatch.setattr(kbert.speed.ops, "matmul", matmul)
+    monkeypatch.setattr(kbert.speed.time, "perf_counter", lambda: clock[0])
+    for device in ("CPU", "GPU"):
+        monkeypatch.setattr(kbert.speed, "device_kind", lambda device=device: device)
+        assert matrix_product_rate(size=64) == 2 * 64**3
 
 
 def test_in_words():
