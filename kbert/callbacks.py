@@ -129,7 +129,7 @@ class Keeper(keras.callbacks.Callback):
             # A picture leaves 6 MB in cycles, which Python gathers seldom among the many objects of TensorFlow.
             gc.collect()
         except ImportError:
-            warnings.warn("No curves.png without matplotlib: pip install 'kbert[plots]'.", stacklevel=2)
+            warnings.warn("No curves.png without matplotlib: pip install '.[plots]' in the clone.", stacklevel=2)
         except OSError as error:
             warnings.warn(f"Step {self.step}: no history could be written ({error}); training goes on.", stacklevel=2)
 
@@ -270,7 +270,7 @@ def check_tensorboard():
         import tensorboard  # noqa: F401
     except ImportError:
         raise InputError(
-            "Expected the package tensorboard, to write figures for it. Received: none; pip install 'kbert[tensorboard]'."
+            "Expected the package tensorboard. Received: none; pip install '.[tensorboard]' in the clone."
         ) from None
 
 

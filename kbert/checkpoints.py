@@ -49,7 +49,7 @@ def save_checkpoint(directory, model, step, keep=3):
         with atomic_path(path) as partial:
             partial.mkdir()
             try:
-                safetensors.numpy.save_file(_values(model), partial / WEIGHTS)
+                save_tensors(_values(model), partial / WEIGHTS)
             except safetensors.SafetensorError as error:  # such as a full disk, which it does not tell from other errors
                 raise OSError(f"{path / WEIGHTS}: {error}") from None
             write_json(partial / STATE, {"step": step, "weights_sha256": sha256(partial / WEIGHTS)})
@@ -118,6 +118,14 @@ def _read(path):
         return expected["step"], read_tensors(path / WEIGHTS)
     except OSError as error:
         raise InputError(f"Expected the weights in {path / WEIGHTS}. Received: {error}.") from None
+
+
+def save_tensors(values, path, metadata=None):
+    """Writes arrays by name as safetensors, readable as any new file is; safetensors itself lets the owner alone read it."""
+    path.touch()
+    mode = path.stat().st_mode
+    safetensors.numpy.save_file(values, path, metadata=metadata)
+    path.chmod(mode)
 
 
 def read_tensors(path):

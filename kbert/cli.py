@@ -230,6 +230,9 @@ def inspect(directory, examples, verify):
 @click.option("--size", help=f"{SIZES_HELP}  [default: base, or that of --init-from]")
 @click.option("--dropout", type=float, help="Share of values dropped in training.  [default: 0.1, or that of --init-from]")
 @click.option(
+    "--attention-dropout", type=float, help="The same of attention; 0 lets JAX use fused attention.  [default: as --dropout]"
+)
+@click.option(
     "--max-positions", type=int, help="Longest sequence that the model could ever take.  [default: 512, or as --init-from]"
 )
 @click.option("--steps", default=100_000, show_default=True, help="Updates of the weights.")
@@ -263,12 +266,14 @@ def inspect(directory, examples, verify):
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Micro-batches of an update.")
 @click.option("--recompute", is_flag=True, help="Keep fewer activations: less memory, a third more time.")
 @click.option("--tensorboard", is_flag=True, help="Write figures for TensorBoard to RUN/tensorboard.")
-def pretrain(records, output, size, dropout, max_positions, init_from, strategy, accumulate, recompute, tensorboard, **options):
+def pretrain(records, output, size, init_from, strategy, accumulate, recompute, tensorboard, **options):
     """Pretrain BERT on the RECORDS in a directory; the same command again continues where it stopped."""
     tfrecords, kbert = _import("tfrecords"), _import("kbert")
     manifest = tfrecords.load_manifest(records)
     initial = None if init_from is None else kbert.load(init_from)
-    changes = {"dropout": dropout, "attention_dropout": dropout, "max_positions": max_positions}
+    changes = {name: options.pop(name) for name in ("dropout", "attention_dropout", "max_positions")}
+    if changes["attention_dropout"] is None:
+        changes["attention_dropout"] = changes["dropout"]
     changes = {name: value for name, value in changes.items() if value is not None}
     if initial is not None:
         bert = dataclasses.replace(initial.bert, **changes)
@@ -372,12 +377,12 @@ def plan(size, batch_size, topology, vocabulary_size, dropout, optimizer, precis
     """Tell what a training step would take on a TPU: memory of a chip, operations, and the time that it needs at least.
 
     The step is compiled by the TPU's own compiler, on this machine, for chips that need not be there; nothing is run. It takes
-    minutes for large sizes. Needs Linux and pip install 'kbert[tpu-plan]'.
+    minutes for large sizes. Needs Linux and pip install '.[tpu-plan]' in the clone.
     """
     from tfrecords.errors import InputError
 
     if importlib.util.find_spec("jax") is None:
-        raise InputError("Expected JAX. Received: none; pip install 'kbert[tpu-plan]', on Linux.")
+        raise InputError("Expected JAX. Received: none; pip install '.[tpu-plan]' in the clone, on Linux.")
     os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}  # a TPU or GPU that is there is left alone
     kbert = _import("kbert")
     from kbert.plan import plan_table, training_plan
@@ -478,8 +483,11 @@ def demo(output):
 
 def _import(name):
     """Imports a package that brings TensorFlow, without the lines that its C++ code prints before any setting counts."""
+    from tfrecords.errors import InputError
     from tfrecords.workers import silenced_stderr
 
+    if os.environ.get("KERAS_BACKEND") == "jax" and importlib.util.find_spec("jax") is None:
+        raise InputError("Expected JAX, which KERAS_BACKEND=jax asks for. Received: none; pip install '.[jax]' in the clone.")
     with silenced_stderr():
         importlib.import_module("tensorflow").config.list_physical_devices()
     return importlib.import_module(name)

@@ -33,7 +33,9 @@ def topology_devices(topology):
     from jax.experimental import topologies
 
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError("Expected libtpu, the TPU's compiler. Received: none; pip install 'kbert[tpu-plan]', on Linux.")
+        raise InputError(
+            "Expected libtpu, the TPU's compiler. Received: none; pip install '.[tpu-plan]' in the clone, on Linux."
+        )
     for name, value in _LIBTPU.items():
         os.environ.setdefault(name, value)
     # A v4 chip is two devices unless asked for as the one that Cloud TPU makes of it.

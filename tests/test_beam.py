@@ -118,7 +118,7 @@ def test_without_the_package(tmp_path, corpus, vocabulary, config, refused, monk
 
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(sys.modules, "tfrecords.beam")
-    with refused(r"Expected the package apache-beam\. Received: none; pip install 'kbert\[beam\]'\."):
+    with refused(r"Expected the package apache-beam\. Received: none; pip install '.\[beam\]' in the clone\."):
         build_records([corpus], vocabulary, tmp_path / "records", config, beam_options=[])
     monkeypatch.undo()
     importlib.import_module("tfrecords.beam")

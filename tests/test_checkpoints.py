@@ -251,7 +251,7 @@ def test_what_a_killed_save_left_is_ignored_and_cleaned(saved):
 def test_a_save_that_fails_leaves_the_checkpoints_as_they_were(saved, monkeypatch):
     directory, model, states = saved
 
-    def fail(*_):
+    def fail(*_, **options):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("safetensors.numpy.save_file", fail)
@@ -267,7 +267,9 @@ def test_checkpoints_are_safetensors_and_json_alone(saved):
     files = [path for path in directory.rglob("*") if path.is_file()]
     assert len(files) == 6
     assert {path.name for path in files} == {"weights.safetensors", "state.json"}
+    (directory / "other").touch()
     for path in files:
+        assert path.stat().st_mode == (directory / "other").stat().st_mode
         content = path.read_bytes()
         if path.suffix == ".json":
             assert set(json.loads(content)) == {"step", "weights_sha256"}

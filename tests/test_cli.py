@@ -1,6 +1,7 @@
 """The command line: help, the whole chain on a small text, and one line for the commonest mistakes."""
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import shlex
@@ -73,7 +74,7 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
         return types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=stopped_early)), None
 
     monkeypatch.setattr("kbert.pretraining.pretrain", pretrain)
-    bert = {"--size": "mini", "--dropout": 0.2, "--max-positions": 64}
+    bert = {"--size": "mini", "--dropout": 0.2, "--attention-dropout": 0.15, "--max-positions": 64}
     how = {"--strategy": "mirrored", "--accumulate": 4}
     config = {
         "--steps": 70,
@@ -114,7 +115,7 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
         tiny_records,
         tmp_path / "run",
         {
-            "bert": kbert.BertConfig.of_size("mini", vocabulary_size=vocabulary_size, dropout=0.2, max_positions=64),
+            "bert": kbert.BertConfig.of_size(vocabulary_size=vocabulary_size, **fields(bert)),
             "pretraining": kbert.PretrainingConfig(**fields(config)),
             **fields(how),
             "init_from": None,
@@ -143,6 +144,8 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
     [
         ((), {}),
         (("--dropout", 0.3), {"dropout": 0.3, "attention_dropout": 0.3}),
+        (("--attention-dropout", 0), {"attention_dropout": 0.0}),
+        (("--dropout", 0.3, "--attention-dropout", 0.2), {"dropout": 0.3, "attention_dropout": 0.2}),
         (("--max-positions", 31), {"max_positions": 31}),
         (
             ("--size", "tiny"),
@@ -632,3 +635,12 @@ def test_the_demo_stops_at_the_first_command_that_fails(tmp_path):
     with pytest.raises(click.ClickException):
         run_demo(tmp_path, fail_at_records)
     assert commands == ["corpus", "vocabulary", "records"]
+
+
+def test_jax_that_is_not_there_is_one_line(tiny_records, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "jax" else find(name, *rest))
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert error_line("pretrain", tiny_records, "--output", tmp_path / "run") == (
+        "Error: Expected JAX, which KERAS_BACKEND=jax asks for. Received: none; pip install '.[jax]' in the clone."
+    )

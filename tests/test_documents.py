@@ -431,7 +431,7 @@ def test_parquet_that_is_not_utf8_is_refused_or_replaced(tmp_path, refused, parq
 def test_parquet_needs_pyarrow(tmp_path, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for reading in (pieces, lambda files, format: list(read_documents(files, format))):
-        with refused(r"Expected the package pyarrow, .* Received: none; pip install 'kbert\[parquet\]'"):
+        with refused(r"Expected the package pyarrow, .* Received: none; pip install '.\[parquet\]' in the clone"):
             reading([tmp_path / "a"], "parquet")
 
 

@@ -118,7 +118,11 @@ def test_a_run_becomes_every_format(tiny_run, tmp_path):
         ({}, None, "kbert pretrain RECORDS --output RUN --size mini --dropout 0.2 --steps 70 --batch-size 24 --optimizer lamb"),
         ({"num_layers": 5}, "ab" * 32, "kbert pretrain RECORDS --output RUN --init-from PATH --dropout 0.2 --steps 70"),
         ({"num_layers": 5}, None, "--dropout 0.2 --steps 70 --batch-size 24 --optimizer lamb"),
-        ({"attention_dropout": 0.1}, None, "--dropout 0.2 --steps 70 --batch-size 24 --optimizer lamb"),
+        (
+            {"attention_dropout": 0.1},
+            None,
+            "kbert pretrain RECORDS --output RUN --size mini --dropout 0.2 --attention-dropout 0.1 --steps 70 --batch-size 24",
+        ),
     ],
 )
 def test_the_command_of_a_run_in_the_card(tmp_path, tiny_vocabulary, changes, initial, words):

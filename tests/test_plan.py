@@ -133,8 +133,8 @@ def test_a_plan_without_jax_is_refused(refused):
 def test_what_cannot_be_planned_is_one_line():
     command = "import sys; sys.modules[{!r}] = None; from kbert.cli import main; main(['plan', '--size', 'tiny', {}])"
     for missing, arguments, message in (
-        ("jax", "", "Expected JAX. Received: none; pip install 'kbert[tpu-plan]'"),
-        ("libtpu", "", "Expected libtpu, the TPU's compiler. Received: none; pip install 'kbert[tpu-plan]'"),
+        ("jax", "", "Expected JAX. Received: none; pip install '.[tpu-plan]' in the clone"),
+        ("libtpu", "", "Expected libtpu, the TPU's compiler. Received: none; pip install '.[tpu-plan]' in the clone"),
         ("nothing", "'--batch-size', '62'", "4 devices with 1 micro-batch each share evenly. Received: 62; take 64."),
         ("nothing", "'--topology', 'v5e:3x5'", "Expected a topology that a TPU of chips v5e has"),
     ):

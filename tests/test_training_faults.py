@@ -399,6 +399,6 @@ def test_without_tensorboard_it_says_what_to_install(tiny_records, tmp_path, mon
     done = CliRunner().invoke(main, words)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == (
-        "Error: Expected the package tensorboard, to write figures for it. Received: none; pip install 'kbert[tensorboard]'.\n"
+        "Error: Expected the package tensorboard. Received: none; pip install '.[tensorboard]' in the clone.\n"
     )
     assert not (tmp_path / "run").exists()

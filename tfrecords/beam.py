@@ -15,7 +15,7 @@ try:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError:
-    raise InputError("Expected the package apache-beam. Received: none; pip install 'kbert[beam]'.") from None
+    raise InputError("Expected the package apache-beam. Received: none; pip install '.[beam]' in the clone.") from None
 
 
 class BeamWorkers:

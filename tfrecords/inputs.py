@@ -356,7 +356,7 @@ def parquet_file(path):
         import pyarrow.parquet
     except ImportError:
         raise InputError(
-            "Expected the package pyarrow, which reads Parquet. Received: none; pip install 'kbert[parquet]'."
+            "Expected the package pyarrow, which reads Parquet. Received: none; pip install '.[parquet]' in the clone."
         ) from None
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

@@ -7,10 +7,9 @@ import math
 import warnings
 
 import numpy as np
-import safetensors.numpy
 import tokenizers
 
-from kbert.checkpoints import read_tensors
+from kbert.checkpoints import read_tensors, save_tensors
 from kbert.config import BertConfig
 from kbert.export.names import CONFIGURATION_FIELDS, Names, joined_weights, split_qkv, split_shapes
 from kbert.pretrained import pairs_of, pretrained_with_notes
@@ -35,7 +34,7 @@ def write(pretrained, directory):
     """Writes a model with both heads as a directory that `transformers` loads."""
     directory.mkdir()
     write_json(directory / CONFIGURATION, _configuration(pretrained))
-    safetensors.numpy.save_file(to_huggingface(pretrained.weights), directory / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(to_huggingface(pretrained.weights), directory / WEIGHTS, metadata={"format": "pt"})
     pretrained.vocabulary.save(directory / "vocab.txt")
     _tokenizer(pretrained).save(str(directory / _TOKENIZER))
     write_json(directory / _TOKENIZER_CONFIGURATION, _tokenizer_configuration(pretrained))

@@ -7,9 +7,8 @@ import h5py
 import keras
 import keras_hub
 import numpy as np
-import safetensors.numpy
 
-from kbert.checkpoints import read_tensors
+from kbert.checkpoints import read_tensors, save_tensors
 from kbert.config import BertConfig
 from kbert.export.names import Names, joined_weights, split_qkv, split_shapes
 from kbert.pretrained import RELEASED_EPSILON, check_released_form, pairs_of, pretrained_with_notes, read_notes
@@ -70,7 +69,7 @@ def write(pretrained, directory):
     masked_lm.save_to_preset(str(directory))
     if pretrained.next_sentence:
         head = {path: value for path, value in weights.items() if path.startswith("nsp/")}
-        safetensors.numpy.save_file(head, directory / _NEXT_SENTENCE)
+        save_tensors(head, directory / _NEXT_SENTENCE)
 
 
 def read(path):

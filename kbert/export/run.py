@@ -68,13 +68,13 @@ def _command(run):
     bert = run.bert
     sizes = [size for size in SIZES if _shape(BertConfig.of_size(size, vocabulary_size=bert.vocabulary_size)) == _shape(bert)]
     default = PretrainingConfig(steps=run.pretraining.steps)
-    options = {name: getattr(bert, name) for name in ("dropout", "max_positions")}
-    options = {name: value for name, value in options.items() if value != getattr(BertConfig, name)}
+    usual = {"dropout": BertConfig.dropout, "attention_dropout": bert.dropout, "max_positions": BertConfig.max_positions}
+    options = {name: getattr(bert, name) for name, value in usual.items() if getattr(bert, name) != value}
     options |= {"steps": run.pretraining.steps}
     options |= {name: value for name, value in dataclasses.asdict(run.pretraining).items() if value != getattr(default, name)}
     if run.initial_sha256 is not None:
         start = ["kbert", "pretrain", "RECORDS", "--output", "RUN", "--init-from", "PATH"]
-    elif sizes and bert.attention_dropout == bert.dropout:
+    elif sizes:
         start = ["kbert", "pretrain", "RECORDS", "--output", "RUN", "--size", sizes[0]]
     else:
         start = []
