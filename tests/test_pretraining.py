@@ -341,11 +341,11 @@ def test_a_run_without_a_checkpoint_does_not_promise_one(tiny_records, tmp_path,
 def test_a_full_disk_costs_checkpoints_and_no_training(tiny_records, tmp_path, monkeypatch):
     save = safetensors.numpy.save_file
 
-    def fail_at_first(values, path):
+    def fail_at_first(values, path, metadata=None):
         if "step-000000006" not in str(path):
             pathlib.Path(path).write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(values, path)
+        save(values, path, metadata=metadata)
 
     monkeypatch.setattr("safetensors.numpy.save_file", fail_at_first)
     settings = dataclasses.replace(SHORT, evaluate_every=6)
