@@ -4,7 +4,6 @@ Shapes: B batch, S sequence, H hidden size, P slots for masked tokens, V vocabul
 """
 
 import keras
-from keras import ops
 
 from kbert.initializers import kernel_initializer
 from kbert.layers import gelu
@@ -19,7 +18,7 @@ class Pooler(keras.layers.Layer):
         seed: The key of the initial kernel.
 
     Call arguments:
-        hidden: The sequence output, float [B, S, H].
+        hidden: The sequence output, float [B, S, H], or its first rows.
 
     Returns:
         float [B, H].
@@ -51,8 +50,7 @@ class Pooler(keras.layers.Layer):
 class MaskedTransform(keras.layers.Layer):
     """The first half of the masked language modelling head: the hidden states at the masked positions, transformed.
 
-    Dense, gelu and normalisation (get_masked_lm_output of google-research/bert). The positions are gathered first, so that
-    all that follows, the product with the vocabulary above all, costs P rows and not S.
+    Dense, gelu and normalisation (get_masked_lm_output of google-research/bert).
 
     Args:
         exact_gelu: See BertConfig.
@@ -61,8 +59,7 @@ class MaskedTransform(keras.layers.Layer):
         seed: The key of the initial kernel.
 
     Call arguments:
-        hidden: The sequence output, float [B, S, H].
-        positions: int32 [B, P].
+        hidden: The rows of the sequence output at the masked positions, float [B, P, H].
 
     Returns:
         float [B, P, H].
@@ -75,7 +72,7 @@ class MaskedTransform(keras.layers.Layer):
         self.initializer_range = initializer_range
         self.seed = seed
 
-    def build(self, hidden_shape, positions_shape):
+    def build(self, hidden_shape):
         self.dense = keras.layers.Dense(
             hidden_shape[-1],
             kernel_initializer=kernel_initializer(self.initializer_range, self.seed, self.name, "dense"),
@@ -88,12 +85,8 @@ class MaskedTransform(keras.layers.Layer):
         )
         self.layer_norm.build(hidden_shape)
 
-    def call(self, hidden, positions):
-        gathered_BPH = ops.take_along_axis(hidden, positions[:, :, None], axis=1)
-        return self.layer_norm(gelu(self.dense(gathered_BPH), self.exact_gelu))
-
-    def compute_output_spec(self, hidden, positions):
-        return keras.KerasTensor((*positions.shape, hidden.shape[-1]), self.compute_dtype)
+    def call(self, hidden):
+        return self.layer_norm(gelu(self.dense(hidden), self.exact_gelu))
 
     def get_config(self):
         return super().get_config() | {

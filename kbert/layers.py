@@ -1,6 +1,7 @@
 """The layers of the encoder, in keras.ops: they run on every backend of Keras.
 
-Shapes: B batch, S sequence, H hidden size, N heads, D = H / N, F intermediate size, V vocabulary, C channels.
+Shapes: B batch, S sequence, H hidden size, N heads, D = H / N, F intermediate size, V vocabulary, C channels,
+R rows that are wanted.
 """
 
 import contextlib
@@ -159,9 +160,11 @@ class EncoderBlock(keras.layers.Layer):
     Call arguments:
         hidden: float [B, S, H].
         padding_mask: int32 [B, S], 1 on tokens, 0 on padding.
+        rows: The positions whose output is wanted, int32 [B, R]; None wants all, in order. All of the input is attended to,
+            but the queries and all that follows them cost R rows and not S.
 
     Returns:
-        float [B, S, H].
+        float [B, R, H], without rows [B, S, H].
     """
 
     def __init__(
@@ -189,7 +192,7 @@ class EncoderBlock(keras.layers.Layer):
         self.initializer_range = initializer_range
         self.seed = seed
 
-    def build(self, hidden_shape, padding_mask_shape):
+    def build(self, hidden_shape, padding_mask_shape, rows_shape=None):
         hidden_size = hidden_shape[-1]
 
         def dense(name, units, input_size):
@@ -222,41 +225,63 @@ class EncoderBlock(keras.layers.Layer):
         self._drop_attention = dropout("attention_dropout", self.dropout)
         self._drop_output = dropout("output_dropout", self.dropout)
 
-    def call(self, hidden, padding_mask, training=False):
+    def call(self, hidden, padding_mask, rows=None, training=False):
+        inputs = (hidden, padding_mask) if rows is None else (hidden, padding_mask, rows)
         if training and self.recompute:
             # Not keras.RematScope, which fails in graphs of TensorFlow where a layer has keyword arguments (Keras 3.15).
-            return keras.remat(lambda *inputs: self._transform(*inputs, training=True))(hidden, padding_mask)
-        return self._transform(hidden, padding_mask, training)
+            return keras.remat(lambda *inputs: self._transform(*inputs, training=True))(*inputs)
+        return self._transform(*inputs, training=training)
 
-    def _transform(self, hidden, padding_mask, training):
-        attended_BSH = self.attention_output(self._attend(hidden, padding_mask, training))
-        x_BSH = self.attention_norm(hidden + self._drop_attention(attended_BSH, training=training))
-        hidden_BSF = gelu(self.intermediate(x_BSH), self.exact_gelu)
-        return self.output_norm(x_BSH + self._drop_output(self.output_(hidden_BSF), training=training))
+    def _transform(self, hidden_BSH, mask_BS, rows_BR=None, *, training):
+        if rows_BR is None:
+            x_BRH, attended_BRH = hidden_BSH, self._attend_from_all(hidden_BSH, mask_BS, training)
+        else:
+            x_BRH = ops.take_along_axis(hidden_BSH, rows_BR[:, :, None], axis=1)
+            attended_BRH = self._attend_from(x_BRH, hidden_BSH, mask_BS, training)
+        x_BRH = self.attention_norm(x_BRH + self._drop_attention(self.attention_output(attended_BRH), training=training))
+        hidden_BRF = gelu(self.intermediate(x_BRH), self.exact_gelu)
+        return self.output_norm(x_BRH + self._drop_output(self.output_(hidden_BRF), training=training))
 
-    def _attend(self, x_BSH, mask_BS, training):
+    def _attend_from_all(self, x_BSH, mask_BS, training):
+        qkv_BSC = self.qkv(x_BSH)
+        if keras.backend.backend() != "jax" or (training and self.attention_dropout):
+            return self._attend(*self._heads(qkv_BSC, 3), mask_BS, training)
         batch_size, sequence_length, hidden_size = ops.shape(x_BSH)
-        head_size = hidden_size // self.num_heads
-        qkv = ops.reshape(self.qkv(x_BSH), (batch_size, sequence_length, 3, self.num_heads, head_size))
-        if keras.backend.backend() == "jax" and not (training and self.attention_dropout):
-            q_BSND, k_BSND, v_BSND = ops.unstack(qkv, 3, axis=2)
-            # All rows of queries, which cuDNN's kernel asks for.
-            mask_B1SS = ops.broadcast_to(
-                ops.cast(mask_BS, "bool")[:, None, None, :], (batch_size, 1, sequence_length, sequence_length)
-            )
-            # On a TPU, Keras 3.15 gives its fused kernel the mask of the first row for all rows.
-            flash = False if keras.distribution.list_devices()[0].startswith("tpu") else None
-            attended_BSND = ops.dot_product_attention(q_BSND, k_BSND, v_BSND, mask=mask_B1SS, flash_attention=flash)
-            return ops.reshape(attended_BSND, (batch_size, sequence_length, hidden_size))
-        q_BNSD, k_BNSD, v_BNSD = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3, axis=0)
-        scores_BNSS = ops.matmul(q_BNSD * head_size**-0.5, ops.transpose(k_BNSD, (0, 1, 3, 2)))
-        scores_BNSS += (ops.cast(mask_BS, scores_BNSS.dtype)[:, None, None, :] - 1.0) * 1e9
-        probabilities_BNSS = self._drop_probabilities(ops.softmax(scores_BNSS), training=training)
-        attended_BSND = ops.transpose(ops.matmul(probabilities_BNSS, v_BNSD), (0, 2, 1, 3))
+        qkv = ops.reshape(qkv_BSC, (batch_size, sequence_length, 3, self.num_heads, hidden_size // self.num_heads))
+        q_BSND, k_BSND, v_BSND = ops.unstack(qkv, 3, axis=2)
+        # All rows of queries, which cuDNN's kernel asks for.
+        mask_B1SS = ops.broadcast_to(
+            ops.cast(mask_BS, "bool")[:, None, None, :], (batch_size, 1, sequence_length, sequence_length)
+        )
+        # On a TPU, Keras 3.15 gives its fused kernel the mask of the first row for all rows.
+        flash = False if keras.distribution.list_devices()[0].startswith("tpu") else None
+        attended_BSND = ops.dot_product_attention(q_BSND, k_BSND, v_BSND, mask=mask_B1SS, flash_attention=flash)
         return ops.reshape(attended_BSND, (batch_size, sequence_length, hidden_size))
 
-    def compute_output_spec(self, hidden, padding_mask, training=False):
-        return keras.KerasTensor(hidden.shape, self.compute_dtype)
+    def _attend_from(self, x_BRH, hidden_BSH, mask_BS, training):
+        size = x_BRH.shape[-1]
+        kernel, bias = self.qkv.kernel, self.qkv.bias
+        (q_BNRD,) = self._heads(ops.matmul(x_BRH, kernel[:, :size]) + bias[:size], 1)
+        k_BNSD, v_BNSD = self._heads(ops.matmul(hidden_BSH, kernel[:, size:]) + bias[size:], 2)
+        return self._attend(q_BNRD, k_BNSD, v_BNSD, mask_BS, training)
+
+    def _attend(self, q_BNRD, k_BNSD, v_BNSD, mask_BS, training):
+        batch_size, _, rows, head_size = ops.shape(q_BNRD)
+        scores_BNRS = ops.matmul(q_BNRD * head_size**-0.5, ops.transpose(k_BNSD, (0, 1, 3, 2)))
+        scores_BNRS += (ops.cast(mask_BS, scores_BNRS.dtype)[:, None, None, :] - 1.0) * 1e9
+        probabilities_BNRS = self._drop_probabilities(ops.softmax(scores_BNRS), training=training)
+        attended_BRND = ops.transpose(ops.matmul(probabilities_BNRS, v_BNSD), (0, 2, 1, 3))
+        return ops.reshape(attended_BRND, (batch_size, rows, self.num_heads * head_size))
+
+    def _heads(self, projected_BSC, parts):
+        """Cuts queries, keys and values that lie beside each other into heads: a list of [B, N, S, D]."""
+        batch_size, length, channels = ops.shape(projected_BSC)
+        heads = ops.reshape(projected_BSC, (batch_size, length, parts, self.num_heads, channels // parts // self.num_heads))
+        return ops.unstack(ops.transpose(heads, (2, 0, 3, 1, 4)), parts, axis=0)
+
+    def compute_output_spec(self, hidden, padding_mask, rows=None, training=False):
+        batch_size, length, hidden_size = hidden.shape
+        return keras.KerasTensor((batch_size, length if rows is None else rows.shape[1], hidden_size), self.compute_dtype)
 
     def get_config(self):
         return super().get_config() | {

@@ -12,12 +12,19 @@ from keras import ops
 def training_flops(bert, sequence_length, max_predictions, next_sentence=True):
     """The floating point operations of the matrix products that training on one sequence takes, forward and backward.
 
-    A product of [m, k] and [k, n] has 2 m k n, and the gradients take two more of the same size.
+    A product of [m, k] and [k, n] has 2 m k n, and the gradients take two more of the same size. In the last block all rows
+    have keys and values, but queries and what follows them have only those that the heads read.
     """
     size, inner, length = bert.hidden_size, bert.intermediate_size, sequence_length
-    block = 2 * length * (4 * size * size + 2 * size * inner) + 4 * length * length * size
+    rows = max_predictions + next_sentence
+
+    def block(rows):
+        attention = 2 * length * 2 * size * size + 2 * rows * 2 * size * size + 4 * rows * length * size
+        return attention + 2 * rows * 2 * size * inner
+
     mlm = max_predictions * 2 * (size * size + size * bert.vocabulary_size)
-    return 3 * (bert.num_layers * block + mlm + (2 * size * size if next_sentence else 0))
+    nsp = 2 * size * size if next_sentence else 0
+    return 3 * ((bert.num_layers - 1) * block(length) + block(rows) + mlm + nsp)
 
 
 def matrix_product_rate(precision="float32", size=None, seconds=0.5):

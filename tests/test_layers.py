@@ -283,10 +283,10 @@ def test_no_two_dropouts_of_a_model_share_a_seed():
     assert seeds(0) == seeds(0)
 
 
-def plain_block(weights, x_BSH, mask_BS, num_heads, exact_gelu, kept):
+def plain_block(weights, x_BSH, mask_BS, rows_BR, num_heads, exact_gelu, kept):
     """An encoder block in NumPy, float64, with loops over texts and heads (Vaswani et al. 2017; Devlin et al. 2019).
 
-    `kept` has the factors of dropout by name, 0 or 1 / (1 - rate): probabilities [B, N, S, S], attention and output [B, S, H].
+    `kept` has the factors of dropout by name, 0 or 1 / (1 - rate): probabilities [B, N, R, S], attention and output [B, R, H].
     """
 
     def dense(x, name):
@@ -302,33 +302,38 @@ def plain_block(weights, x_BSH, mask_BS, num_heads, exact_gelu, kept):
             return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
         return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
-    out = np.zeros_like(x_BSH)
+    out = np.zeros((*rows_BR.shape, x_BSH.shape[-1]))
     for b, x_SH in enumerate(x_BSH):
         q_SH, k_SH, v_SH = np.split(dense(x_SH, "qkv"), 3, axis=-1)
         head_size = q_SH.shape[-1] // num_heads
-        attended_SH = np.zeros_like(x_SH)
+        x_RH, q_RH = x_SH[rows_BR[b]], q_SH[rows_BR[b]]
+        attended_RH = np.zeros_like(x_RH)
         for n in range(num_heads):
             head = slice(n * head_size, (n + 1) * head_size)
-            scores_SS = q_SH[:, head] @ k_SH[:, head].T / math.sqrt(head_size)
-            scores_SS[:, mask_BS[b] == 0] = -np.inf
-            exponentials_SS = np.exp(scores_SS - scores_SS.max(-1, keepdims=True))
-            probabilities_SS = exponentials_SS / exponentials_SS.sum(-1, keepdims=True)
-            attended_SH[:, head] = (probabilities_SS * kept["probabilities"][b, n]) @ v_SH[:, head]
-        x_SH = normalize(x_SH + dense(attended_SH, "attention_output") * kept["attention"][b], "attention_norm")
-        out[b] = normalize(x_SH + dense(gelu(dense(x_SH, "intermediate")), "output") * kept["output"][b], "output_norm")
+            scores_RS = q_RH[:, head] @ k_SH[:, head].T / math.sqrt(head_size)
+            scores_RS[:, mask_BS[b] == 0] = -np.inf
+            exponentials_RS = np.exp(scores_RS - scores_RS.max(-1, keepdims=True))
+            probabilities_RS = exponentials_RS / exponentials_RS.sum(-1, keepdims=True)
+            attended_RH[:, head] = (probabilities_RS * kept["probabilities"][b, n]) @ v_SH[:, head]
+        x_RH = normalize(x_RH + dense(attended_RH, "attention_output") * kept["attention"][b], "attention_norm")
+        out[b] = normalize(x_RH + dense(gelu(dense(x_RH, "intermediate")), "output") * kept["output"][b], "output_norm")
     return out
 
 
 @pytest.mark.parametrize("exact_gelu", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_encoder_block_equals_plain_numpy(exact_gelu, training):
+@pytest.mark.parametrize("rows", [None, [[0, 5, 5, 10], [6, 0, 9, 1]]], ids=["all", "rows"])
+def test_encoder_block_equals_plain_numpy(exact_gelu, training, rows):
     block = EncoderBlock(num_heads=3, intermediate_size=37, dropout=0.3, exact_gelu=exact_gelu, seed=5, name="block")
     x_BSH = np.random.default_rng(0).standard_normal((2, 11, 21)).astype(np.float32)
     mask_BS = (np.arange(11) < np.array([[11], [7]])).astype(np.int32)
-    block.build(x_BSH.shape, mask_BS.shape)
+    rows_BR = np.array([range(11)] * 2 if rows is None else rows, np.int32)
+    inputs = [x_BSH, mask_BS] if rows is None else [x_BSH, mask_BS, rows_BR]
+    block.build(*(one.shape for one in inputs))
     randomize(block.variables)
     weights = {"/".join(v.path.split("/")[-2:]): np.float64(v.numpy()) for v in block.trainable_variables}
-    shapes = {"probabilities": (2, 3, 11, 11), "attention": (2, 11, 21), "output": (2, 11, 21)}
+    out_shape = (*rows_BR.shape, 21)
+    shapes = {"probabilities": (2, 3, rows_BR.shape[1], 11), "attention": out_shape, "output": out_shape}
     seeds = {layer.name: layer.seed for layer in block._flatten_layers() if isinstance(layer, Dropout)}
     names = {"probabilities": "attention_probabilities_dropout", "attention": "attention_dropout", "output": "output_dropout"}
     for number in range(2):  # the second call of training has other masks
@@ -336,8 +341,32 @@ def test_encoder_block_equals_plain_numpy(exact_gelu, training):
             name: mask(0.3, seeds[names[name]], number, shape) / 0.7 if training else np.ones(shape)
             for name, shape in shapes.items()
         }
-        expected = plain_block(weights, np.float64(x_BSH), mask_BS, 3, exact_gelu, kept)
-        np.testing.assert_allclose(block(x_BSH, mask_BS, training=training), expected, atol=1e-5)
+        expected = plain_block(weights, np.float64(x_BSH), mask_BS, rows_BR, 3, exact_gelu, kept)
+        np.testing.assert_allclose(block(*inputs, training=training), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_through_rows_are_those_of_all_positions(recompute):
+    block = EncoderBlock(num_heads=2, intermediate_size=37, dropout=0.0, recompute=recompute)
+    draw = np.random.default_rng(0)
+    x = tf.constant(draw.standard_normal((2, 11, 26), "float32"))
+    mask_BS = (np.arange(11) < np.array([[11], [7]])).astype(np.int32)
+    rows_BR = np.array([[0, 5, 5, 10], [6, 0, 1, 0]], np.int32)
+    weights = draw.standard_normal((2, 4, 26), "float32")
+    block.build(x.shape, mask_BS.shape)
+    randomize(block.variables)
+
+    def gradients(outputs):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(outputs() * weights)
+        return tape.gradient(loss, [x, *(variable.value for variable in block.trainable_variables)])
+
+    actual = gradients(lambda: block(x, mask_BS, rows_BR, training=True))
+    expected = gradients(lambda: tf.gather(block(x, mask_BS, training=True), rows_BR, batch_dims=1))
+    for one, other in zip(actual, expected, strict=True):
+        assert np.abs(other).max() > 1e-3
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_padding_does_not_influence_the_other_positions():
