@@ -11,7 +11,8 @@ weights being float32, in bfloat16 (mixed_bfloat16 of Keras, autocast of PyTorch
 - transformers: BertForPreTraining in PyTorch, which takes all positions through the product with the vocabulary, plain and by
   torch.compile.
 
-The share of the matrix products' rate counts the same useful operations for all: those of the model with P masked positions.
+The share of the matrix products' rate counts the same useful operations for all: those whose results are read. In the last
+block and in the heads these are the ones of P masked positions and [CLS]; only kbert does no others.
 
 On a GPU: `--candidates "kbert on JAX" transformers "transformers, compiled"`, with KERAS_BACKEND=jax where there is no
 TensorFlow; the peaks are then of the GPU's memory, without what the frameworks keep in reserve.

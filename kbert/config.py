@@ -51,7 +51,8 @@ class BertConfig:
     dropout: float = 0.1
     """On the embeddings, the attention probabilities, and the outputs of attention and feed-forward network."""
     attention_dropout: float | None = None
-    """The same on the attention probabilities alone; None takes `dropout`. 0 lets JAX use its fused attention."""
+    """The same on the attention probabilities alone; None takes `dropout`. 0 lets JAX use its fused attention, but in the last
+    block of pretraining, which has few queries."""
     exact_gelu: bool = False
     """Gaussian error function instead of the tanh form that BERT was released with; for weights from `transformers`."""
     layer_norm_epsilon: float = 1e-12

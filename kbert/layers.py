@@ -149,8 +149,8 @@ class EncoderBlock(keras.layers.Layer):
         num_heads: N.
         intermediate_size: F.
         dropout: The share of values that is dropped in training.
-        attention_dropout: The same for the attention probabilities; None takes `dropout`. Without it JAX uses its fused
-            attention, which on a GPU never holds all probabilities.
+        attention_dropout: The same for the attention probabilities; None takes `dropout`. Without it, and without
+            rows, JAX uses its fused attention, which on a GPU never holds all probabilities.
         exact_gelu: See BertConfig.
         layer_norm_epsilon: Added to the variance.
         recompute: Whether to keep the block's input alone for the backward pass and to work out the rest once more.
@@ -227,10 +227,17 @@ class EncoderBlock(keras.layers.Layer):
 
     def call(self, hidden, padding_mask, rows=None, training=False):
         inputs = (hidden, padding_mask) if rows is None else (hidden, padding_mask, rows)
-        if training and self.recompute:
-            # Not keras.RematScope, which fails in graphs of TensorFlow where a layer has keyword arguments (Keras 3.15).
-            return keras.remat(lambda *inputs: self._transform(*inputs, training=True))(*inputs)
-        return self._transform(*inputs, training=training)
+        if not (training and self.recompute):
+            return self._transform(*inputs, training=training)
+        # Outside of a training step too, both times have the same masks.
+        masks = _STEP.get() or (self._drop_output.count(), ops.arange(ops.shape(hidden)[0], dtype="int32"))
+
+        def transform(*inputs):
+            with dropout_masks_of(*masks):
+                return self._transform(*inputs, training=True)
+
+        # Not keras.RematScope, which fails in graphs of TensorFlow where a layer has keyword arguments (Keras 3.15).
+        return keras.remat(transform)(*inputs)
 
     def _transform(self, hidden_BSH, mask_BS, rows_BR=None, *, training):
         if rows_BR is None:
@@ -260,10 +267,14 @@ class EncoderBlock(keras.layers.Layer):
 
     def _attend_from(self, x_BRH, hidden_BSH, mask_BS, training):
         size = x_BRH.shape[-1]
-        kernel, bias = self.qkv.kernel, self.qkv.bias
-        (q_BNRD,) = self._heads(ops.matmul(x_BRH, kernel[:, :size]) + bias[:size], 1)
-        k_BNSD, v_BNSD = self._heads(ops.matmul(hidden_BSH, kernel[:, size:]) + bias[size:], 2)
-        return self._attend(q_BNRD, k_BNSD, v_BNSD, mask_BS, training)
+        if self.qkv.quantization_mode:  # the kernel alone would say nothing
+            q_BRH, kv_BSC = self.qkv(x_BRH)[..., :size], self.qkv(hidden_BSH)[..., size:]
+        else:
+            # TensorFlow works this out once more, for `recompute`, when the casts of this layer's call are over.
+            kernel, bias = (ops.cast(variable, self.compute_dtype) for variable in (self.qkv.kernel, self.qkv.bias))
+            q_BRH = ops.matmul(x_BRH, kernel[:, :size]) + bias[:size]
+            kv_BSC = ops.matmul(hidden_BSH, kernel[:, size:]) + bias[size:]
+        return self._attend(*self._heads(q_BRH, 1), *self._heads(kv_BSC, 2), mask_BS, training)
 
     def _attend(self, q_BNRD, k_BNSD, v_BNSD, mask_BS, training):
         batch_size, _, rows, head_size = ops.shape(q_BNRD)
@@ -348,12 +359,13 @@ class Dropout(keras.layers.Layer):
     def call(self, x, training=False):
         if not training or not self.rate:
             return x
-        step, examples = _STEP.get() or (self._count(), None)
+        step, examples = _STEP.get() or (self.count(), None)
         bits = random_bits(ops.shape(x), self.seed, ops.cast(step, "uint32"), examples)
         keep = bits >= ops.cast(int(self.rate * 2**32), "uint32")
         return ops.where(keep, x * (1 / (1 - self.rate)), ops.zeros_like(x))
 
-    def _count(self):
+    def count(self):
+        """The number of this call, uint32, for masks outside of a training step."""
         number = ops.cast(self.counter.value, "uint32")  # on TensorFlow, convert_to_tensor would give the variable itself
         self.counter.assign_add(1)
         return number

@@ -345,6 +345,41 @@ def test_encoder_block_equals_plain_numpy(exact_gelu, training, rows):
         np.testing.assert_allclose(block(*inputs, training=training), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [None, [[0, 5, 5, 10], [6, 0, 9, 1]]], ids=["all", "rows"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_activations_worked_out_twice_are_the_same(dtype, rows):
+    draw = np.random.default_rng(0)
+    x = tf.constant(draw.standard_normal((2, 11, 26), "float32"))
+    inputs = [x, np.ones((2, 11), np.int32)] + ([] if rows is None else [np.array(rows, np.int32)])
+
+    def gradients(recompute):
+        block = EncoderBlock(num_heads=2, intermediate_size=37, dropout=0.3, recompute=recompute, name="block", dtype=dtype)
+        block.build(*(one.shape for one in inputs))
+        randomize(block.variables)
+
+        # Eagerly, since Grappler merges other operations where the results are needed once more.
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.cast(block(*inputs, training=True), tf.float32) ** 3)
+        return tape.gradient(loss, [variable.value for variable in block.trainable_variables])
+
+    for one, other in zip(gradients(True), gradients(False), strict=True):
+        assert np.abs(other).max() > 1e-3
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_quantized_block_gives_its_rows():
+    block = EncoderBlock(num_heads=2, intermediate_size=64)
+    x = np.random.default_rng(0).standard_normal((2, 11, 32)).astype(np.float32)
+    mask_BS, rows_BR = np.ones((2, 11), np.int32), np.array([[0, 5, 5, 10], [6, 0, 9, 1]], np.int32)
+    block.build(x.shape, mask_BS.shape)
+    randomize(block.variables)
+    for layer in block._flatten_layers():
+        if isinstance(layer, keras.layers.Dense):
+            layer.quantize("int8")
+    expected = np.take_along_axis(block(x, mask_BS).numpy(), rows_BR[:, :, None], 1)
+    np.testing.assert_allclose(block(x, mask_BS, rows_BR), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_through_rows_are_those_of_all_positions(recompute):
     block = EncoderBlock(num_heads=2, intermediate_size=37, dropout=0.0, recompute=recompute)

@@ -126,7 +126,7 @@ def test_jax_trains_as_tensorflow_does(train, options):
 
 
 def compiled_model(accumulate=1, jit_compile="auto", run_eagerly=False, dropout=0.3, recompute=False):
-    model = pretraining_model(tiny_config(num_layers=1, dropout=dropout), seed=7, recompute=recompute)
+    model = pretraining_model(tiny_config(dropout=dropout), seed=7, recompute=recompute)
     randomize(model.trainable_variables, seed=3, scale=0.1)
     model.compile(
         **pretraining_objective(learning_rate=0.01, steps=10, warmup_steps=0),
