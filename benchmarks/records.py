@@ -1,11 +1,13 @@
-"""How fast the data half is, beside what else there is: `python -m benchmarks.records` prints a table of medians and ratios.
+"""How fast the data half is, beside what else there is: `python -m benchmarks.records` prints a
+table of medians and ratios.
 
-The parts speed, workers, memory and size measure whole processes, and take out their start by the difference of two sizes of
-corpus where it counts; tokenization and reading are measured in this one. The text is the documentation of this Python and of
-the packages installed with it. The rows of one kind take turns, so that what else the machine does falls on all of them.
+The parts speed, workers, memory and size measure whole processes, and take out their start by the
+difference of two sizes of corpus where it counts; tokenization and reading are measured in this
+one. The text is the documentation of this Python and of the packages installed with it. The rows of
+one kind take turns, so that what else the machine does falls on all of them.
 
-The peer is the Model Garden's script, installed as `make test` does it: `pip install --no-deps tf-models-official==2.20.0`.
-"""
+The peer is the Model Garden's script, installed as `make test` does it: `pip install --no-deps
+tf-models-official==2.20.0`."""
 
 import argparse
 import os
@@ -25,17 +27,35 @@ PEER = "tf-models-official"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), help="What to measure.")
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--megabytes", type=int, default=10, help="The smallest corpus; others have 4 to 16 times that.")
     parser.add_argument(
-        "--peer-megabytes", type=float, default=5, help="The same for the slow peer, whose larger one is double."
+        "--parts", nargs="+", default=list(PARTS), choices=list(PARTS), help="What to measure."
     )
-    parser.add_argument("--directory", type=pathlib.Path, help="Where to work.  [default: a temporary one]")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument(
+        "--megabytes",
+        type=int,
+        default=10,
+        help="The smallest corpus; others have 4 to 16 times that.",
+    )
+    parser.add_argument(
+        "--peer-megabytes",
+        type=float,
+        default=5,
+        help="The same for the slow peer, whose larger one is double.",
+    )
+    parser.add_argument(
+        "--directory", type=pathlib.Path, help="Where to work.  [default: a temporary one]"
+    )
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="kbert-benchmark-", dir=arguments.directory) as directory:
+    with tempfile.TemporaryDirectory(
+        prefix="kbert-benchmark-", dir=arguments.directory
+    ) as directory:
         bench = Bench(pathlib.Path(directory), arguments)
-        print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {arguments.repetitions} repetitions", flush=True)
+        print(
+            f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {arguments.repetitions} "
+            "repetitions",
+            flush=True,
+        )
         for part in arguments.parts:
             print(f"\n== {part}", flush=True)
             PARTS[part](bench)
@@ -50,10 +70,21 @@ class Bench:
         self.megabytes = arguments.megabytes
         self.peer_megabytes = arguments.peer_megabytes
         self._text = directory / "text.txt"
-        packages = [word for name in PACKAGES if is_installed(name) for word in ("--packages", name)]
+        packages = [
+            word for name in PACKAGES if is_installed(name) for word in ("--packages", name)
+        ]
         run([sys.executable, "-m", "kbert", "corpus", str(self._text), *packages])
         self.vocabulary = directory / "vocab.txt"
-        run([*kbert("vocabulary"), str(self._text), "--output", str(self.vocabulary), "--size", "16000"])
+        run(
+            [
+                *kbert("vocabulary"),
+                str(self._text),
+                "--output",
+                str(self.vocabulary),
+                "--size",
+                "16000",
+            ]
+        )
         self.records(1)  # what numba compiles is kept from here on
 
     def corpus(self, megabytes):
@@ -98,7 +129,12 @@ class Bench:
                 f"--input_file={self.corpus(megabytes)}",
                 f"--output_file={output}",
                 f"--vocab_file={self.vocabulary}",
-                *("--do_lower_case", "--max_seq_length=128", "--max_predictions_per_seq=20", "--dupe_factor=5"),
+                *(
+                    "--do_lower_case",
+                    "--max_seq_length=128",
+                    "--max_predictions_per_seq=20",
+                    "--dupe_factor=5",
+                ),
             ],
             one_processor=True,
             KERAS_BACKEND="tensorflow",
@@ -108,7 +144,8 @@ class Bench:
 
 
 class Usage:
-    """What a process and its children took: seconds of CPU and of the clock, and peak bytes of memory together."""
+    """What a process and its children took: seconds of CPU and of the clock, and peak bytes of
+    memory together."""
 
     def __init__(self, cpu, wall, memory):
         self.cpu, self.wall, self.memory = cpu, wall, memory
@@ -125,10 +162,18 @@ def is_installed(name):
 
 
 def run(command, watch=False, one_processor=False, **environment):
-    """Runs a command to its end and returns its Usage; its memory only with `watch`, which slows it."""
+    """Runs a command to its end and returns its Usage; its memory only with `watch`, which slows
+    it."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.Popen(
-        [*(["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))] if one_processor else []), *command],
+        [
+            *(
+                ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
+                if one_processor
+                else []
+            ),
+            *command,
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -146,7 +191,8 @@ def run(command, watch=False, one_processor=False, **environment):
 
 
 def _watch(process, peak):
-    """Keeps the largest sum of the memory of a process and its descendants (proportional set size, from /proc)."""
+    """Keeps the largest sum of the memory of a process and its descendants (proportional set size,
+    from /proc)."""
     while process.poll() is None:
         peak[0] = max(peak[0], sum(map(_memory, _descendants(process.pid))))
         time.sleep(0.05)
@@ -187,7 +233,8 @@ def table(rows):
 
 
 def speed(bench):
-    """Records per second of CPU, one worker on one processor, S = 128, P = 20, 5 duplicates, without the start."""
+    """Records per second of CPU, one worker on one processor, S = 128, P = 20, 5 duplicates,
+    without the start."""
     options = ("--workers", "1", "--shards", "4")
     ours, peers = [], []
     for _ in range(bench.repetitions):
@@ -216,12 +263,20 @@ def workers(bench):
     ratios = [one / two for one, two in zip(walls[1], walls[2], strict=True)]
     rows = [(f"seconds for {7 * bench.megabytes} MB more", "median", "ratio", "all ratios")]
     rows += [("1 worker", f"{median(walls[1]):.2f}", "1.00", "")]
-    rows += [("2 workers", f"{median(walls[2]):.2f}", f"{median(ratios):.2f}", " ".join(f"{ratio:.2f}" for ratio in ratios))]
+    rows += [
+        (
+            "2 workers",
+            f"{median(walls[2]):.2f}",
+            f"{median(ratios):.2f}",
+            " ".join(f"{ratio:.2f}" for ratio in ratios),
+        )
+    ]
     table(rows)
 
 
 def memory(bench):
-    """Peak memory of all processes together as the corpus grows, with the size of a bucket as it is by default."""
+    """Peak memory of all processes together as the corpus grows, with the size of a bucket as it is
+    by default."""
     rows = [("peak memory, 2 workers", "MB", "to the smallest")]
     peaks = []
     for factor in (1, 4, 16):
@@ -233,7 +288,13 @@ def memory(bench):
                 ]
             )
         )
-        rows.append((f"{factor * bench.megabytes} MB of text", f"{peaks[-1] / 1e6:,.0f}", f"{peaks[-1] / peaks[0]:.2f}"))
+        rows.append(
+            (
+                f"{factor * bench.megabytes} MB of text",
+                f"{peaks[-1] / 1e6:,.0f}",
+                f"{peaks[-1] / peaks[0]:.2f}",
+            )
+        )
     table(rows)
 
 
@@ -243,7 +304,11 @@ def size(bench):
     _, packed, _ = bench.records(bench.megabytes, "--duplicates", "5", "--compression", "gzip")
     _, dynamic, _ = bench.records(bench.megabytes, "--masking", "dynamic")
     rows = [(f"MB of records from {bench.megabytes} MB", "MB", "to static")]
-    for name, value in (("static, 5 duplicates", static), ("static, gzip", packed), ("dynamic", dynamic)):
+    for name, value in (
+        ("static, 5 duplicates", static),
+        ("static, gzip", packed),
+        ("dynamic", dynamic),
+    ):
         rows.append((name, f"{value / 1e6:.1f}", f"{value / static:.2f}"))
     table(rows)
 
@@ -255,13 +320,19 @@ def tokenization(bench):
     import tokenizers
 
     import tfrecords
-    from tfrecords.corpus import CorpusTokenizer
+    from tfrecords.build.tokenizing import CorpusTokenizer
 
-    sentences = [line for line in bench.corpus(bench.megabytes).read_text(encoding="utf-8").split("\n") if line][:60_000]
+    sentences = [
+        line
+        for line in bench.corpus(bench.megabytes).read_text(encoding="utf-8").split("\n")
+        if line
+    ][:60_000]
     batches = [sentences[start : start + 4096] for start in range(0, len(sentences), 4096)]
     vocabulary = tfrecords.Vocabulary.load(bench.vocabulary)
     ours = CorpusTokenizer(vocabulary, tfrecords.RecordsConfig(cased=False), "sentences", "strict")
-    fast = tf_text.FastBertTokenizer(list(vocabulary.tokens), lower_case_nfd_strip_accents=True, token_out_type=tf.int32)
+    fast = tf_text.FastBertTokenizer(
+        list(vocabulary.tokens), lower_case_nfd_strip_accents=True, token_out_type=tf.int32
+    )
     plain = tf_text.BertTokenizer(str(bench.vocabulary), lower_case=True, token_out_type=tf.int32)
     rust = tokenizers.BertWordPieceTokenizer(str(bench.vocabulary), lowercase=True)
     signature = [tf.TensorSpec([None], tf.string)]
@@ -270,7 +341,9 @@ def tokenization(bench):
         "kbert": lambda batch: ours.tokens(batch),
         "tensorflow_text.FastBertTokenizer": lambda batch: fast(tf.constant(batch)),
         "tensorflow_text.BertTokenizer": lambda batch: plain(tf.constant(batch)),
-        "tokenizers.BertWordPieceTokenizer": lambda batch: rust.encode_batch(batch, add_special_tokens=False),
+        "tokenizers.BertWordPieceTokenizer": lambda batch: rust.encode_batch(
+            batch, add_special_tokens=False
+        ),
     }
     megabytes = sum(len(sentence.encode()) for sentence in sentences) / 1e6
     rates = {name: [] for name in candidates}
@@ -282,16 +355,32 @@ def tokenization(bench):
             rates[name].append(megabytes / (time.process_time() - start))
     rows = [("MB per CPU second", "median", "ratio")]
     for name, values in rates.items():
-        rows.append((name, f"{median(values[1:]):.1f}", f"{median(rates['kbert'][1:]) / median(values[1:]):.1f}"))
+        rows.append(
+            (
+                name,
+                f"{median(values[1:]):.1f}",
+                f"{median(rates['kbert'][1:]) / median(values[1:]):.1f}",
+            )
+        )
     table(rows)
 
 
 def reading(bench):
-    """Records read and batched per second of the clock, and seconds to the first batch from anywhere in an epoch."""
+    """Records read and batched per second of the clock, and seconds to the first batch from
+    anywhere in an epoch."""
     import tfrecords
 
-    rows = [("reading, S = 128, batches of 256", "records/s", "seconds to the first batch of step 0, 1/2, last")]
-    for name, options in (("static", ()), ("dynamic", ("--masking", "dynamic", "--duplicates", "5"))):
+    rows = [
+        (
+            "reading, S = 128, batches of 256",
+            "records/s",
+            "seconds to the first batch of step 0, 1/2, last",
+        )
+    ]
+    for name, options in (
+        ("static", ()),
+        ("dynamic", ("--masking", "dynamic", "--duplicates", "5")),
+    ):
         bench.records(4 * bench.megabytes, *options)
         manifest = tfrecords.load_manifest(bench.directory / "records")
         steps = manifest.num_records("train") // 256

@@ -1,11 +1,12 @@
-"""How long one short text takes, beside `transformers` and PyTorch: `python -m benchmarks.serving` prints a table.
+"""How long one short text takes, beside `transformers` and PyTorch: `python -m benchmarks.serving`
+prints a table.
 
-The same model, with random weights and a vocabulary learned from the documentation of this Python, fills the mask of one short
-text, again and again: kbert's SavedModel by its string signature, and the export to Hugging Face's layout through the tokenizer
-of `transformers` and PyTorch, from the text to the five likeliest words in both. oneDNN, which TensorFlow uses for products,
-takes long to begin a small one; so the SavedModel is measured without it too. Each candidate is a process of its own that
-stays alive; they take turns, and a turn's figure is the median of its calls.
-"""
+The same model, with random weights and a vocabulary learned from the documentation of this Python,
+fills the mask of one short text, again and again: kbert's SavedModel by its string signature, and
+the export to Hugging Face's layout through the tokenizer of `transformers` and PyTorch, from the
+text to the five likeliest words in both. oneDNN, which TensorFlow uses for products, takes long to
+begin a small one; so the SavedModel is measured without it too. Each candidate is a process of its
+own that stays alive; they take turns, and a turn's figure is the median of its calls."""
 
 import argparse
 import json
@@ -30,7 +31,9 @@ def main():
     parser.add_argument("--vocabulary-size", type=int, default=8000)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--calls", type=int, default=200, help="Of a repetition.")
-    parser.add_argument("--work", choices=list(CANDIDATES), help=argparse.SUPPRESS)  # the candidate that this process is
+    parser.add_argument(
+        "--work", choices=list(CANDIDATES), help=argparse.SUPPRESS
+    )  # the candidate that this process is
     parser.add_argument("--model", type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
@@ -44,7 +47,10 @@ def main():
 
 def compare(arguments):
     """Exports a model of every size twice, lets the candidates take turns, and prints the table."""
-    print(f"{processor()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {TEXT!r}", flush=True)
+    print(
+        f"{processor()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {TEXT!r}",
+        flush=True,
+    )
     rows = [("milliseconds for a text", "median", "to kbert", "all")]
     with tempfile.TemporaryDirectory(prefix="kbert-benchmark-") as place:
         vocabulary = learn_vocabulary(pathlib.Path(place), arguments.vocabulary_size)
@@ -54,7 +60,12 @@ def compare(arguments):
             for name, values in times.items():
                 ratio = median([theirs / one for theirs, one in zip(values, ours, strict=True)])
                 rows.append(
-                    (f"{size}, {name}", f"{median(values):.2f}", f"{ratio:.2f}", " ".join(f"{value:.2f}" for value in values))
+                    (
+                        f"{size}, {name}",
+                        f"{median(values):.2f}",
+                        f"{ratio:.2f}",
+                        " ".join(f"{value:.2f}" for value in values),
+                    )
                 )
     table(rows)
 
@@ -63,7 +74,9 @@ def learn_vocabulary(place, size):
     """A vocabulary for the documentation of this Python."""
     import tfrecords
 
-    (place / "corpus.txt").write_text("\n\n".join("\n".join(document) for document in tfrecords.python_documents()))
+    (place / "corpus.txt").write_text(
+        "\n\n".join("\n".join(document) for document in tfrecords.python_documents())
+    )
     return tfrecords.learn_vocabulary([place / "corpus.txt"], size=size)
 
 
@@ -73,21 +86,31 @@ def exports(place, size, vocabulary):
 
     model = kbert.pretraining_model(BertConfig.of_size(size, vocabulary_size=len(vocabulary)))
     pretrained = kbert.Pretrained.of_model(model, vocabulary, sequence_length=128, cased=False)
-    return {format: kbert.save(pretrained, place / format, format) for format in ("saved-model", "huggingface")}
+    return {
+        format: kbert.save(pretrained, place / format, format)
+        for format in ("saved-model", "huggingface")
+    }
 
 
 def measure(models, arguments):
     """The milliseconds of a call, for every candidate and repetition."""
     processes = {}
     for name in CANDIDATES:
-        words = ["--work", name, "--model", str(models["huggingface" if "PyTorch" in name else "saved-model"])]
+        words = [
+            "--work",
+            name,
+            "--model",
+            str(models["huggingface" if "PyTorch" in name else "saved-model"]),
+        ]
         processes[name] = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.serving", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | ({"TF_ENABLE_ONEDNN_OPTS": "0"} if "without" in name else {}),
+            env=os.environ
+            | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+            | ({"TF_ENABLE_ONEDNN_OPTS": "0"} if "without" in name else {}),
         )
     times = {name: [] for name in CANDIDATES}
     try:

@@ -6,31 +6,32 @@ _HOMES = {
     "BertConfig": "kbert.config",
     "PretrainingConfig": "kbert.config",
     "Predictor": "kbert.prediction",
-    "Pretrained": "kbert.pretrained",
-    "Pretrainer": "kbert.training",
-    "TrainingError": "kbert.callbacks",
-    "baselines": "kbert.evaluation",
-    "benchmark": "kbert.benchmarking",
-    "encoder_model": "kbert.model",
-    "encoder_of": "kbert.model",
-    "evaluate": "kbert.evaluation",
-    "export_saved_model": "kbert.formats",
-    "load": "kbert.formats",
+    "Pretrained": "kbert.formats.pretrained",
+    "Pretrainer": "kbert.step.pretrainer",
+    "TrainingError": "kbert.run.errors",
+    "baselines": "kbert.run.evaluation",
+    "benchmark": "kbert.speed.benchmark",
+    "encoder_model": "kbert.model.bert",
+    "encoder_of": "kbert.model.bert",
+    "evaluate": "kbert.run.evaluation",
+    "export_saved_model": "kbert.formats.load_and_save",
+    "load": "kbert.formats.load_and_save",
     "load_predictor": "kbert.prediction",
-    "load_run": "kbert.runs",
+    "load_run": "kbert.run.directory",
     "pretrain": "kbert.pretraining",
-    "pretraining_model": "kbert.model",
-    "pretraining_objective": "kbert.objective",
-    "results_table": "kbert.evaluation",
-    "save": "kbert.formats",
-    "training_plan": "kbert.plan",
-    "with_released_head": "kbert.export.keras_hub",
+    "pretraining_model": "kbert.model.bert",
+    "pretraining_objective": "kbert.step.objective",
+    "results_table": "kbert.run.evaluation",
+    "save": "kbert.formats.load_and_save",
+    "training_plan": "kbert.speed.plan",
+    "with_released_head": "kbert.formats.keras_hub",
 }
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name):
-    """Imports what is asked for and no more: the import of kbert itself starts neither Keras nor TensorFlow."""
+    """Imports what is asked for and no more: the import of kbert itself starts neither Keras nor
+    TensorFlow."""
     if name not in _HOMES:
         raise AttributeError(f"module 'kbert' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -14,13 +14,15 @@ SIZES = {
     "base": (12, 768),
     "large": (24, 1024),
 }
-"""Layers and hidden size of the named sizes (Turc et al. 2019, table 1; Devlin et al. 2019, section 3)."""
+"""Layers and hidden size of the named sizes (Turc et al. 2019, table 1; Devlin et al. 2019, section
+3)."""
 
 _MINIATURES = re.compile(r"L-(2|4|6|8|10|12)_H-(128|256|512|768)")
 _HEAD_SIZE = 64
 PRECISIONS = ("float32", "bfloat16")
 PAIR_TASKS = {"nsp": "next sentence", "sop": "sentence order"}
-"""What is learned from sentence pairs, by their kind in RecordsConfig; single segments ("none") teach nothing of it."""
+"""What is learned from sentence pairs, by their kind in RecordsConfig; single segments ("none")
+teach nothing of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,19 +51,28 @@ class BertConfig:
     num_segments: int = 2
     """Segment ids: sentence A and sentence B."""
     dropout: float = 0.1
-    """On the embeddings, the attention probabilities, and the outputs of attention and feed-forward network."""
+    """On the embeddings, the attention probabilities, and the outputs of attention and feed-forward
+    network."""
     attention_dropout: float | None = None
-    """The same on the attention probabilities alone; None takes `dropout`. 0 lets JAX use its fused attention, but in the last
-    block of pretraining, which has few queries."""
+    """The same on the attention probabilities alone; None takes `dropout`. 0 lets JAX use its fused
+    attention, but in the last block of pretraining, which has few queries."""
     exact_gelu: bool = False
-    """Gaussian error function instead of the tanh form that BERT was released with; for weights from `transformers`."""
+    """Gaussian error function instead of the tanh form that BERT was released with; for weights
+    from `transformers`."""
     layer_norm_epsilon: float = 1e-12
     """Added to the variance."""
     initializer_range: float = 0.02
     """Standard deviation of the truncated normal that kernels and embeddings start from."""
 
     def __post_init__(self):
-        for name in ("vocabulary_size", "num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions"):
+        for name in (
+            "vocabulary_size",
+            "num_layers",
+            "hidden_size",
+            "num_heads",
+            "intermediate_size",
+            "max_positions",
+        ):
             check_integer(self, name, 1)
         check_integer(self, "num_segments", 1)
         if self.attention_dropout is None:
@@ -72,7 +83,8 @@ class BertConfig:
         check_range(self, "initializer_range", 0.0, None)
         if self.hidden_size % self.num_heads:
             raise InputError(
-                f"Expected a hidden size that {self.num_heads} heads share evenly. Received: hidden_size={self.hidden_size}."
+                f"Expected a hidden size that {self.num_heads} heads share evenly. Received: "
+                f"hidden_size={self.hidden_size}."
             )
 
     @classmethod
@@ -80,8 +92,8 @@ class BertConfig:
         """The configuration of a released size.
 
         Args:
-            size: "tiny", "mini", "small", "medium", "base" or "large", or one of the 24 miniatures of Turc et al. 2019 as
-                "L-4_H-256" (4 layers, hidden size 256).
+            size: "tiny", "mini", "small", "medium", "base" or "large", or one of the 24 miniatures
+                of Turc et al. 2019 as "L-4_H-256" (4 layers, hidden size 256).
             vocabulary_size: The number of WordPiece ids.
             **changes: Other fields that depart from the released ones, such as `dropout=0.0`.
 
@@ -93,7 +105,10 @@ class BertConfig:
         elif size in SIZES:
             num_layers, hidden_size = SIZES[size]
         else:
-            raise InputError(f"Expected a size among {', '.join(SIZES)} or such as L-4_H-256. Received: {size!r}.")
+            raise InputError(
+                f"Expected a size among {', '.join(SIZES)} or such as L-4_H-256. Received: "
+                f"{size!r}."
+            )
         shape = {
             "num_layers": num_layers,
             "hidden_size": hidden_size,
@@ -118,17 +133,20 @@ class PretrainingConfig:
     learning_rate: float = 1e-4
     """The peak, at the end of the warmup."""
     warmup_steps: int | None = None
-    """Updates over which the learning rate rises from 0; None is 10,000 as in the paper, but at most a tenth of the steps."""
+    """Updates over which the learning rate rises from 0; None is 10,000 as in the paper, but at
+    most a tenth of the steps."""
     optimizer: str = "adamw"
     """"adamw" as in the paper, or "lamb" for batches of thousands (You et al. 2020)."""
     weight_decay: float = 0.01
-    """The share of a weight, times the learning rate, that an update takes away; not of biases and normalisation."""
+    """The share of a weight, times the learning rate, that an update takes away; not of biases and
+    normalisation."""
     decay_power: float = 1.0
     """The power of the curve on which the learning rate falls to 0: 1 is a line."""
     mlm_weight: float = 1.0
     """The weight of the masked language modelling loss in the total."""
     nsp_weight: float = 1.0
-    """The weight of the loss of next sentence or sentence order prediction in the total; there is none for single segments."""
+    """The weight of the loss of next sentence or sentence order prediction in the total; there is
+    none for single segments."""
     precision: str = "float32"
     """"float32", or "bfloat16" for computations with float32 weights."""
     seed: int = 0
@@ -138,7 +156,8 @@ class PretrainingConfig:
     evaluate_steps: int | None = None
     """Batches of a held-out evaluation during training; None takes the whole split."""
     patience: int | None = None
-    """Held-out evaluations in a row without a better loss, after which training stops; None trains for all steps."""
+    """Held-out evaluations in a row without a better loss, after which training stops; None trains
+    for all steps."""
     checkpoint_every: int = 1000
     """Updates between checkpoints; there is one at every held-out evaluation too."""
     keep_checkpoints: int = 3

@@ -16,7 +16,8 @@ PAIR = ("Return True if the string is empty.", "Otherwise, return False.")
 
 
 def run_demo(output, command):
-    """Runs every step of kbert, each announced with the command that repeats it alone; what is there already is kept.
+    """Runs every step of kbert, each announced with the command that repeats it alone; what is
+    there already is kept.
 
     Args:
         output: The directory of the demo.
@@ -34,22 +35,62 @@ def run_demo(output, command):
         else:
             command(words)
 
-    step("1. a corpus: the documentation of this Python installation", "corpus", corpus, made=corpus)
-    step("2. a WordPiece vocabulary", "vocabulary", corpus, "--output", vocabulary, "--size", 5000, made=vocabulary)
+    step(
+        "1. a corpus: the documentation of this Python installation", "corpus", corpus, made=corpus
+    )
+    step(
+        "2. a WordPiece vocabulary",
+        "vocabulary",
+        corpus,
+        "--output",
+        vocabulary,
+        "--size",
+        5000,
+        made=vocabulary,
+    )
     step(
         "3. records of masked sentence pairs, one document in ten held out",
-        *("records", corpus, "--vocabulary", vocabulary, "--output", records, "--sequence-length", 64, "--max-predictions", 10),
+        *(
+            "records",
+            corpus,
+            "--vocabulary",
+            vocabulary,
+            "--output",
+            records,
+            "--sequence-length",
+            64,
+            "--max-predictions",
+            10,
+        ),
         *("--duplicates", 20, "--validation-fraction", 0.1),
     )
     step("4. a look into them", "inspect", records, "--examples", 2)
     step(
         "5. pretraining",
-        *("pretrain", records, "--output", run, "--size", "tiny", "--dropout", 0, "--steps", 5000, "--batch-size", 32),
+        *(
+            "pretrain",
+            records,
+            "--output",
+            run,
+            "--size",
+            "tiny",
+            "--dropout",
+            0,
+            "--steps",
+            5000,
+            "--batch-size",
+            32,
+        ),
         *("--learning-rate", 0.001, "--evaluate-every", 500, "--evaluate-steps", 40),
     )
     step("6. the held-out results", "evaluate", run, records)
     step(
-        "7. a SavedModel with the tokenizer in it", "export", run, "--output", saved_model, made=saved_model / "saved_model.pb"
+        "7. a SavedModel with the tokenizer in it",
+        "export",
+        run,
+        "--output",
+        saved_model,
+        made=saved_model / "saved_model.pb",
     )
     step("8. masked words", "predict", saved_model, *SENTENCES)
     step("9. a sentence pair", "predict", saved_model, "--pair", *PAIR)

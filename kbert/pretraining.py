@@ -5,23 +5,24 @@ import pathlib
 import warnings
 
 import tfrecords
-from kbert import runs, speed
-from kbert.callbacks import (
+from kbert.config import PAIR_TASKS, BertConfig, PretrainingConfig
+from kbert.formats.load_and_save import load
+from kbert.formats.pretrained import Pretrained, assign_weights
+from kbert.run import directory as runs
+from kbert.run.callbacks import (
     Keeper,
     Patience,
     Progress,
     StopOnSignal,
     TensorBoard,
     check_tensorboard,
-    one_line_errors,
 )
-from kbert.checkpoints import restore_checkpoint
-from kbert.config import PAIR_TASKS, BertConfig, PretrainingConfig
-from kbert.distribution import batches_for, devices_of
-from kbert.evaluation import baselines, check_length, evaluate, evaluation_batches
-from kbert.formats import load
-from kbert.objective import pretraining_objective
-from kbert.pretrained import Pretrained, assign_weights
+from kbert.run.checkpoints import restore_checkpoint
+from kbert.run.distribution import batches_for, check_shares, devices_of
+from kbert.run.errors import one_line_errors
+from kbert.run.evaluation import baselines, check_length, evaluate, evaluation_batches
+from kbert.speed import machine as speed
+from kbert.step.objective import compile_model
 from tfrecords import InputError
 from tfrecords.files import locked
 from tfrecords.schema import MANIFEST
@@ -42,21 +43,26 @@ def pretrain(
 ):
     """Pretrains BERT on records of masked sentence pairs or of masked single segments.
 
-    The directory `output` gets the resolved configuration (config.json), the vocabulary, checkpoints, history.csv with
-    curves.png, and at the end results.json. Called again with the same arguments it continues from the newest checkpoint,
-    on any number of devices; a finished run returns at once. SIGTERM and Ctrl-C save a checkpoint first.
+    The directory `output` gets the resolved configuration (config.json), the vocabulary,
+    checkpoints, history.csv with curves.png, and at the end results.json. Called again with the
+    same arguments it continues from the newest checkpoint, on any number of devices; a finished run
+    returns at once. SIGTERM and Ctrl-C save a checkpoint first.
 
     Args:
         records: A directory of records by `kbert records`.
         output: The directory of the run; of several workers, one that all of them see.
-        bert: A BertConfig, or the name of a size, as for `BertConfig.of_size`; None is that of `init_from`.
+        bert: A BertConfig, or the name of a size, as for `BertConfig.of_size`; None is that of
+            `init_from`.
         pretraining: A PretrainingConfig; None takes the defaults.
-        init_from: The pretrained model whose weights this one starts from: a Pretrained, or a path for `load`, such as another
-            run or a model of Hugging Face's; None starts anew.
+        init_from: The pretrained model whose weights this one starts from: a Pretrained, or a path
+            for `load`, such as another run or a model of Hugging Face's; None starts anew.
         strategy: How training is shared out, among `distribution.STRATEGIES`.
-        accumulate: Micro-batches that an update is worked out in, one after the other: less memory, more time.
-        recompute: Whether to work out activations once more in the backward pass: less memory still, a third more time.
-        tensorboard: Whether to write figures for TensorBoard, to `output`/tensorboard; needs the extra `tensorboard`.
+        accumulate: Micro-batches that an update is worked out in, one after the other: less memory,
+            more time.
+        recompute: Whether to work out activations once more in the backward pass: less memory
+            still, a third more time.
+        tensorboard: Whether to write figures for TensorBoard, to `output`/tensorboard; needs the
+            extra `tensorboard`.
         verbose: 0 = silent, 1 = progress bar, 2 = a line per held-out evaluation.
 
     Returns:
@@ -69,10 +75,14 @@ def pretrain(
     # What the run is: everything below follows from it.
     manifest = tfrecords.load_manifest(records)
     pretraining = pretraining or PretrainingConfig()
-    initial = init_from if init_from is None or isinstance(init_from, Pretrained) else load(init_from)
+    initial = (
+        init_from if init_from is None or isinstance(init_from, Pretrained) else load(init_from)
+    )
     if bert is None:
         if initial is None:
-            raise InputError("Expected a size or a BertConfig, or init_from to take it from. Received: neither.")
+            raise InputError(
+                "Expected a size or a BertConfig, or init_from to take it from. Received: neither."
+            )
         bert = initial.bert
     elif isinstance(bert, str):
         bert = BertConfig.of_size(bert, vocabulary_size=manifest.vocabulary_size)
@@ -94,7 +104,9 @@ def pretrain(
     manifest.verify()
     if tensorboard:
         check_tensorboard()
-    devices = devices_of(strategy)  # before TensorFlow does anything else, as several workers need it
+    devices = devices_of(
+        strategy
+    )  # before TensorFlow does anything else, as several workers need it
     train_batches(manifest, pretraining, start_step=0)
     check_shares(pretraining.batch_size, devices.num_replicas, accumulate)
     how = {
@@ -132,7 +144,10 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
     if runs.is_finished(run, first_step):
         return model, runs.read_results(run)
     if verbose and first_step:
-        print(f"continuing {run.directory} at step {first_step:,} of {pretraining.steps:,}", flush=True)
+        print(
+            f"continuing {run.directory} at step {first_step:,} of {pretraining.steps:,}",
+            flush=True,
+        )
 
     # Train.
     keeper = Keeper(
@@ -147,26 +162,42 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
     callbacks = [
         *([Progress(first_step, pretraining.steps)] if verbose == 1 else []),
         keeper,
-        *([TensorBoard(run.directory / runs.TENSORBOARD, keeper)] if tensorboard and devices.is_chief else []),
+        *(
+            [TensorBoard(run.directory / runs.TENSORBOARD, keeper)]
+            if tensorboard and devices.is_chief
+            else []
+        ),
         patience,
         stop_on_signal,
     ]
     with stop_on_signal, warnings.catch_warnings():
-        # Of an evaluation on several devices Keras does not know the number of batches, and takes its end for a lack of them.
+        # Of an evaluation on several devices Keras does not know the number of batches, and takes
+        # its end for a lack of them.
         warnings.filterwarnings("ignore", "Your input ran out of data")
         if evaluation_due:
             keeper.set_model(model)
             validation = _validation_batches(model, manifest, pretraining)
-            logs = model.evaluate(validation, return_dict=True, verbose=0, callbacks=[stop_on_signal])
+            logs = model.evaluate(
+                validation, return_dict=True, verbose=0, callbacks=[stop_on_signal]
+            )
             logs = {f"val_{name}": value for name, value in logs.items()}
             keeper.catch_up(logs)
             patience.count(logs)
-        for start, stop, interval in _segments(first_step, pretraining.steps, pretraining.evaluate_every):
+        for start, stop, interval in _segments(
+            first_step, pretraining.steps, pretraining.evaluate_every
+        ):
             if patience.is_exhausted:
                 break
             model.fit(
-                batches_for(model, lambda context, start=start: train_batches(manifest, pretraining, start, context)),
-                validation_data=_validation_batches(model, manifest, pretraining) if held_out else None,
+                batches_for(
+                    model,
+                    lambda context, start=start: train_batches(
+                        manifest, pretraining, start, context
+                    ),
+                ),
+                validation_data=_validation_batches(model, manifest, pretraining)
+                if held_out
+                else None,
                 steps_per_epoch=interval,
                 initial_epoch=start // pretraining.evaluate_every,
                 epochs=start // pretraining.evaluate_every + (stop - start) // interval,
@@ -180,24 +211,6 @@ def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboar
     if devices.is_chief:
         runs.save_results(run, keeper.step, results)
     return model, results
-
-
-def compile_model(model, pretraining, accumulate=1):
-    """Compiles a new model as a configuration says; `accumulate` as for `pretrain`."""
-    model.compile(
-        **pretraining_objective(
-            learning_rate=pretraining.learning_rate,
-            steps=pretraining.steps,
-            warmup_steps=pretraining.warmup_steps,
-            optimizer=pretraining.optimizer,
-            weight_decay=pretraining.weight_decay,
-            decay_power=pretraining.decay_power,
-            mlm_weight=pretraining.mlm_weight,
-            nsp_weight=pretraining.nsp_weight,
-            next_sentence="nsp" in model.output,
-        ),
-        accumulate=accumulate,
-    )
 
 
 def train_batches(manifest, pretraining, start_step, input_context=None):
@@ -215,63 +228,68 @@ def train_batches(manifest, pretraining, start_step, input_context=None):
 
 def _validation_batches(model, manifest, pretraining):
     """The batches of an evaluation during training, the same every time."""
-    return evaluation_batches(model, manifest, "validation", pretraining.batch_size, steps=pretraining.evaluate_steps)
+    return evaluation_batches(
+        model, manifest, "validation", pretraining.batch_size, steps=pretraining.evaluate_steps
+    )
 
 
 def _rate_in_words(run, manifest, devices):
     """A function that says in words how fast so many sequences per second are on these devices."""
-    flops = speed.training_flops(run.bert, run.sequence_length, manifest.max_predictions, run.pairs != "none")
+    flops = speed.training_flops(
+        run.bert, run.sequence_length, manifest.max_predictions, run.pairs != "none"
+    )
     peak = speed.matrix_product_rate(run.pretraining.precision) * devices.num_replicas
     return lambda rate: speed.in_words(rate, run.sequence_length, flops, peak)
 
 
 def _check_initial(initial, bert, vocabulary, manifest):
-    """Raises InputError if a model of this configuration, on these records, cannot start from a Pretrained."""
+    """Raises InputError if a model of this configuration, on these records, cannot start from a
+    Pretrained."""
     if initial.vocabulary != vocabulary:
         raise InputError(
-            f"Expected records with the vocabulary of {initial.source}, {initial.vocabulary.sha256[:12]}. "
-            f"Received: {manifest.directory}, made with {vocabulary.sha256[:12]}; make them with that of {initial.source}."
+            f"Expected records with the vocabulary of {initial.source}, "
+            f"{initial.vocabulary.sha256[:12]}. "
+            f"Received: {manifest.directory}, made with {vocabulary.sha256[:12]}; make them with "
+            f"that of {initial.source}."
         )
     if initial.cased != manifest.config.cased:
         casing = {True: "cased", False: "uncased"}
         raise InputError(
             f"Expected {casing[initial.cased]} records, as {initial.source} is. "
-            f"Received: {casing[manifest.config.cased]} ones in {manifest.directory}; make them with --{casing[initial.cased]}."
+            f"Received: {casing[manifest.config.cased]} ones in {manifest.directory}; make them "
+            f"with --{casing[initial.cased]}."
         )
     if initial.next_sentence and manifest.pairs not in ("none", initial.pairs):
-        warnings.warn(f"The head of {PAIR_TASKS[initial.pairs]} now learns {PAIR_TASKS[manifest.pairs]}.", stacklevel=2)
-    if differences := initial.shape_differences(bert):
-        what = "; ".join(f"{name}: {here!r} there, {there!r} here" for name, (here, there) in differences.items())
-        raise InputError(f"Expected a model as in {initial.source}. Received another: {what}.")
-
-
-def check_shares(batch_size, replicas, accumulate):
-    """Raises InputError if a batch cannot be shared out evenly over replicas and their micro-batches."""
-    shares = replicas * accumulate
-    if batch_size % shares:
-        nearest = max(1, round(batch_size / shares)) * shares
-        raise InputError(
-            f"Expected a batch size that {replicas} device{'s' * (replicas > 1)} with {accumulate} "
-            f"micro-batch{'es' * (accumulate > 1)} each share evenly. Received: {batch_size}; take {nearest}."
+        warnings.warn(
+            f"The head of {PAIR_TASKS[initial.pairs]} now learns {PAIR_TASKS[manifest.pairs]}.",
+            stacklevel=2,
         )
+    if differences := initial.shape_differences(bert):
+        what = "; ".join(
+            f"{name}: {here!r} there, {there!r} here" for name, (here, there) in differences.items()
+        )
+        raise InputError(f"Expected a model as in {initial.source}. Received another: {what}.")
 
 
 def _check(bert, pretraining, manifest):
     check_length(manifest, bert.max_positions)
     if manifest.vocabulary_size != bert.vocabulary_size:
         raise InputError(
-            f"Expected a model with the {manifest.vocabulary_size} pieces of the vocabulary of {manifest.directory}. "
+            f"Expected a model with the {manifest.vocabulary_size} pieces of the vocabulary of "
+            f"{manifest.directory}. "
             f"Received: vocabulary_size={bert.vocabulary_size}."
         )
     if manifest.pairs == "none" and pretraining.nsp_weight != PretrainingConfig.nsp_weight:
         raise InputError(
-            f"Expected no nsp_weight for records of single segments, as those in {manifest.directory}. "
+            "Expected no nsp_weight for records of single segments, as those in "
+            f"{manifest.directory}. "
             f"Received: {pretraining.nsp_weight}; leave it at {PretrainingConfig.nsp_weight}."
         )
 
 
 def _segments(first, last, interval):
-    """Cuts the steps first to last into calls of `fit`: up to the next evaluation, whole intervals, and the rest.
+    """Cuts the steps first to last into calls of `fit`: up to the next evaluation, whole intervals,
+    and the rest.
 
     Yields (start, stop, steps per epoch).
 

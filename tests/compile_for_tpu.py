@@ -1,9 +1,9 @@
-"""Compiles training steps for TPUs, as a process of its own; the tests look at what it prints, a line of JSON for each.
+"""Compiles training steps for TPUs, as a process of its own; the tests look at what it prints, a
+line of JSON for each.
 
-python tests/compile_for_tpu.py plan '[{"size": "tiny", "topology": "v5e:2x2", "optimizer": "lamb", ...}, ...]'
-python tests/compile_for_tpu.py host '["debug.print", ...]'
-python tests/compile_for_tpu.py tensorflow '[{"accumulate": 2, "precision": "bfloat16", ...}, ...]'
-"""
+python tests/compile_for_tpu.py plan '[{"size": "tiny", "topology": "v5e:2x2", "optimizer": "lamb",
+...}, ...]' python tests/compile_for_tpu.py host '["debug.print", ...]' python
+tests/compile_for_tpu.py tensorflow '[{"accumulate": 2, "precision": "bfloat16", ...}, ...]'"""
 
 import json
 import os
@@ -18,17 +18,29 @@ def bert_and_pretraining(options):
     import kbert
 
     size, dropout = options.pop("size", "tiny"), options.pop("dropout", 0.1)
-    bert = kbert.BertConfig.of_size(size, vocabulary_size=options.pop("vocabulary_size", VOCABULARY_SIZE), dropout=dropout)
-    return bert, kbert.PretrainingConfig(**{name: options.pop(name) for name in FIELDS if name in options})
+    bert = kbert.BertConfig.of_size(
+        size, vocabulary_size=options.pop("vocabulary_size", VOCABULARY_SIZE), dropout=dropout
+    )
+    return bert, kbert.PretrainingConfig(
+        **{name: options.pop(name) for name in FIELDS if name in options}
+    )
 
 
 def plan(options):
     """The figures of a plan."""
-    from kbert.plan import plan_table, training_plan
+    from kbert.speed.plan import plan_table, training_plan
 
     bert, pretraining = bert_and_pretraining(options)
     found = training_plan(bert, pretraining, options.pop("topology"), **options)
-    names = ("chips", "argument_bytes", "temporary_bytes", "memory_bytes", "flops", "bytes_accessed", "model_flops")
+    names = (
+        "chips",
+        "argument_bytes",
+        "temporary_bytes",
+        "memory_bytes",
+        "flops",
+        "bytes_accessed",
+        "model_flops",
+    )
     return {name: getattr(found, name) for name in names} | {"table": plan_table(found, steps=1000)}
 
 
@@ -37,8 +49,13 @@ def host(way):
     import jax
 
     import kbert
-    from kbert.pretraining import compile_model
-    from kbert.tpu_compiler import batch_shapes, compiled_step, topology_devices, without_values
+    from kbert.speed.tpu_compiler import (
+        batch_shapes,
+        compiled_step,
+        topology_devices,
+        without_values,
+    )
+    from kbert.step.objective import compile_model
     from tfrecords import InputError
 
     class Talkative(kbert.Pretrainer):
@@ -49,7 +66,9 @@ def host(way):
             elif way == "io_callback":
                 jax.experimental.io_callback(print, None, logs["loss"])
             else:
-                logs["loss"] = jax.pure_callback(float, jax.ShapeDtypeStruct((), "float32"), logs["loss"])
+                logs["loss"] = jax.pure_callback(
+                    float, jax.ShapeDtypeStruct((), "float32"), logs["loss"]
+                )
             return logs, state
 
     bert, pretraining = bert_and_pretraining({"batch_size": 8})
@@ -69,24 +88,30 @@ def host(way):
 
 
 def tensorflow(options):
-    """The bytes that each compiled part of TensorFlow's step takes on one chip, and what was not compiled."""
+    """The bytes that each compiled part of TensorFlow's step takes on one chip, and what was not
+    compiled."""
     import keras
     import tensorflow as tf
 
     import kbert
-    from kbert.pretraining import compile_model
-    from kbert.tensorflow_step import _balanced, _examples
+    from kbert.step.objective import compile_model
+    from kbert.step.tensorflow_step import _balanced, _examples
 
     accumulate, batch, length, slots = options.pop("accumulate", 1), 8, 128, 20
     bert, pretraining = bert_and_pretraining(options)
     model = kbert.pretraining_model(bert, dtype=pretraining.dtype_policy)
     compile_model(model, pretraining, accumulate)
-    x = {name: tf.zeros((batch, length), "int32") for name in ("token_ids", "segment_ids", "padding_mask")}
+    x = {
+        name: tf.zeros((batch, length), "int32")
+        for name in ("token_ids", "segment_ids", "padding_mask")
+    }
     x["mask_positions"] = tf.zeros((batch, slots), "int32")
     y = {"mlm": tf.zeros((batch, slots), "int32"), "nsp": tf.zeros(batch, "int32")}
     weight = {"mlm": tf.ones((batch, slots)), "nsp": tf.ones(batch)}
     model._symbolic_build(
-        data_batch=keras.tree.map_structure(lambda one: keras.KerasTensor(one.shape, one.dtype), (x, y, weight))
+        data_batch=keras.tree.map_structure(
+            lambda one: keras.KerasTensor(one.shape, one.dtype), (x, y, weight)
+        )
     )
     replica = tf.distribute.get_replica_context()
     whole = (x, y, weight, _balanced(weight, replica), _examples(x, replica))
@@ -97,10 +122,15 @@ def tensorflow(options):
         "update": (model._update, (gradients,)),
         "measure": (model._measure, (whole[:4], metrics)),
         # What a TPUStrategy of one core compiles: the same functions, as one.
-        "train_step": (tf.function(model.train_step, jit_compile=True, autograph=False), ((x, y, weight),)),
+        "train_step": (
+            tf.function(model.train_step, jit_compile=True, autograph=False),
+            ((x, y, weight),),
+        ),
     }
     return {
-        name: compiled_bytes(function.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized"))
+        name: compiled_bytes(
+            function.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
+        )
         for name, (function, arguments) in parts.items()
         if name in options.get("parts", parts)
     }
@@ -114,7 +144,7 @@ def compiled_bytes(hlo):
     from jaxlib import _jax, xla_client
     from jaxlib.mlir import ir
 
-    from kbert.tpu_compiler import check_needs_no_host
+    from kbert.speed.tpu_compiler import check_needs_no_host
 
     module = ir.Module.parse(_jax.mlir.hlo_to_stablehlo(hlo), context=make_ir_context())
     copies = []
@@ -139,8 +169,15 @@ def compiled_bytes(hlo):
 
 
 if __name__ == "__main__":
-    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow" if sys.argv[1] == "tensorflow" else "jax"}
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    os.environ |= {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "KERAS_BACKEND": "tensorflow" if sys.argv[1] == "tensorflow" else "jax",
+    }
     work = {"plan": plan, "host": host, "tensorflow": tensorflow}[sys.argv[1]]
     for one in json.loads(sys.argv[2]):
         print(json.dumps(work(one)), flush=True)

@@ -1,4 +1,5 @@
-"""A corpus that the tests make themselves. Every word of it is unlike every other and says where it stands."""
+"""A corpus that the tests make themselves. Every word of it is unlike every other and says where it
+stands."""
 
 import contextlib
 import os
@@ -10,15 +11,21 @@ import tensorflow as tf
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # for processes of the tests: where libtpu is installed, JAX looks for a TPU
+os.environ.setdefault(
+    "JAX_PLATFORMS", "cpu"
+)  # for processes of the tests: where libtpu is installed, JAX looks for a TPU
 
 
 @pytest.fixture(scope="session")
 def documents():
-    """43 documents of 1 to 7 sentences of 1 to 11 words: "d2s3w5" is word 5 in sentence 3 of document 2."""
+    """43 documents of 1 to 7 sentences of 1 to 11 words: "d2s3w5" is word 5 in sentence 3 of
+    document 2."""
     draw = random.Random(1)
     return [
-        [[f"d{d}s{s}w{w}" for w in range(draw.randint(1, 11))] for s in range(1 if d == 5 else draw.randint(1, 7))]
+        [
+            [f"d{d}s{s}w{w}" for w in range(draw.randint(1, 11))]
+            for s in range(1 if d == 5 else draw.randint(1, 7))
+        ]
         for d in range(43)
     ]
 
@@ -27,7 +34,11 @@ def documents():
 def corpus(tmp_path_factory, documents):
     """The documents as a text file, one sentence per line and an empty line after each document."""
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
-    path.write_text("".join("".join(" ".join(words) + "\n" for words in document) + "\n" for document in documents))
+    path.write_text(
+        "".join(
+            "".join(" ".join(words) + "\n" for words in document) + "\n" for document in documents
+        )
+    )
     return path
 
 
@@ -41,7 +52,13 @@ def vocabulary(documents):
 @pytest.fixture(scope="session")
 def config():
     return RecordsConfig(
-        sequence_length=29, max_predictions=5, duplicates=3, validation_fraction=0.17, num_shards=3, seed=7, cased=False
+        sequence_length=29,
+        max_predictions=5,
+        duplicates=3,
+        validation_fraction=0.17,
+        num_shards=3,
+        seed=7,
+        cased=False,
     )
 
 
@@ -55,7 +72,8 @@ def records(tmp_path_factory, corpus, vocabulary, config):
 
 @pytest.fixture
 def refused():
-    """`with refused(pattern):` expects an InputError of one line that says what was expected and what was received."""
+    """`with refused(pattern):` expects an InputError of one line that says what was expected and
+    what was received."""
 
     @contextlib.contextmanager
     def expect(pattern):

@@ -1,7 +1,8 @@
-"""What the tests of the model half share: tiny models and batches, records of a language that can be learned, a finished run.
+"""What the tests of the model half share: tiny models and batches, records of a language that can
+be learned, a finished run.
 
-Both imported and named in `pytest_plugins`, for its fixtures; pytest then wants the word PYTEST_DONT_REWRITE here.
-"""
+Both imported and named in `pytest_plugins`, for its fixtures; pytest then wants the word
+PYTEST_DONT_REWRITE here."""
 
 import dataclasses
 import pathlib
@@ -12,9 +13,9 @@ import pytest
 import tensorflow as tf
 
 from kbert.config import BertConfig, PretrainingConfig
-from kbert.evaluation import evaluate
-from kbert.model import pretraining_model
+from kbert.model.bert import pretraining_model
 from kbert.pretraining import pretrain
+from kbert.run.evaluation import evaluate
 from tfrecords import RecordsConfig, Vocabulary, build_records
 from tfrecords.schema import PAIRS
 from tfrecords.vocabulary import SPECIAL_TOKENS
@@ -24,14 +25,26 @@ WORDS = tuple(consonant + vowel for consonant in "bdfghklmnprs" for vowel in "ae
 """The words of the language of the tests, the frequent ones first."""
 
 RUN_SETTINGS = PretrainingConfig(
-    steps=60, batch_size=8, learning_rate=0.01, evaluate_every=25, evaluate_steps=1000, checkpoint_every=10, seed=5
+    steps=60,
+    batch_size=8,
+    learning_rate=0.01,
+    evaluate_every=25,
+    evaluate_steps=1000,
+    checkpoint_every=10,
+    seed=5,
 )
 """Of the held-out batches there are fewer than evaluate_steps."""
 
 
 def tiny_config(**changes):
     """The configuration of a model that is ready in no time; heads of 13, two layers."""
-    shape = {"num_layers": 2, "hidden_size": 26, "num_heads": 2, "intermediate_size": 37, "max_positions": 29}
+    shape = {
+        "num_layers": 2,
+        "hidden_size": 26,
+        "num_heads": 2,
+        "intermediate_size": 37,
+        "max_positions": 29,
+    }
     return BertConfig(**({"vocabulary_size": 53} | shape | changes))
 
 
@@ -41,7 +54,8 @@ def run_config():
 
 
 def random_batch(seed=0, batch_size=5, sequence_length=17, max_predictions=3, vocabulary_size=53):
-    """(x, y, sample_weight) as `tfrecords.read` gives them, as NumPy arrays: padding, two segments, unused slots."""
+    """(x, y, sample_weight) as `tfrecords.read` gives them, as NumPy arrays: padding, two segments,
+    unused slots."""
     draw = np.random.default_rng(seed)
     lengths = draw.integers(7, sequence_length, size=batch_size)
     lengths[0] = sequence_length
@@ -49,31 +63,39 @@ def random_batch(seed=0, batch_size=5, sequence_length=17, max_predictions=3, vo
     used = draw.integers(1, max_predictions + 1, size=batch_size)
     positions = np.zeros((batch_size, max_predictions), np.int32)
     for row in range(batch_size):
-        positions[row, : used[row]] = np.sort(draw.choice(np.arange(1, lengths[row]), used[row], replace=False))
+        positions[row, : used[row]] = np.sort(
+            draw.choice(np.arange(1, lengths[row]), used[row], replace=False)
+        )
     weights = (np.arange(max_predictions) < used[:, None]).astype(np.float32)
     padding_mask = (index < lengths[:, None]).astype(np.int32)
     x = {
-        "token_ids": draw.integers(0, vocabulary_size, (batch_size, sequence_length)).astype(np.int32) * padding_mask,
+        "token_ids": draw.integers(0, vocabulary_size, (batch_size, sequence_length)).astype(
+            np.int32
+        )
+        * padding_mask,
         "segment_ids": (index >= lengths[:, None] // 2).astype(np.int32) * padding_mask,
         "padding_mask": padding_mask,
         "mask_positions": positions,
     }
     y = {
-        "mlm": draw.integers(0, vocabulary_size, (batch_size, max_predictions)).astype(np.int32) * weights.astype(np.int32),
+        "mlm": draw.integers(0, vocabulary_size, (batch_size, max_predictions)).astype(np.int32)
+        * weights.astype(np.int32),
         "nsp": draw.integers(0, 2, batch_size).astype(np.int32),
     }
     return x, y, {"mlm": weights, "nsp": np.ones(batch_size, np.float32)}
 
 
 def single_segments(batch):
-    """The batch as records of single segments give it: no second segment, and no y and no weights for sentence pairs."""
+    """The batch as records of single segments give it: no second segment, and no y and no weights
+    for sentence pairs."""
     x, y, sample_weight = batch
     x = x | {"segment_ids": np.zeros_like(x["segment_ids"])}
     return x, {"mlm": y["mlm"]}, {"mlm": sample_weight["mlm"]}
 
 
 def randomize(variables, seed=0, scale=0.3):
-    """Moves every float variable off its initial value, so that no default is left that could hide a fault."""
+    """Moves every float variable off its initial value, so that no default is left that could hide
+    a fault."""
     draw = np.random.default_rng(seed)
     for variable in variables:
         if "float" in variable.dtype:
@@ -101,10 +123,14 @@ def assert_equal_values(actual, expected):
 
 
 def plain_records(files):
-    """The records of files as lists of ints and floats by Google's names, parsed by the protocol buffer's own class."""
+    """The records of files as lists of ints and floats by Google's names, parsed by the protocol
+    buffer's own class."""
     for serialized in tf.data.TFRecordDataset(files).as_numpy_iterator():
         feature = tf.train.Example.FromString(serialized).features.feature
-        yield {name: list(value.int64_list.value or value.float_list.value) for name, value in feature.items()}
+        yield {
+            name: list(value.int64_list.value or value.float_list.value)
+            for name, value in feature.items()
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +150,8 @@ def tiny_vocabulary():
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory):
-    """37 documents of 3 to 7 sentences of 3 to 7 words, drawn by Zipf's law: the first thing to learn is soon learned."""
+    """37 documents of 3 to 7 sentences of 3 to 7 words, drawn by Zipf's law: the first thing to
+    learn is soon learned."""
     draw = random.Random(1)
     frequencies = [1 / rank**1.5 for rank in range(1, len(WORDS) + 1)]
 
@@ -143,7 +170,12 @@ def records_by_pairs(tmp_path_factory, tiny_corpus, tiny_vocabulary):
     place = tmp_path_factory.mktemp("tiny_records")
     for pairs in PAIRS:
         config = RecordsConfig(
-            sequence_length=23, max_predictions=3, pairs=pairs, duplicates=2, validation_fraction=0.2, seed=3
+            sequence_length=23,
+            max_predictions=3,
+            pairs=pairs,
+            duplicates=2,
+            validation_fraction=0.2,
+            seed=3,
         )
         build_records([tiny_corpus], tiny_vocabulary, place / pairs, config)
     return {pairs: place / pairs for pairs in PAIRS}
@@ -159,7 +191,9 @@ def tiny_records(records_by_pairs):
 def tiny_run(tmp_path_factory, tiny_records):
     """A run of RUN_SETTINGS from its first step to its last without a break."""
     directory = tmp_path_factory.mktemp("tiny_run") / "run"
-    model, results = pretrain(tiny_records, directory, bert=run_config(), pretraining=RUN_SETTINGS, verbose=0)
+    model, results = pretrain(
+        tiny_records, directory, bert=run_config(), pretraining=RUN_SETTINGS, verbose=0
+    )
     return TinyRun(
         directory=directory,
         weights=values_of([*model.variables, *model.optimizer.variables]),

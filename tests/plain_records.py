@@ -1,4 +1,5 @@
-"""Records read with nothing but TensorFlow and the seven names of google-research/bert, as any other tool reads them."""
+"""Records read with nothing but TensorFlow and the seven names of google-research/bert, as any
+other tool reads them."""
 
 import tensorflow as tf
 
@@ -14,7 +15,9 @@ def read_plain(path, sequence_length, max_predictions):
         "masked_lm_weights": tf.io.FixedLenFeature([max_predictions], tf.float32),
         "next_sentence_labels": tf.io.FixedLenFeature([1], tf.int64),
     }
-    dataset = tf.data.TFRecordDataset(str(path)).map(lambda record: tf.io.parse_single_example(record, features))
+    dataset = tf.data.TFRecordDataset(str(path)).map(
+        lambda record: tf.io.parse_single_example(record, features)
+    )
     return list(dataset.as_numpy_iterator())
 
 

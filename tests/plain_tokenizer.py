@@ -1,8 +1,8 @@
 """google-research/bert's FullTokenizer in plain Python: what tfrecords.Tokenizer must equal.
 
-Follows tokenization.py there, in other words: clean the text, set CJK characters apart, split at white space, lower and
-strip accents (uncased), split at punctuation, then WordPiece, greedily from the left, longest piece first.
-"""
+Follows tokenization.py there, in other words: clean the text, set CJK characters apart, split at
+white space, lower and strip accents (uncased), split at punctuation, then WordPiece, greedily from
+the left, longest piece first."""
 
 import unicodedata
 
@@ -40,17 +40,25 @@ def clean(text):
 
 
 def without_accents(word):
-    return "".join(character for character in unicodedata.normalize("NFD", word) if unicodedata.category(character) != "Mn")
+    return "".join(
+        character
+        for character in unicodedata.normalize("NFD", word)
+        if unicodedata.category(character) != "Mn"
+    )
 
 
 def split_words(text, cased):
     """BasicTokenizer: text to words and punctuation marks."""
-    spaced = "".join(f" {character} " if within(character, CJK) else character for character in clean(text))
+    spaced = "".join(
+        f" {character} " if within(character, CJK) else character for character in clean(text)
+    )
     words = []
     for word in spaced.split():
         if not cased:
             word = without_accents(word.lower())
-        apart = "".join(f" {character} " if is_punctuation(character) else character for character in word)
+        apart = "".join(
+            f" {character} " if is_punctuation(character) else character for character in word
+        )
         words += apart.split()
     return words
 
@@ -62,7 +70,10 @@ def split_pieces(word, vocabulary):
     pieces, start = [], 0
     while start < len(word):
         prefix = "##" if start else ""
-        end = next((end for end in range(len(word), start, -1) if prefix + word[start:end] in vocabulary), None)
+        end = next(
+            (end for end in range(len(word), start, -1) if prefix + word[start:end] in vocabulary),
+            None,
+        )
         if end is None:
             return ["[UNK]"]
         pieces.append(prefix + word[start:end])

@@ -13,9 +13,13 @@ import pytest
 from tfrecords import InputError, WorkerError, build_records
 
 pytest.importorskip("apache_beam")
-from tfrecords.beam import BeamWorkers
+from tfrecords.build.beam import BeamWorkers
 
-SEVERAL_PROCESSES = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+SEVERAL_PROCESSES = [
+    "--runner=FnApiRunner",
+    "--direct_running_mode=multi_processing",
+    "--direct_num_workers=2",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +28,11 @@ def without_news_of_beam(caplog):
 
 
 def contents(directory):
-    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(directory): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 class Worker:
@@ -58,14 +66,20 @@ def test_refusals_and_failures_of_workers_are_one_line(tmp_path, refused):
     pool = BeamWorkers(["--runner=FnApiRunner"], tmp_path, Worker, tmp_path)
     with refused("Expected another task. Received: 3."):
         list(pool.map("refuse", [3]))
-    with pytest.raises(WorkerError, match=r"Expected the step 'fail' on Beam .* no luck with 3") as caught:
+    with pytest.raises(
+        WorkerError, match=r"Expected the step 'fail' on Beam .* no luck with 3"
+    ) as caught:
         list(pool.map("fail", [3]))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("options", [["--runner=FnApiRunner"], SEVERAL_PROCESSES], ids=["one process", "two processes"])
-def test_beam_writes_the_bytes_of_the_local_build(tmp_path, corpus, vocabulary, config, records, options):
+@pytest.mark.parametrize(
+    "options", [["--runner=FnApiRunner"], SEVERAL_PROCESSES], ids=["one process", "two processes"]
+)
+def test_beam_writes_the_bytes_of_the_local_build(
+    tmp_path, corpus, vocabulary, config, records, options
+):
     build_records([corpus], vocabulary, tmp_path / "records", config, beam_options=options)
     assert contents(tmp_path / "records") == contents(records)
 
@@ -88,14 +102,33 @@ def test_paths_that_are_relative(tmp_path, corpus, vocabulary, config, records, 
 
 def test_options_that_beam_does_not_know(tmp_path, corpus, vocabulary, config, refused):
     with refused(r"Expected options of Apache Beam\. Received: runer, which it does not know\."):
-        build_records([corpus], vocabulary, tmp_path / "records", config, beam_options=["--runer=FlinkRunner"])
+        build_records(
+            [corpus], vocabulary, tmp_path / "records", config, beam_options=["--runer=FlinkRunner"]
+        )
     assert not (tmp_path / "records").exists()
 
 
 def test_command_line(tmp_path, corpus, vocabulary, records):
     vocabulary.save(tmp_path / "vocab.txt")
-    command = [sys.executable, "-m", "kbert", "records", str(corpus), "--vocabulary", str(tmp_path / "vocab.txt")]
-    command += ["--output", str(tmp_path / "records"), "--sequence-length", "29", "--max-predictions", "5", "--duplicates", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "kbert",
+        "records",
+        str(corpus),
+        "--vocabulary",
+        str(tmp_path / "vocab.txt"),
+    ]
+    command += [
+        "--output",
+        str(tmp_path / "records"),
+        "--sequence-length",
+        "29",
+        "--max-predictions",
+        "5",
+        "--duplicates",
+        "3",
+    ]
     command += ["--validation-fraction", "0.17", "--shards", "3", "--seed", "7", "--uncased"]
     beam = ["--engine", "beam", "--beam-options", "--runner=FnApiRunner"]
     done = subprocess.run([*command, *beam], capture_output=True, text=True, timeout=300)
@@ -117,8 +150,10 @@ def test_without_the_package(tmp_path, corpus, vocabulary, config, refused, monk
         return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(sys.modules, "tfrecords.beam")
-    with refused(r"Expected the package apache-beam\. Received: none; pip install '.\[beam\]' in the clone\."):
+    monkeypatch.delitem(sys.modules, "tfrecords.build.beam")
+    with refused(
+        r"Expected the package apache-beam\. Received: none; pip install '.\[beam\]' in the clone\."
+    ):
         build_records([corpus], vocabulary, tmp_path / "records", config, beam_options=[])
     monkeypatch.undo()
-    importlib.import_module("tfrecords.beam")
+    importlib.import_module("tfrecords.build.beam")

@@ -5,8 +5,16 @@ import pytest
 import safetensors.numpy
 
 from tfrecords import RecordsConfig
-from tfrecords.buckets import SHARD_TOKENS, automatic_shards, bucket_of, buckets, partition, read_bucket, save_part
-from tfrecords.pairs import Documents
+from tfrecords.build.buckets import (
+    SHARD_TOKENS,
+    automatic_shards,
+    bucket_of,
+    buckets,
+    partition,
+    read_bucket,
+    save_part,
+)
+from tfrecords.documents import Documents
 
 
 @pytest.fixture
@@ -16,16 +24,26 @@ def config():
 
 def plain(documents):
     """Documents as nested lists."""
-    sentences = [s.tolist() for s in np.split(documents.tokens, documents.sentence_starts[1:-1])] if len(documents) else []
+    sentences = (
+        [s.tolist() for s in np.split(documents.tokens, documents.sentence_starts[1:-1])]
+        if len(documents)
+        else []
+    )
     return [
-        sentences[start:end] for start, end in zip(documents.document_starts[:-1], documents.document_starts[1:], strict=True)
+        sentences[start:end]
+        for start, end in zip(
+            documents.document_starts[:-1], documents.document_starts[1:], strict=True
+        )
     ]
 
 
 def numbered_documents(count, vocabulary_size, seed):
     draw = np.random.default_rng(seed)
     return [
-        [draw.integers(0, vocabulary_size, draw.integers(1, 7)).tolist() for _ in range(draw.integers(1, 5))]
+        [
+            draw.integers(0, vocabulary_size, draw.integers(1, 7)).tolist()
+            for _ in range(draw.integers(1, 5))
+        ]
         for _ in range(count)
     ]
 
@@ -34,13 +52,16 @@ def test_bucket_depends_on_the_number_and_the_seed_alone(config):
     whole = buckets(0, 997, config)
     for first, count in [(0, 1), (0, 13), (13, 31), (101, 0), (996, 1)]:
         np.testing.assert_array_equal(buckets(first, count, config), whole[first : first + count])
-    unrelated = dataclasses.replace(config, sequence_length=29, pairs="sop", masking="dynamic", duplicates=3, cased=True)
+    unrelated = dataclasses.replace(
+        config, sequence_length=29, pairs="sop", masking="dynamic", duplicates=3, cased=True
+    )
     np.testing.assert_array_equal(buckets(0, 997, unrelated), whole)
     assert (buckets(0, 997, dataclasses.replace(config, seed=8)) != whole).mean() > 0.5
 
 
 def test_buckets_stay_what_they_are():
-    # Records that are made again from the same text have to be the same, with later versions as well.
+    # Records that are made again from the same text have to be the same, with later versions as
+    # well.
     config = RecordsConfig(num_shards=3, validation_fraction=0.17, seed=7)
     assert buckets(0, 17, config).tolist() == [0, 2, 3, 3, 1, 2, 3, 2, 0, 0, 2, 2, 1, 1, 2, 1, 2]
 
@@ -88,12 +109,19 @@ def test_number_of_shards():
     assert automatic_shards(SHARD_TOKENS, 95, config) == 2
     assert automatic_shards(10**15, 10**12, config) == 1 << 16
     assert automatic_shards(SHARD_TOKENS, 10**6, dataclasses.replace(config, duplicates=6)) == 6
-    assert automatic_shards(SHARD_TOKENS, 10**6, dataclasses.replace(config, validation_fraction=0.5)) == 2
+    assert (
+        automatic_shards(SHARD_TOKENS, 10**6, dataclasses.replace(config, validation_fraction=0.5))
+        == 2
+    )
 
 
-@pytest.mark.parametrize(("vocabulary_size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.int32)])
+@pytest.mark.parametrize(
+    ("vocabulary_size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.int32)]
+)
 def test_documents_come_back_from_their_buckets_in_order(tmp_path, config, vocabulary_size, dtype):
-    parts = [numbered_documents(count, vocabulary_size, seed) for seed, count in enumerate([31, 1, 17])]
+    parts = [
+        numbered_documents(count, vocabulary_size, seed) for seed, count in enumerate([31, 1, 17])
+    ]
     parts[0][0][0][0] = vocabulary_size - 1  # the largest id there is
     bucket = buckets(0, 49, config)
     partitioned, first = [], 0
@@ -109,7 +137,9 @@ def test_documents_come_back_from_their_buckets_in_order(tmp_path, config, vocab
     for number in range(7):
         found = read_bucket(partitioned, number)
         assert found.tokens.dtype == np.int32
-        assert plain(found) == [document for document, here in zip(documents, bucket, strict=True) if here == number]
+        assert plain(found) == [
+            document for document, here in zip(documents, bucket, strict=True) if here == number
+        ]
 
 
 def test_buckets_without_documents(tmp_path):

@@ -20,16 +20,28 @@ import pytest
 import tensorflow as tf
 from plain_records import parts, read_plain, unmasked
 
-import tfrecords.build
-import tfrecords.corpus
-from tfrecords import InputError, RecordsConfig, Vocabulary, build_records, inspect, load_manifest, schema
+import tfrecords.build.recipe
+import tfrecords.build.tokenizing
+from tfrecords import (
+    InputError,
+    RecordsConfig,
+    Vocabulary,
+    build_records,
+    inspect,
+    load_manifest,
+    schema,
+)
 from tfrecords.inputs import batches, opened
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 
 def content(directory):
     """The bytes of all files of a directory and of those below it, in the order of their names."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
 
 
 def output_of(directory):
@@ -47,7 +59,12 @@ def document_of(token_id, vocabulary):
 
 
 def documents_of(records, vocabulary):
-    return {document_of(token, vocabulary) for record in records for part in parts(record) for token in part}
+    return {
+        document_of(token, vocabulary)
+        for record in records
+        for part in parts(record)
+        for token in part
+    }
 
 
 def write(path, *documents):
@@ -55,7 +72,9 @@ def write(path, *documents):
     return path
 
 
-def test_directory_holds_the_shards_and_all_that_is_needed_to_read_them(records, vocabulary, config, corpus):
+def test_directory_holds_the_shards_and_all_that_is_needed_to_read_them(
+    records, vocabulary, config, corpus
+):
     assert sorted(path.name for path in records.iterdir()) == [
         "config.json",
         "manifest.json",
@@ -67,7 +86,10 @@ def test_directory_holds_the_shards_and_all_that_is_needed_to_read_them(records,
     ]
     manifest = load_manifest(records)
     assert manifest.load_vocabulary() == vocabulary
-    assert (manifest.vocabulary_size, manifest.vocabulary_sha256) == (len(vocabulary), vocabulary.sha256)
+    assert (manifest.vocabulary_size, manifest.vocabulary_sha256) == (
+        len(vocabulary),
+        vocabulary.sha256,
+    )
     assert (manifest.sequence_length, manifest.max_predictions, manifest.config) == (29, 5, config)
     job = json.loads((records / "config.json").read_text())
     assert job["input_bytes"] == corpus.stat().st_size
@@ -77,14 +99,21 @@ def test_directory_holds_the_shards_and_all_that_is_needed_to_read_them(records,
         assert (shard.bytes, shard.sha256) == (len(there), hashlib.sha256(there).hexdigest())
 
 
-def test_same_input_configuration_and_seed_give_the_same_bytes(tmp_path, corpus, vocabulary, config, records, global_seed):
+def test_same_input_configuration_and_seed_give_the_same_bytes(
+    tmp_path, corpus, vocabulary, config, records, global_seed
+):
     global_seed(11)  # must not matter
     build_records([corpus], vocabulary, tmp_path / "again", config)
     assert content(tmp_path / "again") == content(records)
 
 
-@pytest.mark.parametrize("change", [{"seed": 8}, {"mask_rate": 0.2}, {"duplicates": 2}, {"short_sequence_probability": 0.9}])
-def test_another_configuration_gives_other_bytes(tmp_path, corpus, vocabulary, config, records, change):
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 8}, {"mask_rate": 0.2}, {"duplicates": 2}, {"short_sequence_probability": 0.9}],
+)
+def test_another_configuration_gives_other_bytes(
+    tmp_path, corpus, vocabulary, config, records, change
+):
     build_records([corpus], vocabulary, tmp_path / "other", dataclasses.replace(config, **change))
     first, other = content(records), content(tmp_path / "other")
     assert first.keys() == other.keys()
@@ -94,7 +123,8 @@ def test_another_configuration_gives_other_bytes(tmp_path, corpus, vocabulary, c
 def test_other_seed_holds_out_other_documents(tmp_path, corpus, vocabulary, config, records):
     build_records([corpus], vocabulary, tmp_path / "other", dataclasses.replace(config, seed=8))
     first, other = (
-        documents_of(records_of(directory, "validation")[0], vocabulary) for directory in (records, tmp_path / "other")
+        documents_of(records_of(directory, "validation")[0], vocabulary)
+        for directory in (records, tmp_path / "other")
     )
     assert first != other
 
@@ -108,12 +138,16 @@ def test_every_document_is_in_one_shard_of_one_split(records, vocabulary, docume
     assert set().union(*there) == set(range(len(documents)))
 
 
-def test_validation_does_not_depend_on_the_number_of_shards(tmp_path, corpus, vocabulary, config, records):
+def test_validation_does_not_depend_on_the_number_of_shards(
+    tmp_path, corpus, vocabulary, config, records
+):
     build_records([corpus], vocabulary, tmp_path / "one", dataclasses.replace(config, num_shards=1))
     name = "validation-00000-of-00001.tfrecord"
     assert (tmp_path / "one" / name).read_bytes() == (records / name).read_bytes()
     ((one,), three) = records_of(tmp_path / "one", "train"), records_of(records, "train")
-    assert documents_of(one, vocabulary) == set().union(*(documents_of(shard, vocabulary) for shard in three))
+    assert documents_of(one, vocabulary) == set().union(
+        *(documents_of(shard, vocabulary) for shard in three)
+    )
 
 
 def test_labels_and_text_of_the_records(records, vocabulary):
@@ -130,9 +164,13 @@ def test_labels_and_text_of_the_records(records, vocabulary):
     assert num_random > 50
 
 
-def test_every_token_is_in_every_pass_that_cuts_nothing(tmp_path, corpus, vocabulary, config, documents):
+def test_every_token_is_in_every_pass_that_cuts_nothing(
+    tmp_path, corpus, vocabulary, config, documents
+):
     # Pairs long enough for two documents are never cut.
-    long = dataclasses.replace(config, sequence_length=257, short_sequence_probability=0.0, duplicates=2)
+    long = dataclasses.replace(
+        config, sequence_length=257, short_sequence_probability=0.0, duplicates=2
+    )
     manifest = build_records([corpus], vocabulary, tmp_path / "long", long)
     assert manifest.counts["train"]["truncated"] == manifest.counts["validation"]["truncated"] == 0
     used = dict.fromkeys(range(5, len(vocabulary)), 0)
@@ -190,14 +228,20 @@ def test_counts_are_true(records, documents):
         assert [shard.records for shard in manifest.shards if shard.split == split] == [
             len(shard) for shard in records_of(records, split)
         ]
-    assert manifest.counts["train"]["documents"] + manifest.counts["validation"]["documents"] == len(documents)
+    assert manifest.counts["train"]["documents"] + manifest.counts["validation"][
+        "documents"
+    ] == len(documents)
 
 
 def test_sentences_without_a_token_are_dropped_and_counted(tmp_path):
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "a", "b", "c"))
     text = ["a b", "\x01\u200b", "unheard of"], ["\ufffd", "\x02"], ["c"]
-    config = RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0, mask_rate=0.0)
-    manifest = build_records([write(tmp_path / "a.txt", *text)], vocabulary, tmp_path / "out", config)
+    config = RecordsConfig(
+        sequence_length=13, max_predictions=3, validation_fraction=0.0, mask_rate=0.0
+    )
+    manifest = build_records(
+        [write(tmp_path / "a.txt", *text)], vocabulary, tmp_path / "out", config
+    )
     assert {name: count for name, count in manifest.counts["corpus"].items() if count} == {
         "documents": 2,
         "sentences": 3,
@@ -217,13 +261,19 @@ def test_many_documents_cross_the_batches(tmp_path):
     words = [f"w{n}" for n in range(5003)]
     vocabulary = Vocabulary((*SPECIAL_TOKENS, *words))
     path = write(tmp_path / "a.txt", *([word] for word in words))
-    config = RecordsConfig(sequence_length=5, max_predictions=1, duplicates=1, validation_fraction=0.1, num_shards=3)
+    config = RecordsConfig(
+        sequence_length=5, max_predictions=1, duplicates=1, validation_fraction=0.1, num_shards=3
+    )
     manifest = build_records([path], vocabulary, tmp_path / "out", config)
-    firsts = [{parts(record)[0][0] for record in read_plain(tmp_path / "out" / shard.name, 5, 1)} for shard in manifest.shards]
+    firsts = [
+        {parts(record)[0][0] for record in read_plain(tmp_path / "out" / shard.name, 5, 1)}
+        for shard in manifest.shards
+    ]
     # Every document is one sentence and makes one record, as A.
     assert [shard.records for shard in manifest.shards] == list(map(len, firsts))
     assert set().union(*firsts) == set(range(5, 5008))
-    # Four standard deviations of a binomial: of 5,003 documents with p = 0.1, and of the rest with p = 1/3.
+    # Four standard deviations of a binomial: of 5,003 documents with p = 0.1, and of the rest with
+    # p = 1/3.
     held_out = len(firsts[3])
     assert abs(held_out - 500.3) < 85
     rest = 5003 - held_out
@@ -231,21 +281,42 @@ def test_many_documents_cross_the_batches(tmp_path):
 
 
 def test_text_is_tokenised_as_bert_does(tmp_path):
-    lines = ["Der FLUSS fließt, naïve Façade!", "「中文」 a[MASK]b", "x" * 200 + " " + "x" * 201, "\ufeffEnd."]
-    pieces = sorted({char for line in lines for form in (line, line.lower()) for char in form if not char.isspace()})
-    vocabulary = Vocabulary((*SPECIAL_TOKENS, *pieces, "c", *(f"##{piece}" for piece in [*pieces, "c"])))
-    config = RecordsConfig(sequence_length=257, max_predictions=3, validation_fraction=0.0, mask_rate=0.0, duplicates=1)
+    lines = [
+        "Der FLUSS fließt, naïve Façade!",
+        "「中文」 a[MASK]b",
+        "x" * 200 + " " + "x" * 201,
+        "\ufeffEnd.",
+    ]
+    pieces = sorted(
+        {
+            char
+            for line in lines
+            for form in (line, line.lower())
+            for char in form
+            if not char.isspace()
+        }
+    )
+    vocabulary = Vocabulary(
+        (*SPECIAL_TOKENS, *pieces, "c", *(f"##{piece}" for piece in [*pieces, "c"]))
+    )
+    config = RecordsConfig(
+        sequence_length=257, max_predictions=3, validation_fraction=0.0, mask_rate=0.0, duplicates=1
+    )
     for cased in (False, True):
         path = write(tmp_path / "a.txt", *([line] for line in lines))
         output = tmp_path / str(cased)
         build_records([path], vocabulary, output, dataclasses.replace(config, cased=cased))
         expected = {
-            tuple(vocabulary.ids[piece] for piece in plain_tokenizer.tokenize(line, vocabulary.ids, cased)) for line in lines
+            tuple(
+                vocabulary.ids[piece]
+                for piece in plain_tokenizer.tokenize(line, vocabulary.ids, cased)
+            )
+            for line in lines
         }
         records = read_plain(output / "train-00000-of-00001.tfrecord", 257, 3)
-        assert {tuple(parts(record)[0]) for record in records if record["input_mask"].sum() < 257} >= {
-            row for row in expected if len(row) < 100
-        }
+        assert {
+            tuple(parts(record)[0]) for record in records if record["input_mask"].sum() < 257
+        } >= {row for row in expected if len(row) < 100}
 
 
 def test_finished_output_is_left_as_it_is(tmp_path, corpus, vocabulary, config, records):
@@ -255,7 +326,9 @@ def test_finished_output_is_left_as_it_is(tmp_path, corpus, vocabulary, config, 
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in output.iterdir()}
     manifest = build_records([elsewhere], vocabulary, output, config)
     assert manifest == load_manifest(records)
-    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in output.iterdir()} == before
+    assert {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in output.iterdir()
+    } == before
 
 
 @pytest.mark.parametrize(
@@ -268,21 +341,29 @@ def test_finished_output_is_left_as_it_is(tmp_path, corpus, vocabulary, config, 
         ),
     ],
 )
-def test_another_configuration_in_the_same_directory_is_refused(corpus, vocabulary, config, records, refused, change, pattern):
+def test_another_configuration_in_the_same_directory_is_refused(
+    corpus, vocabulary, config, records, refused, change, pattern
+):
     before = content(records)
-    with refused(rf"Expected the configuration that {re.escape(str(records))} was made with\. Received another: {pattern};"):
+    with refused(
+        rf"Expected the configuration that {re.escape(str(records))} was made with\. Received another: {pattern};"
+    ):
         build_records([corpus], vocabulary, records, dataclasses.replace(config, **change))
     assert content(records) == before
 
 
-def test_another_vocabulary_format_or_text_is_refused(tmp_path, corpus, vocabulary, config, records, refused):
+def test_another_vocabulary_format_or_text_is_refused(
+    tmp_path, corpus, vocabulary, config, records, refused
+):
     before = content(records)
     with refused(r"vocabulary_sha256: '[0-9a-f]{64}' before, '[0-9a-f]{64}' now"):
         build_records([corpus], Vocabulary((*vocabulary.tokens, "more")), records, config)
     with refused(r"format: 'sentences' before, 'text' now"):
         build_records([corpus], vocabulary, records, config, format="text")
     text = write(tmp_path / "a.txt", ["d0s0w0"], ["d1s0w0"])
-    with refused(r"input_bytes: \d+ before, 15 now; input_sha256: '[0-9a-f]{64}' before, '[0-9a-f]{64}' now; use the same"):
+    with refused(
+        r"input_bytes: \d+ before, 15 now; input_sha256: '[0-9a-f]{64}' before, '[0-9a-f]{64}' now; use the same"
+    ):
         build_records([text], vocabulary, records, config)
     assert content(records) == before
 
@@ -305,7 +386,12 @@ def test_interrupted_build_is_made_anew(tmp_path, corpus, vocabulary, config, re
     output = tmp_path / "out"
     shutil.copytree(records, output)
     shard = output / "train-00001-of-00003.tfrecord"
-    for name in ("manifest.json", "vocab.txt", "train-00002-of-00003.tfrecord", "validation-00000-of-00001.tfrecord"):
+    for name in (
+        "manifest.json",
+        "vocab.txt",
+        "train-00002-of-00003.tfrecord",
+        "validation-00000-of-00001.tfrecord",
+    ):
         (output / name).unlink()
     shard.with_name(shard.name + ".partial").write_bytes(shard.read_bytes()[:1009])
     shard.write_bytes(b"not what should be here")
@@ -336,9 +422,9 @@ NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     ("where", "last"),
     [
         ("tfrecords.files.write_text", 1),  # config.json
-        ("tfrecords.build.save_part", 2),
-        ("tfrecords.buckets._save", 3),
-        ("tfrecords.build.partition", 2),
+        ("tfrecords.build.recipe.save_part", 2),
+        ("tfrecords.build.buckets._save", 3),
+        ("tfrecords.build.recipe.partition", 2),
         ("tfrecords.writer.encode_records", 1),
         ("tfrecords.writer.encode_records", 3),
         ("tfrecords.files._fsync", 11),
@@ -352,8 +438,8 @@ def test_interruption_leaves_nothing_that_looks_finished(
 ):
     output = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(tfrecords.corpus, "_SENTENCES_PER_BATCH", 31)
-        patch.setattr(tfrecords.corpus, "PART_TOKENS", 300)
+        patch.setattr(tfrecords.build.tokenizing, "_SENTENCES_PER_BATCH", 31)
+        patch.setattr(tfrecords.build.tokenizing, "PART_TOKENS", 300)
         patch.setattr(where, NthCall(pkgutil.resolve_name(where), last, error))
         with pytest.raises(type(error)) as caught:
             build_records([corpus], vocabulary, output, config)
@@ -377,12 +463,17 @@ def test_disk_that_is_really_full(tmp_path, corpus, vocabulary, config, records)
     disk.mkdir()
     half = sum(map(len, content(records).values())) // 2
     mount = ["mount", "-t", "tmpfs", "-o", f"size={half}", "tmpfs", str(disk)]
-    if os.geteuid() or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or shutil.which("mount") is None
+        or subprocess.run(mount, capture_output=True).returncode
+    ):
         pytest.skip("no disk can be mounted here")
     try:
         (disk / "mine").write_text("earlier work")
         with pytest.raises(
-            OSError, match=rf"no space left: about 1 MB more are needed.*{re.escape(str(disk / 'out'))}"
+            OSError,
+            match=rf"no space left: about 1 MB more are needed.*{re.escape(str(disk / 'out'))}",
         ) as caught:
             build_records([corpus], vocabulary, disk / "out", config)
         assert caught.value.errno == errno.ENOSPC
@@ -399,25 +490,34 @@ def test_disk_that_is_really_full(tmp_path, corpus, vocabulary, config, records)
 def test_second_build_into_the_same_directory_is_refused_while_the_first_runs(
     tmp_path, corpus, vocabulary, config, records, refused, monkeypatch
 ):
-    output, partition = tmp_path / "out", tfrecords.build.partition
+    output, partition = tmp_path / "out", tfrecords.build.recipe.partition
 
     def meanwhile(*arguments):
         monkeypatch.undo()
-        with refused(rf"Expected {re.escape(str(output))} to be free\. Received: a directory that another process works on"):
+        with refused(
+            rf"Expected {re.escape(str(output))} to be free\. Received: a directory that another process works on"
+        ):
             build_records([corpus], vocabulary, output, config)
         return partition(*arguments)
 
-    monkeypatch.setattr(tfrecords.build, "partition", meanwhile)
+    monkeypatch.setattr(tfrecords.build.recipe, "partition", meanwhile)
     build_records([corpus], vocabulary, output, config)
     assert content(output) == content(records)
 
 
-def test_directory_with_other_files_is_refused_and_untouched(tmp_path, corpus, vocabulary, config, refused):
+def test_directory_with_other_files_is_refused_and_untouched(
+    tmp_path, corpus, vocabulary, config, refused
+):
     (tmp_path / "mine.tfrecord").write_text("years of work")
     (tmp_path / "draft.partial").write_text("days of work")
-    with refused(r"Expected an empty or new directory\. Received: .*, which already holds draft\.partial and 1 more;"):
+    with refused(
+        r"Expected an empty or new directory\. Received: .*, which already holds draft\.partial and 1 more;"
+    ):
         build_records([corpus], vocabulary, tmp_path, config)
-    assert content(tmp_path) == {"mine.tfrecord": b"years of work", "draft.partial": b"days of work"}
+    assert content(tmp_path) == {
+        "mine.tfrecord": b"years of work",
+        "draft.partial": b"days of work",
+    }
 
 
 def test_output_among_the_input_is_refused(tmp_path, corpus, vocabulary, config, refused):
@@ -425,7 +525,9 @@ def test_output_among_the_input_is_refused(tmp_path, corpus, vocabulary, config,
     text.mkdir()
     shutil.copy(corpus, text)
     before = content(text)
-    with refused(r"Expected an output directory apart from the input\. Received: .*text for the input .*text"):
+    with refused(
+        r"Expected an output directory apart from the input\. Received: .*text for the input .*text"
+    ):
         build_records([text], vocabulary, text, config)
     assert content(text) == before
 
@@ -442,7 +544,9 @@ def test_output_below_an_input_directory_is_refused(tmp_path, corpus, vocabulary
 
 def test_output_that_is_a_file_is_refused(tmp_path, corpus, vocabulary, config, refused):
     (tmp_path / "out").write_text("a file")
-    with refused(r"Expected the name of a directory\. Received: .*out, which is a file; name another"):
+    with refused(
+        r"Expected the name of a directory\. Received: .*out, which is a file; name another"
+    ):
         build_records([corpus], vocabulary, tmp_path / "out", config)
 
 
@@ -462,15 +566,32 @@ def test_output_that_is_a_file_is_refused(tmp_path, corpus, vocabulary, config, 
             None,
             r"choose --pairs sop or --pairs none, for which one is enough with --validation-fraction 0\.$",
         ),
-        ("one\n\ntwo\n", 0.0, 2, r"Received: [01] of 2 documents in train shard [01]; .* fewer --shards"),
-        ("one\n\ntwo\n\nthree\n", 0.01, 1, r"Received: [01] of 3 documents in validation shard 0; .* --validation-fraction"),
+        (
+            "one\n\ntwo\n",
+            0.0,
+            2,
+            r"Received: [01] of 2 documents in train shard [01]; .* fewer --shards",
+        ),
+        (
+            "one\n\ntwo\n\nthree\n",
+            0.01,
+            1,
+            r"Received: [01] of 3 documents in validation shard 0; .* --validation-fraction",
+        ),
     ],
 )
 def test_too_few_documents_are_refused(tmp_path, refused, text, fraction, shards, pattern):
     (tmp_path / "a.txt").write_text(text)
-    config = RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=fraction, num_shards=shards)
+    config = RecordsConfig(
+        sequence_length=13, max_predictions=3, validation_fraction=fraction, num_shards=shards
+    )
     with refused(pattern):
-        build_records([tmp_path / "a.txt"], Vocabulary((*SPECIAL_TOKENS, "one", "two")), tmp_path / "out", config)
+        build_records(
+            [tmp_path / "a.txt"],
+            Vocabulary((*SPECIAL_TOKENS, "one", "two")),
+            tmp_path / "out",
+            config,
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -478,7 +599,12 @@ def test_too_few_documents_are_refused(tmp_path, refused, text, fraction, shards
 def test_corpus_of_nothing_is_refused(tmp_path, refused, text):
     (tmp_path / "a.txt").write_text(text)
     with refused(r"Expected text\. Received: input files without a single word"):
-        build_records([tmp_path / "a.txt"], Vocabulary((*SPECIAL_TOKENS, "a")), tmp_path / "out", RecordsConfig())
+        build_records(
+            [tmp_path / "a.txt"],
+            Vocabulary((*SPECIAL_TOKENS, "a")),
+            tmp_path / "out",
+            RecordsConfig(),
+        )
 
 
 def test_invalid_utf8_is_refused_or_replaced(tmp_path, refused):
@@ -487,14 +613,19 @@ def test_invalid_utf8_is_refused_or_replaced(tmp_path, refused):
     config = RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0)
     with refused(r"a\.txt: expected UTF-8\. Received: an invalid byte at offset 7;"):
         build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "strict", config)
-    manifest = build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "replaced", config, errors="replace")
+    manifest = build_records(
+        [tmp_path / "a.txt"], vocabulary, tmp_path / "replaced", config, errors="replace"
+    )
     assert manifest.counts["corpus"]["unknown_tokens"] == 0
 
 
 def test_mended_input_may_be_built_where_the_broken_one_was_refused(tmp_path, refused):
     # Nothing was written for the broken one, and the message said how to mend it.
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "one", "two"))
-    path, config = tmp_path / "a.txt", RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0)
+    path, config = (
+        tmp_path / "a.txt",
+        RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0),
+    )
     path.write_bytes(b"one\n\ntw\xffo\n")
     with refused(r"expected UTF-8"):
         build_records([path], vocabulary, tmp_path / "out", config)
@@ -509,7 +640,9 @@ def test_names_with_spaces_and_other_letters(tmp_path, corpus, vocabulary, confi
     output = tmp_path / "Sätze [*] 1"
     build_records([text.parent], vocabulary, output, config)
     shards = {name: there for name, there in content(output).items() if name.endswith(".tfrecord")}
-    assert shards == {name: there for name, there in content(records).items() if name.endswith(".tfrecord")}
+    assert shards == {
+        name: there for name, there in content(records).items() if name.endswith(".tfrecord")
+    }
 
 
 # The same bytes, however the text is spread over files and the work over pieces and processes.
@@ -521,7 +654,9 @@ def five_files(tmp_path_factory, documents):
     place, first, paths = tmp_path_factory.mktemp("five files"), 0, []
     for number, count in enumerate([1, 7, 19, 3, 13]):
         some = documents[first : first + count]
-        text = "\n\n".join("\n".join(" ".join(words) for words in document) for document in some).encode()
+        text = "\n\n".join(
+            "\n".join(" ".join(words) for words in document) for document in some
+        ).encode()
         paths.append(place / f"{9 - number}.txt")  # not in the order of their names
         paths[-1].write_bytes(gzip.compress(text) if number % 2 else text)
         first += count
@@ -529,7 +664,9 @@ def five_files(tmp_path_factory, documents):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_number_of_workers_and_files_does_not_matter(tmp_path, five_files, vocabulary, config, records, workers):
+def test_number_of_workers_and_files_does_not_matter(
+    tmp_path, five_files, vocabulary, config, records, workers
+):
     build_records(five_files, vocabulary, tmp_path / "out", config, workers=workers)
     assert output_of(tmp_path / "out") == output_of(records)
 
@@ -552,19 +689,31 @@ def test_compressed_text_is_the_same_text(tmp_path, corpus, vocabulary, config, 
     ],
 )
 def test_cuts_of_the_work_do_not_matter(
-    tmp_path, corpus, vocabulary, config, records, monkeypatch, piece_bytes, batch_bytes, part_tokens, sentences, characters
+    tmp_path,
+    corpus,
+    vocabulary,
+    config,
+    records,
+    monkeypatch,
+    piece_bytes,
+    batch_bytes,
+    part_tokens,
+    sentences,
+    characters,
 ):
-    pieces, found = tfrecords.build.pieces, []
+    pieces, found = tfrecords.build.recipe.pieces, []
 
     def small_pieces(files, format):
         found.extend(pieces(files, format, piece_bytes))
         return found
 
-    monkeypatch.setattr(tfrecords.build, "pieces", small_pieces)
-    monkeypatch.setattr(tfrecords.build, "batches", functools.partial(batches, batch_bytes=batch_bytes))
-    monkeypatch.setattr(tfrecords.corpus, "PART_TOKENS", part_tokens)
-    monkeypatch.setattr(tfrecords.corpus, "_SENTENCES_PER_BATCH", sentences)
-    monkeypatch.setattr(tfrecords.corpus, "_CHARACTERS_PER_BATCH", characters)
+    monkeypatch.setattr(tfrecords.build.recipe, "pieces", small_pieces)
+    monkeypatch.setattr(
+        tfrecords.build.recipe, "batches", functools.partial(batches, batch_bytes=batch_bytes)
+    )
+    monkeypatch.setattr(tfrecords.build.tokenizing, "PART_TOKENS", part_tokens)
+    monkeypatch.setattr(tfrecords.build.tokenizing, "_SENTENCES_PER_BATCH", sentences)
+    monkeypatch.setattr(tfrecords.build.tokenizing, "_CHARACTERS_PER_BATCH", characters)
     build_records([corpus], vocabulary, tmp_path / "out", config)
     assert content(tmp_path / "out") == content(records)
     assert len(found) == {1: 43, 1 << 24: 1}.get(piece_bytes, len(found))
@@ -574,7 +723,9 @@ def test_cuts_of_the_work_do_not_matter(
 @pytest.mark.parametrize("pairs", schema.PAIRS)
 @pytest.mark.parametrize("masking", schema.MASKINGS)
 @pytest.mark.parametrize("compression", schema.COMPRESSIONS)
-def test_every_kind_of_records(tmp_path, corpus, vocabulary, config, documents, pairs, masking, compression):
+def test_every_kind_of_records(
+    tmp_path, corpus, vocabulary, config, documents, pairs, masking, compression
+):
     config = dataclasses.replace(config, pairs=pairs, masking=masking, compression=compression)
     manifest = build_records([corpus], vocabulary, tmp_path / "out", config)
     manifest.verify()
@@ -587,7 +738,13 @@ def test_every_kind_of_records(tmp_path, corpus, vocabulary, config, documents, 
     if masking == "dynamic":
         names |= {"first_length"}
     else:
-        names |= {"input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids", "masked_lm_weights"}
+        names |= {
+            "input_mask",
+            "segment_ids",
+            "masked_lm_positions",
+            "masked_lm_ids",
+            "masked_lm_weights",
+        }
     used, count = set(), 0
     for shard in manifest.shards:
         paths, kind = str(tmp_path / "out" / shard.name), "GZIP" if compression == "gzip" else ""
@@ -596,7 +753,11 @@ def test_every_kind_of_records(tmp_path, corpus, vocabulary, config, documents, 
             assert set(feature) == names
             ids = list(feature["input_ids"].int64_list.value)
             if masking == "dynamic":
-                assert ids[-1] == ids[feature["first_length"].int64_list.value[0] - 1] == vocabulary.sep_id
+                assert (
+                    ids[-1]
+                    == ids[feature["first_length"].int64_list.value[0] - 1]
+                    == vocabulary.sep_id
+                )
                 assert len(ids) <= 29
                 assert ids.count(vocabulary.sep_id) == (1 if pairs == "none" else 2)
                 used.update(ids[1:])
@@ -613,7 +774,9 @@ def test_every_kind_of_records(tmp_path, corpus, vocabulary, config, documents, 
     assert (manifest.counts["train"]["masked_tokens"] == 0) == (masking == "dynamic")
 
 
-def test_manifest_tells_where_every_block_begins(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+def test_manifest_tells_where_every_block_begins(
+    tmp_path, corpus, vocabulary, config, records, monkeypatch
+):
     monkeypatch.setattr(schema, "BLOCK_RECORDS", 7)
     manifest = build_records([corpus], vocabulary, tmp_path / "out", config)
     for shard in load_manifest(tmp_path / "out").shards:
@@ -629,8 +792,13 @@ def test_manifest_tells_where_every_block_begins(tmp_path, corpus, vocabulary, c
 
 
 def test_number_of_shards_follows_from_the_text(tmp_path, corpus, vocabulary, config):
-    manifest = build_records([corpus], vocabulary, tmp_path / "out", dataclasses.replace(config, num_shards=None))
-    assert [shard.name for shard in manifest.shards] == ["train-00000-of-00001.tfrecord", "validation-00000-of-00001.tfrecord"]
+    manifest = build_records(
+        [corpus], vocabulary, tmp_path / "out", dataclasses.replace(config, num_shards=None)
+    )
+    assert [shard.name for shard in manifest.shards] == [
+        "train-00000-of-00001.tfrecord",
+        "validation-00000-of-00001.tfrecord",
+    ]
     assert manifest.config == dataclasses.replace(config, num_shards=1)
 
 
@@ -640,17 +808,27 @@ def test_number_of_shards_follows_from_the_text(tmp_path, corpus, vocabulary, co
 @pytest.mark.parametrize("nothing", [b"", b"\n\n  \n"])
 def test_file_without_text_is_warned_of(tmp_path, corpus, vocabulary, config, records, nothing):
     (tmp_path / "empty ü.txt").write_bytes(nothing)
-    with pytest.warns(UserWarning, match=rf"^{re.escape(str(tmp_path / 'empty ü.txt'))}: no text in there$") as caught:
+    with pytest.warns(
+        UserWarning, match=rf"^{re.escape(str(tmp_path / 'empty ü.txt'))}: no text in there$"
+    ) as caught:
         build_records([corpus, tmp_path / "empty ü.txt"], vocabulary, tmp_path / "out", config)
     assert [warning.filename for warning in caught] == [__file__]
-    shards = {name: there for name, there in output_of(tmp_path / "out").items() if name != "manifest.json"}
-    assert shards == {name: there for name, there in output_of(records).items() if name != "manifest.json"}
+    shards = {
+        name: there
+        for name, there in output_of(tmp_path / "out").items()
+        if name != "manifest.json"
+    }
+    assert shards == {
+        name: there for name, there in output_of(records).items() if name != "manifest.json"
+    }
 
 
-def test_renamed_input_of_a_build_that_goes_on_is_not_warned_of(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+def test_renamed_input_of_a_build_that_goes_on_is_not_warned_of(
+    tmp_path, corpus, vocabulary, config, records, monkeypatch
+):
     shutil.copy(corpus, tmp_path / "a.txt")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tfrecords.build, "partition", NthCall(None, 1, KeyboardInterrupt()))
+        patch.setattr(tfrecords.build.recipe, "partition", NthCall(None, 1, KeyboardInterrupt()))
         build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "out", config)
     (tmp_path / "a.txt").rename(tmp_path / "b.txt")
     with warnings.catch_warnings(record=True) as caught:
@@ -669,20 +847,30 @@ def test_single_document(tmp_path, refused, pairs):
         build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "out", config)
     assert not (tmp_path / "out").exists()
     # In the same directory, as the message says.
-    manifest = build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "out", dataclasses.replace(config, pairs=pairs))
+    manifest = build_records(
+        [tmp_path / "a.txt"], vocabulary, tmp_path / "out", dataclasses.replace(config, pairs=pairs)
+    )
     assert manifest.counts["train"]["documents"] == 1
     assert manifest.counts["train"]["records"] >= 5
 
 
 def test_text_without_empty_lines_is_warned_of(tmp_path):
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "one", "two", "three"))
-    config = RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0, pairs="none", duplicates=1)
+    config = RecordsConfig(
+        sequence_length=13, max_predictions=3, validation_fraction=0.0, pairs="none", duplicates=1
+    )
     for empty_line in (False, True):
         documents = ["one two\nthree two\n" * 501, "three one\n" * 1001]
-        (tmp_path / "a.txt").write_text(("\n" if empty_line else "").join(documents[: 1 + empty_line]))
+        (tmp_path / "a.txt").write_text(
+            ("\n" if empty_line else "").join(documents[: 1 + empty_line])
+        )
         output = tmp_path / str(empty_line)
         build_records([tmp_path / "a.txt"], vocabulary, output, config)
-        found = [line for line in inspect(output).split("\n") if "do empty lines part the documents" in line]
+        found = [
+            line
+            for line in inspect(output).split("\n")
+            if "do empty lines part the documents" in line
+        ]
         assert len(found) == 1
         assert found[0].startswith("warning: 1,00")
     (tmp_path / "a.txt").write_text("one two three one\n" * 1000)
@@ -698,18 +886,27 @@ def test_sentences_longer_than_a_sequence_are_counted_and_kept(tmp_path, pairs):
     sentences = [words[:10], words[10:21], words[21:33], words[33:60]]
     path = write(tmp_path / "a.txt", *([" ".join(sentence)] for sentence in sentences))
     config = RecordsConfig(
-        sequence_length=13, max_predictions=1, pairs=pairs, masking="dynamic", validation_fraction=0.0, mask_rate=0.0
+        sequence_length=13,
+        max_predictions=1,
+        pairs=pairs,
+        masking="dynamic",
+        validation_fraction=0.0,
+        mask_rate=0.0,
     )
     manifest = build_records([path], vocabulary, tmp_path / "out", config)
     assert manifest.counts["corpus"]["long_sentences"] == (2 if pairs == "none" else 3)
     used = set()
     for record in tf.data.TFRecordDataset(manifest.files("train")).as_numpy_iterator():
-        used.update(tf.train.Example.FromString(record).features.feature["input_ids"].int64_list.value)
+        used.update(
+            tf.train.Example.FromString(record).features.feature["input_ids"].int64_list.value
+        )
     # Single segments lose nothing; of a pair of long sentences there is a part.
     assert used >= (set(range(5, 65)) if pairs == "none" else set())
     assert all(used & {vocabulary.ids[word] for word in sentence} for sentence in sentences)
     assert manifest.counts["train"]["records"] >= 4
-    assert ("2" if pairs == "none" else "3") + " sentences longer than a sequence are cut" in inspect(tmp_path / "out")
+    assert (
+        "2" if pairs == "none" else "3"
+    ) + " sentences longer than a sequence are cut" in inspect(tmp_path / "out")
 
 
 # Places.
@@ -732,14 +929,18 @@ def test_current_directory_as_output(tmp_path, corpus, vocabulary, config, recor
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
-@pytest.mark.parametrize("name", ["../train-00000-of-00003.tfrecord", "/etc/passwd", "sub/train.tfrecord", "..", ""])
+@pytest.mark.parametrize(
+    "name", ["../train-00000-of-00003.tfrecord", "/etc/passwd", "sub/train.tfrecord", "..", ""]
+)
 def test_shard_elsewhere_is_refused(tmp_path, records, refused, name):
     shutil.copytree(records, tmp_path / "out")
     fields = json.loads((records / "manifest.json").read_text())
     shutil.move(tmp_path / "out" / fields["shards"][0]["name"], tmp_path)
     fields["shards"][0]["name"] = name
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(fields))
-    with refused(r"expected (shards beside it, by name\. Received: '.*/.*'|\d+ bytes.* Received: no such file)"):
+    with refused(
+        r"expected (shards beside it, by name\. Received: '.*/.*'|\d+ bytes.* Received: no such file)"
+    ):
         load_manifest(tmp_path / "out")
 
 
@@ -776,31 +977,39 @@ def test_no_space_for_standard_input(tmp_path, vocabulary, config, monkeypatch):
 
 def fail_once_at(monkeypatch, error):
     """Makes the second piece of text raise `error` when it is read, and returns what lets it be."""
-    original, pieces = tfrecords.corpus.piece_documents, tfrecords.build.pieces
-    monkeypatch.setattr(tfrecords.build, "pieces", lambda files, format: pieces(files, format, 997))
-    monkeypatch.setattr(tfrecords.build, "batches", functools.partial(batches, batch_bytes=1))
+    original, pieces = tfrecords.build.tokenizing.piece_documents, tfrecords.build.recipe.pieces
+    monkeypatch.setattr(
+        tfrecords.build.recipe, "pieces", lambda files, format: pieces(files, format, 997)
+    )
+    monkeypatch.setattr(
+        tfrecords.build.recipe, "batches", functools.partial(batches, batch_bytes=1)
+    )
 
     def failing(piece, *arguments):
         if piece.start:
             raise error
         return original(piece, *arguments)
 
-    monkeypatch.setattr(tfrecords.corpus, "piece_documents", failing)
-    return lambda: monkeypatch.setattr(tfrecords.corpus, "piece_documents", original)
+    monkeypatch.setattr(tfrecords.build.tokenizing, "piece_documents", failing)
+    return lambda: monkeypatch.setattr(tfrecords.build.tokenizing, "piece_documents", original)
 
 
-def test_a_disk_that_fails_costs_nothing_that_is_finished(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+def test_a_disk_that_fails_costs_nothing_that_is_finished(
+    tmp_path, corpus, vocabulary, config, records, monkeypatch
+):
     mend = fail_once_at(monkeypatch, OSError(errno.EIO, "Input/output error", str(corpus)))
     with pytest.raises(OSError, match="Input/output error"):
         build_records([corpus], vocabulary, tmp_path / "out", config)
     finished = tmp_path / "out" / "unfinished" / "text-000000.json"
     before = finished.stat().st_mtime_ns
     mend()
-    monkeypatch.setattr(tfrecords.build, "_forget", None)
+    monkeypatch.setattr(tfrecords.build.recipe, "_forget", None)
     partitioned = []
-    original = tfrecords.build._partition
+    original = tfrecords.build.recipe._partition
     monkeypatch.setattr(
-        tfrecords.build, "_partition", lambda *a: (partitioned.append(finished.stat().st_mtime_ns), original(*a))
+        tfrecords.build.recipe,
+        "_partition",
+        lambda *a: (partitioned.append(finished.stat().st_mtime_ns), original(*a)),
     )
     build_records([corpus], vocabulary, tmp_path / "out", config)
     assert partitioned == [before]
@@ -821,9 +1030,11 @@ def test_a_refusal_frees_the_directory(tmp_path, corpus, vocabulary, config, mon
     assert not (tmp_path / "out").exists()
 
 
-def test_a_kill_while_the_directory_is_freed(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+def test_a_kill_while_the_directory_is_freed(
+    tmp_path, corpus, vocabulary, config, records, monkeypatch
+):
     mend = fail_once_at(monkeypatch, InputError("Expected a. Received: b."))
-    original = tfrecords.build.shutil.rmtree
+    original = tfrecords.build.recipe.shutil.rmtree
 
     def killed(path, *arguments, **options):
         # Half of the work is gone, and then the process.
@@ -831,23 +1042,27 @@ def test_a_kill_while_the_directory_is_freed(tmp_path, corpus, vocabulary, confi
             file.unlink()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tfrecords.build.shutil, "rmtree", killed)
+    monkeypatch.setattr(tfrecords.build.recipe.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         build_records([corpus], vocabulary, tmp_path / "out", config)
     mend()
-    monkeypatch.setattr(tfrecords.build.shutil, "rmtree", original)
+    monkeypatch.setattr(tfrecords.build.recipe.shutil, "rmtree", original)
     build_records([corpus], vocabulary, tmp_path / "out", config)
     assert content(tmp_path / "out") == content(records)
 
 
-def test_unfinished_work_of_another_version_is_done_again(tmp_path, corpus, vocabulary, config, records, monkeypatch):
+def test_unfinished_work_of_another_version_is_done_again(
+    tmp_path, corpus, vocabulary, config, records, monkeypatch
+):
     mend = fail_once_at(monkeypatch, OSError(errno.EIO, "Input/output error"))
     with pytest.raises(OSError, match="Input/output error"):
         build_records([corpus], vocabulary, tmp_path / "out", config)
     mend()
     spill = tmp_path / "out" / "unfinished"
     (spill / "made-with.json").write_text('{"kbert": "0.0.1"}')
-    (spill / "text-000000.json").write_text('{"counts": {"documents": 9}, "parts": [], "without_text": []}')
+    (spill / "text-000000.json").write_text(
+        '{"counts": {"documents": 9}, "parts": [], "without_text": []}'
+    )
     build_records([corpus], vocabulary, tmp_path / "out", config)
     assert content(tmp_path / "out") == content(records)
 
@@ -864,5 +1079,7 @@ def test_many_files_without_text_are_one_warning(tmp_path, corpus, vocabulary, c
     for number in range(7):
         (tmp_path / f"{number}").touch()
     with pytest.warns(UserWarning, match=r"0, .*1, .*2 and 4 more: no text in there") as caught:
-        build_records([corpus, *map(str, sorted(tmp_path.glob("?")))], vocabulary, tmp_path / "out", config)
+        build_records(
+            [corpus, *map(str, sorted(tmp_path.glob("?")))], vocabulary, tmp_path / "out", config
+        )
     assert len(caught) == 1

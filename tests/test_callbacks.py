@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kbert import runs
-from kbert.callbacks import (
+from kbert.config import BertConfig, PretrainingConfig
+from kbert.run import directory as runs
+from kbert.run.callbacks import (
     Keeper,
     Patience,
     Progress,
@@ -18,8 +19,7 @@ from kbert.callbacks import (
     is_exhausted,
     one_line_errors,
 )
-from kbert.checkpoints import list_checkpoints
-from kbert.config import BertConfig, PretrainingConfig
+from kbert.run.checkpoints import list_checkpoints
 
 TRAIN = {
     "loss": 3.75,
@@ -45,7 +45,9 @@ HELD_OUT = {
 def clock(monkeypatch):
     """A clock that stands still; set `clock.now`."""
     clock = types.SimpleNamespace(now=100.0)
-    monkeypatch.setattr("kbert.callbacks.time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(
+        "kbert.run.callbacks.time", types.SimpleNamespace(monotonic=lambda: clock.now)
+    )
     return clock
 
 
@@ -76,7 +78,14 @@ def small_model():
 
 
 def keeper_of(run, start=10, verbose=2, writes=True):
-    keeper = Keeper(run, start, reference=None, speed=lambda rate: f"{rate:g} a second", verbose=verbose, writes=writes)
+    keeper = Keeper(
+        run,
+        start,
+        reference=None,
+        speed=lambda rate: f"{rate:g} a second",
+        verbose=verbose,
+        writes=writes,
+    )
     keeper.set_model(small_model())
     return keeper
 
@@ -98,19 +107,24 @@ def test_progress_prints_steps_figures_and_held_out_figures(capsys):
     progress.set_params({"steps": 1007})
     for number in range(1, 3):
         progress.on_epoch_begin(number)
-        assert capsys.readouterr().out == f"step {1007 * number - 1004:,} to {1007 * number + 3:,} of 2,000\n"
+        assert (
+            capsys.readouterr().out
+            == f"step {1007 * number - 1004:,} to {1007 * number + 3:,} of 2,000\n"
+        )
         progress.on_train_batch_end(5, {name: 2 * value for name, value in TRAIN.items()})
         progress.on_train_batch_end(1006, TRAIN)
         bar = capsys.readouterr().out
         # The last figures as Keras has them, and not a mean with those before.
         assert bar.rstrip().endswith(
-            "loss: 3.7500 - mlm_loss: 3.0000 - mlm_accuracy: 0.1250 - nsp_loss: 0.7500 - nsp_accuracy: 0.5000"
+            "loss: 3.7500 - mlm_loss: 3.0000 - mlm_accuracy: 0.1250 - nsp_loss: 0.7500 - "
+            "nsp_accuracy: 0.5000"
         )
         assert "1007/1007" in bar
         assert "cross_entropy" not in bar
         progress.on_epoch_end(number, TRAIN | HELD_OUT)
         assert capsys.readouterr().out == (
-            "held-out - loss: 3.5000 - mlm_loss: 2.7500 - mlm_accuracy: 0.2500 - nsp_loss: 0.7500 - nsp_accuracy: 0.6250\n"
+            "held-out - loss: 3.5000 - mlm_loss: 2.7500 - mlm_accuracy: 0.2500 - nsp_loss: 0.7500 "
+            "- nsp_accuracy: 0.6250\n"
         )
     progress.on_epoch_end(2, TRAIN)
     assert capsys.readouterr().out == ""
@@ -142,7 +156,9 @@ def test_a_row_of_history_has_speed_and_figures(run, clock):
         "15,4.0,20.0,3.75,3.25,0.125,0.6875,0.5,3.53125,2.875,0.25,0.65625,0.625,0.0078125",
     ]
     assert (run.directory / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in list_checkpoints(run.checkpoints)] == [f"step-{step:09d}" for step in (10 + 2, 15)]
+    assert [path.name for path in list_checkpoints(run.checkpoints)] == [
+        f"step-{step:09d}" for step in (10 + 2, 15)
+    ]
 
 
 def test_without_held_out_records_all_time_is_training(run, clock):
@@ -160,8 +176,10 @@ def test_without_held_out_records_all_time_is_training(run, clock):
         (
             2,
             [
-                "step 15 of 60: mlm_loss 3.2500, mlm_accuracy 0.1250, nsp_loss 0.6875, nsp_accuracy 0.5000, "
-                "val_mlm_loss 2.8750, val_mlm_accuracy 0.2500, val_nsp_loss 0.6562, val_nsp_accuracy 0.6250",
+                "step 15 of 60: mlm_loss 3.2500, mlm_accuracy 0.1250, nsp_loss 0.6875, "
+                "nsp_accuracy 0.5000, "
+                "val_mlm_loss 2.8750, val_mlm_accuracy 0.2500, val_nsp_loss 0.6562, "
+                "val_nsp_accuracy 0.6250",
                 "  20 a second; 0:00:36 left",
             ],
         ),
@@ -192,7 +210,10 @@ def test_weights_that_are_not_numbers_are_not_saved(run, clock):
     keeper = keeper_of(run, verbose=0)
     keeper.model.trainable_variables[0].assign(np.full((3, 2), np.nan, np.float32))
     keeper.on_epoch_begin(0)
-    with pytest.raises(TrainingError, match=r"^Step 12: expected finite weights.*; there is no checkpoint yet; try a lower"):
+    with pytest.raises(
+        TrainingError,
+        match=r"^Step 12: expected finite weights.*; there is no checkpoint yet; try a lower",
+    ):
         for batch in range(2):
             keeper.on_train_batch_end(batch, TRAIN)
     assert list_checkpoints(run.checkpoints) == []
@@ -225,7 +246,9 @@ def test_patience_counts_what_was_before_a_resumption(run):
     patience.on_epoch_end(0, {"loss": 0.5})  # no evaluation
     assert not patience.model.stop_training
     # What counts is the weighted sum of the exact losses.
-    patience.on_epoch_end(0, {"val_loss": 0.5, "val_mlm_cross_entropy": 1.5, "val_nsp_cross_entropy": 0.75})
+    patience.on_epoch_end(
+        0, {"val_loss": 0.5, "val_mlm_cross_entropy": 1.5, "val_nsp_cross_entropy": 0.75}
+    )
     assert patience.model.stop_training
 
 
@@ -238,20 +261,37 @@ def test_the_held_out_loss_is_weighted():
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM"), ValueError("RESOURCE_EXHAUSTED: Out of memory")],
+    [
+        MemoryError(),
+        tf.errors.ResourceExhaustedError(None, None, "OOM"),
+        ValueError("RESOURCE_EXHAUSTED: Out of memory"),
+    ],
     ids=repr,
 )
 def test_a_lack_of_memory_is_one_line(error):
     message = r"^Expected memory for a step\. Received: too little; take --accumulate, .* or a smaller --batch-size\.$"
-    with pytest.raises(TrainingError, match=message), one_line_errors(types.SimpleNamespace(name="one")):
+    with (
+        pytest.raises(TrainingError, match=message),
+        one_line_errors(types.SimpleNamespace(name="one")),
+    ):
         raise error
-    with pytest.raises(ValueError, match="something else"), one_line_errors(types.SimpleNamespace(name="one")):
+    with (
+        pytest.raises(ValueError, match="something else"),
+        one_line_errors(types.SimpleNamespace(name="one")),
+    ):
         raise ValueError("something else")
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0:00:00"), (0.4, "0:00:00"), (59.6, "0:01:00"), (3599, "0:59:59"), (3725, "1:02:05"), (360_000, "100:00:00")],
+    [
+        (0, "0:00:00"),
+        (0.4, "0:00:00"),
+        (59.6, "0:01:00"),
+        (3599, "0:59:59"),
+        (3725, "1:02:05"),
+        (360_000, "100:00:00"),
+    ],
 )
 def test_durations(seconds, words):
     assert _duration(seconds) == words

@@ -10,9 +10,9 @@ import pytest
 import safetensors.numpy
 from model_fixtures import assert_equal_values, random_batch, randomize, tiny_config, values_of
 
-from kbert.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
-from kbert.model import pretraining_model
-from kbert.objective import pretraining_objective
+from kbert.model.bert import pretraining_model
+from kbert.run.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
+from kbert.step.objective import pretraining_objective
 from tfrecords import InputError
 
 
@@ -63,7 +63,12 @@ def test_restores_every_variable_bit_for_bit(saved):
     assert restore_checkpoint(directory, model) == 7
     assert_equal_values(state_of(model), states[7])
     assert int(model.optimizer.iterations.numpy()) == 7
-    assert [int(variable.numpy()) for variable in model.non_trainable_variables] == [7000, 7001, 7002, 7003]
+    assert [int(variable.numpy()) for variable in model.non_trainable_variables] == [
+        7000,
+        7001,
+        7002,
+        7003,
+    ]
 
 
 def test_every_variable_has_an_entry_of_its_own(saved):
@@ -76,7 +81,9 @@ def test_a_model_that_is_not_compiled_gets_the_weights(saved):
     directory, _, states = saved
     model = pretraining_model(tiny_config(num_layers=1), seed=1)
     assert restore_checkpoint(directory, model) == 7
-    assert_equal_values(values_of(model.variables), {v.path: states[7][v.path] for v in model.variables})
+    assert_equal_values(
+        values_of(model.variables), {v.path: states[7][v.path] for v in model.variables}
+    )
 
 
 def test_continuing_from_a_checkpoint_equals_never_stopping(tmp_path):
@@ -177,7 +184,10 @@ def test_of_several_damaged_ones_each_is_named(saved):
     truncate_weights(directory / "step-000000005")
     with pytest.warns(UserWarning) as caught:
         assert restore_checkpoint(directory, model) == 3
-    assert [name in str(warning.message) for warning, name in zip(caught, ("7 is damaged", "5 is damaged"), strict=True)]
+    assert [
+        name in str(warning.message)
+        for warning, name in zip(caught, ("7 is damaged", "5 is damaged"), strict=True)
+    ]
     assert_equal_values(state_of(model), states[3])
 
 
@@ -187,7 +197,10 @@ def test_when_all_are_damaged_it_says_so(saved):
     for path in list_checkpoints(directory):
         truncate_weights(path)
     before = state_of(model)
-    with pytest.raises(InputError, match=r"Expected an intact checkpoint in .*\. Received: 3, all of them damaged\."):
+    with pytest.raises(
+        InputError,
+        match=r"Expected an intact checkpoint in .*\. Received: 3, all of them damaged\.",
+    ):
         restore_checkpoint(directory, model)
     assert_equal_values(state_of(model), before)
 
@@ -215,15 +228,26 @@ def test_training_again_past_a_damaged_checkpoint_replaces_it(saved, keep):
     [
         ({"vocabulary_size": 59}, r"model/mlm/bias: shape \(53,\) there, \(59,\) here"),
         ({"num_layers": 2}, r"model/layer_1/\S+: shape absent there, \(.*\) here"),
-        ({"intermediate_size": 41}, r"model/layer_0/intermediate/bias: shape \(37,\) there, \(41,\) here"),
-        ({"max_positions": 31}, r"model/embeddings/position_embeddings: shape \(29, 26\) there, \(31, 26\) here"),
+        (
+            {"intermediate_size": 41},
+            r"model/layer_0/intermediate/bias: shape \(37,\) there, \(41,\) here",
+        ),
+        (
+            {"max_positions": 31},
+            r"model/embeddings/position_embeddings: shape \(29, 26\) there, \(31, 26\) here",
+        ),
     ],
 )
 def test_another_models_checkpoint_is_refused_and_nothing_is_loaded(saved, changes, message):
     directory, _, _ = saved
-    for model in (new_model(**changes), pretraining_model(tiny_config(**({"num_layers": 1} | changes)))):
+    for model in (
+        new_model(**changes),
+        pretraining_model(tiny_config(**({"num_layers": 1} | changes))),
+    ):
         before = values_of(model.variables)
-        with pytest.raises(InputError, match=rf"^Expected a checkpoint of this model .* differs first in {message}"):
+        with pytest.raises(
+            InputError, match=rf"^Expected a checkpoint of this model .* differs first in {message}"
+        ):
             restore_checkpoint(directory, model)
         assert_equal_values(values_of(model.variables), before)
 
@@ -244,7 +268,9 @@ def test_what_a_killed_save_left_is_ignored_and_cleaned(saved):
     assert steps_of(directory) == [3, 5, 7]
     assert restore_checkpoint(directory, model) == 7
     save_checkpoint(directory, model, 11)
-    assert sorted(path.name for path in directory.iterdir()) == [f"step-{step:09d}" for step in (5, 7, 11)]
+    assert sorted(path.name for path in directory.iterdir()) == [
+        f"step-{step:09d}" for step in (5, 7, 11)
+    ]
     assert restore_checkpoint(directory, model) == 11
 
 
@@ -275,14 +301,19 @@ def test_checkpoints_are_safetensors_and_json_alone(saved):
             assert set(json.loads(content)) == {"step", "weights_sha256"}
         else:
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            assert all(set(entry) == {"dtype", "shape", "data_offsets"} for entry in header.values())
+            assert all(
+                set(entry) == {"dtype", "shape", "data_offsets"} for entry in header.values()
+            )
 
 
 def test_the_hash_is_that_of_the_weights(saved):
     directory, _, _ = saved
     for path in list_checkpoints(directory):
         state = json.loads((path / "state.json").read_text())
-        assert state["weights_sha256"] == hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest()
+        assert (
+            state["weights_sha256"]
+            == hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest()
+        )
         assert state["step"] == int(path.name[-9:])
 
 

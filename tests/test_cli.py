@@ -1,4 +1,5 @@
-"""The command line: help, the whole chain on a small text, and one line for the commonest mistakes."""
+"""The command line: help, the whole chain on a small text, and one line for the commonest
+mistakes."""
 
 import dataclasses
 import importlib.util
@@ -50,7 +51,9 @@ def test_help_names_every_option(name):
     assert text.startswith("Usage: ")
     for parameter in command.params:
         if isinstance(parameter, click.Option):
-            assert all(option in text for option in (*parameter.opts, *parameter.secondary_opts)), parameter.name
+            assert all(option in text for option in (*parameter.opts, *parameter.secondary_opts)), (
+                parameter.name
+            )
         else:
             assert parameter.make_metavar(click.Context(command)) in text
     if name is None:
@@ -58,7 +61,11 @@ def test_help_names_every_option(name):
 
 
 def pretrain_options():
-    return [parameter for parameter in main.commands["pretrain"].params if isinstance(parameter, click.Option)]
+    return [
+        parameter
+        for parameter in main.commands["pretrain"].params
+        if isinstance(parameter, click.Option)
+    ]
 
 
 def test_pretrain_has_no_more_options_than_one_can_read():
@@ -71,7 +78,9 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
     def pretrain(records, output, **options):
         calls.append((records, output, options))
         stopped_early = types.SimpleNamespace(numpy=lambda: np.int64(69))
-        return types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=stopped_early)), None
+        return types.SimpleNamespace(
+            optimizer=types.SimpleNamespace(iterations=stopped_early)
+        ), None
 
     monkeypatch.setattr("kbert.pretraining.pretrain", pretrain)
     bert = {"--size": "mini", "--dropout": 0.2, "--attention-dropout": 0.15, "--max-positions": 64}
@@ -95,7 +104,15 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
         "--keep-checkpoints": 2,
     }
     words = [word for option in (bert | config | how).items() for word in option]
-    asked = run("pretrain", tiny_records, "--output", tmp_path / "run", *words, "--tensorboard", "--recompute")
+    asked = run(
+        "pretrain",
+        tiny_records,
+        "--output",
+        tmp_path / "run",
+        *words,
+        "--tensorboard",
+        "--recompute",
+    )
     assert asked.stdout == f"{tmp_path / 'run'}: trained for 69 steps\n"
     flags = {"--recompute", "--tensorboard"}
     assert {name for one in pretrain_options() for name in one.opts} == {
@@ -108,7 +125,9 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
     }
 
     def fields(options):
-        return {option.removeprefix("--").replace("-", "_"): value for option, value in options.items()}
+        return {
+            option.removeprefix("--").replace("-", "_"): value for option, value in options.items()
+        }
 
     vocabulary_size = tfrecords.load_manifest(tiny_records).vocabulary_size
     assert calls.pop() == (
@@ -145,7 +164,10 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
         ((), {}),
         (("--dropout", 0.3), {"dropout": 0.3, "attention_dropout": 0.3}),
         (("--attention-dropout", 0), {"attention_dropout": 0.0}),
-        (("--dropout", 0.3, "--attention-dropout", 0.2), {"dropout": 0.3, "attention_dropout": 0.2}),
+        (
+            ("--dropout", 0.3, "--attention-dropout", 0.2),
+            {"dropout": 0.3, "attention_dropout": 0.2},
+        ),
         (("--max-positions", 31), {"max_positions": 31}),
         (
             ("--size", "tiny"),
@@ -154,26 +176,45 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
     ],
     ids=str,
 )
-def test_the_initial_model_says_its_shape(tiny_records, tiny_vocabulary, tmp_path, monkeypatch, options, changes):
+def test_the_initial_model_says_its_shape(
+    tiny_records, tiny_vocabulary, tmp_path, monkeypatch, options, changes
+):
     model = random_model(exact_gelu=True, attention_dropout=0.2, num_segments=3)
     kbert.export_saved_model(model, tiny_vocabulary, tmp_path / "bert")
     calls = []
 
     def pretrain(records, output, **options):
         calls.append(options)
-        return types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=types.SimpleNamespace(numpy=lambda: 1))), None
+        return types.SimpleNamespace(
+            optimizer=types.SimpleNamespace(iterations=types.SimpleNamespace(numpy=lambda: 1))
+        ), None
 
     monkeypatch.setattr("kbert.pretraining.pretrain", pretrain)
-    run("pretrain", tiny_records, "--output", tmp_path / "run", "--init-from", tmp_path / "bert", *options)
+    run(
+        "pretrain",
+        tiny_records,
+        "--output",
+        tmp_path / "run",
+        "--init-from",
+        tmp_path / "bert",
+        *options,
+    )
     (options,) = calls
     initial = kbert.load(tmp_path / "bert")
     assert options["init_from"].sha256 == initial.sha256
-    assert options["bert"] == dataclasses.replace(initial.bert, **changes)  # whether they fit is for `pretrain` to say
+    assert options["bert"] == dataclasses.replace(
+        initial.bert, **changes
+    )  # whether they fit is for `pretrain` to say
 
 
-@pytest.mark.parametrize("option", [("--optimizer", "adam"), ("--accumulate", 0), ("--patience", "a")])
+@pytest.mark.parametrize(
+    "option", [("--optimizer", "adam"), ("--accumulate", 0), ("--patience", "a")]
+)
 def test_a_wrong_choice_of_pretrain_is_explained(option):
-    assert f"Invalid value for '{option[0]}'" in run("pretrain", "records", "--output", "out", *option, code=2).stderr
+    assert (
+        f"Invalid value for '{option[0]}'"
+        in run("pretrain", "records", "--output", "out", *option, code=2).stderr
+    )
 
 
 def test_commands():
@@ -193,10 +234,16 @@ def test_commands():
 
 
 def test_the_whole_chain(tmp_path, monkeypatch):
-    corpus, vocabulary, records = tmp_path / "a corpus.txt", tmp_path / "vocab.txt", tmp_path / "récords"
+    corpus, vocabulary, records = (
+        tmp_path / "a corpus.txt",
+        tmp_path / "vocab.txt",
+        tmp_path / "récords",
+    )
     directory, saved_model = tmp_path / "run", tmp_path / "saved_model"
     documents = python_docs.python_documents
-    monkeypatch.setattr(python_docs, "python_documents", lambda packages: itertools.islice(documents(packages), 30))
+    monkeypatch.setattr(
+        python_docs, "python_documents", lambda packages: itertools.islice(documents(packages), 30)
+    )
 
     assert "30 documents" in run("corpus", corpus).stdout
     result = run("vocabulary", corpus, "--output", vocabulary, "--size", 400)
@@ -218,13 +265,28 @@ def test_the_whole_chain(tmp_path, monkeypatch):
     assert inspected.startswith(built.stdout.strip())
     assert inspected.count("train record ") == 2
 
-    options = ("--size", "L-2_H-128", "--steps", 3, "--batch-size", 8, "--learning-rate", 1e-3, "--evaluate-steps", 1)
+    options = (
+        "--size",
+        "L-2_H-128",
+        "--steps",
+        3,
+        "--batch-size",
+        8,
+        "--learning-rate",
+        1e-3,
+        "--evaluate-steps",
+        1,
+    )
     trained = run("pretrain", records, "--output", directory, *options)
     assert "step 3 of 3: " in trained.stdout
     assert f"{directory}: trained for 3 steps" in trained.stdout
     loaded = kbert.load_run(directory)
     assert (loaded.bert.num_layers, loaded.bert.hidden_size, loaded.bert.dropout) == (2, 128, 0.1)
-    assert (loaded.pretraining.steps, loaded.pretraining.learning_rate, loaded.sequence_length) == (3, 1e-3, 31)
+    assert (loaded.pretraining.steps, loaded.pretraining.learning_rate, loaded.sequence_length) == (
+        3,
+        1e-3,
+        31,
+    )
     again = run("pretrain", records, "--output", directory, *options).stdout
     assert "step 3 of 3" not in again
     table = kbert.results_table(json.loads((directory / "results.json").read_text())["held_out"])
@@ -242,7 +304,9 @@ def test_the_whole_chain(tmp_path, monkeypatch):
         lines = run("predict", model, "Return the [MASK] of [MASK].", "[MASK]").stdout.splitlines()
         assert [lines[0], lines[3]] == ["Return the [MASK] of [MASK].", "[MASK]"]
         answers = [lines[n].removeprefix("  [MASK] ").split() for n in (1, 2, 4)]
-        assert [len(answer) for answer in answers] == [2 * top_k] * 3  # words with their probabilities
+        assert [len(answer) for answer in answers] == [
+            2 * top_k
+        ] * 3  # words with their probabilities
         assert all(0 < float(probability) < 1 for answer in answers for probability in answer[1::2])
         assert len(lines) == 5
     pair = ("Return the name.", "Return the list.")
@@ -253,7 +317,9 @@ def test_the_whole_chain(tmp_path, monkeypatch):
 
     for format in ("keras-hub", "huggingface", "google"):
         run("export", saved_model, "--output", tmp_path / format, "--format", format)
-        lines = run("predict", tmp_path / format, "--top-k", 3, "Return the [MASK] of [MASK].", "[MASK]").stdout
+        lines = run(
+            "predict", tmp_path / format, "--top-k", 3, "Return the [MASK] of [MASK].", "[MASK]"
+        ).stdout
         assert lines == run("predict", saved_model, "Return the [MASK] of [MASK].", "[MASK]").stdout
         assert run("predict", tmp_path / format, "--pair", *pair).stdout == answers[0]
 
@@ -267,23 +333,44 @@ def test_vectors_of_texts(tiny_run, tmp_path):
     np.testing.assert_allclose(vectors, predictor.embed(texts), atol=1e-6)
     for number, text in enumerate(texts[:4]):  # alone, or among longer ones
         np.testing.assert_allclose(vectors[number], predictor.embed([text])[0], atol=1e-5)
-    told = run("predict", tiny_run.directory, "-", "--embed", tmp_path / "lines.npy", "--pooling", "cls", input="ba be\n\né\n")
+    told = run(
+        "predict",
+        tiny_run.directory,
+        "-",
+        "--embed",
+        tmp_path / "lines.npy",
+        "--pooling",
+        "cls",
+        input="ba be\n\né\n",
+    )
     assert told.stdout.endswith("3 vectors of 26 numbers, float32\n")
-    np.testing.assert_allclose(np.load(tmp_path / "lines.npy"), predictor.embed(["ba be", "", "é"], "cls"), atol=1e-6)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "lines.npy"), predictor.embed(["ba be", "", "é"], "cls"), atol=1e-6
+    )
     # A line ends with a line feed, and with nothing else that Python takes for an end.
     lines = "ba\x0cbe\u2028du\r\nbe\n".encode() + b"\xff\n"
     run("predict", tiny_run.directory, "-", "--embed", tmp_path / "odd.npy", input=lines)
-    np.testing.assert_allclose(np.load(tmp_path / "odd.npy"), predictor.embed(["ba\x0cbe\u2028du", "be", "\ufffd"]), atol=1e-6)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "odd.npy"),
+        predictor.embed(["ba\x0cbe\u2028du", "be", "\ufffd"]),
+        atol=1e-6,
+    )
     run("predict", tiny_run.directory, "-", "--embed", tmp_path / "none.npy", input="")
     assert np.load(tmp_path / "none.npy").shape == (0, 26)
-    refused = run("predict", tiny_run.directory, "ba", "--embed", tmp_path / "lines.npy", code=2).stderr
+    refused = run(
+        "predict", tiny_run.directory, "ba", "--embed", tmp_path / "lines.npy", code=2
+    ).stderr
     assert "Expected a new file" in refused
 
 
-@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")  # the default of fit, for every Dataset
+@pytest.mark.filterwarnings(
+    "ignore:`shuffle=True` was passed:UserWarning"
+)  # the default of fit, for every Dataset
 def test_the_python_interface(tiny_records, tiny_vocabulary, tmp_path):
     spec = tfrecords.load_manifest(tiny_records)
-    config = kbert.BertConfig.of_size("tiny", vocabulary_size=spec.vocabulary_size, num_layers=1, hidden_size=32, num_heads=2)
+    config = kbert.BertConfig.of_size(
+        "tiny", vocabulary_size=spec.vocabulary_size, num_layers=1, hidden_size=32, num_heads=2
+    )
     model = kbert.pretraining_model(config)
     model.compile(**kbert.pretraining_objective(learning_rate=1e-2, steps=30))
     history = model.fit(
@@ -294,8 +381,12 @@ def test_the_python_interface(tiny_records, tiny_vocabulary, tmp_path):
         verbose=0,
     ).history
     assert history["mlm_cross_entropy"][1] < history["mlm_cross_entropy"][0]
-    assert history["val_mlm_cross_entropy"][1] == pytest.approx(kbert.evaluate(model, tiny_records, batch_size=8)["mlm_loss"])
-    kbert.export_saved_model(model, tiny_vocabulary, tmp_path / "bert", sequence_length=spec.sequence_length)
+    assert history["val_mlm_cross_entropy"][1] == pytest.approx(
+        kbert.evaluate(model, tiny_records, batch_size=8)["mlm_loss"]
+    )
+    kbert.export_saved_model(
+        model, tiny_vocabulary, tmp_path / "bert", sequence_length=spec.sequence_length
+    )
     assert kbert.load_predictor(tmp_path / "bert").fill_mask("ba [MASK]")[0][0].token in WORDS
 
 
@@ -306,10 +397,14 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
     occupied.mkdir()
     (occupied / "thesis.tex").write_text("x")
     (tmp_path / "bare").mkdir()
-    (tmp_path / "no_mask.txt").write_text("\n".join(token for token in tiny_vocabulary.tokens if token != "[MASK]") + "\n")
+    (tmp_path / "no_mask.txt").write_text(
+        "\n".join(token for token in tiny_vocabulary.tokens if token != "[MASK]") + "\n"
+    )
     shutil.copytree(tiny_records, tmp_path / "other")
     manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
-    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest | {"vocabulary_sha256": "f" * 64}))
+    (tmp_path / "other" / "manifest.json").write_text(
+        json.dumps(manifest | {"vocabulary_sha256": "f" * 64})
+    )
     return {
         "bare": tmp_path / "bare",
         "corpus": tiny_corpus,
@@ -329,28 +424,61 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
     [
         ("corpus {corpus}", "Expected a new file. Received: {corpus}, which exists"),
         ("corpus {bare}", "Received: the directory {bare}"),
-        ("corpus {out} --packages no-such-package", "Expected an installed package. Received: 'no-such-package'"),
+        (
+            "corpus {out} --packages no-such-package",
+            "Expected an installed package. Received: 'no-such-package'",
+        ),
         ("vocabulary {nowhere} --output {out}", "{nowhere}"),
-        ("vocabulary {corpus} --output {vocab}", "Expected a new file. Received: {vocab}, which exists"),
-        ("vocabulary {corpus} --output {out} --size 5", "a vocabulary size above the 5 special tokens. Received: 5"),
+        (
+            "vocabulary {corpus} --output {vocab}",
+            "Expected a new file. Received: {vocab}, which exists",
+        ),
+        (
+            "vocabulary {corpus} --output {out} --size 5",
+            "a vocabulary size above the 5 special tokens. Received: 5",
+        ),
         ("records {nowhere} --vocabulary {vocab} --output {out}", "{nowhere}"),
         (
             "records {corpus} --vocabulary {nowhere} --output {out}",
             "Expected a vocabulary file at {nowhere}. Received: No such file",
         ),
-        ("records {corpus} --vocabulary {no_mask} --output {out}", "Received: a vocabulary without [MASK]"),
+        (
+            "records {corpus} --vocabulary {no_mask} --output {out}",
+            "Received: a vocabulary without [MASK]",
+        ),
         ("records {corpus} --vocabulary {vocab} --output {occupied}", "already holds thesis.tex"),
-        ("records {corpus} --vocabulary {vocab} --output {out} --sequence-length 4", "sequence_length from 5"),
+        (
+            "records {corpus} --vocabulary {vocab} --output {out} --sequence-length 4",
+            "sequence_length from 5",
+        ),
         (
             "records {corpus} --vocabulary {vocab} --output {out} --pairs sop --mask-rate 1.5",
             "Expected mask_rate from 0.0 to 1.0",
         ),
-        ("records {corpus} --vocabulary {vocab} --output {out} --shards 0", "Expected num_shards from 1 to 65536. Received: 0"),
-        ("records {corpus} --vocabulary {vocab} --output {out} --shards 999 --workers 1", "fewer --shards"),
-        ("records {corpus} --vocabulary {vocab} --output {out} --duplicates 0", "Expected duplicates from 1 to 65536"),
-        ("records {corpus} --vocabulary {vocab} --output {corpus}", "Received: {corpus}, which is a file"),
-        ("records {bare} --vocabulary {vocab} --output {out}", "Received: {bare}, a directory without files"),
-        ("records '{bare}/*.txt' --vocabulary {vocab} --output {out}", "{bare}/*.txt, a pattern that matches nothing"),
+        (
+            "records {corpus} --vocabulary {vocab} --output {out} --shards 0",
+            "Expected num_shards from 1 to 65536. Received: 0",
+        ),
+        (
+            "records {corpus} --vocabulary {vocab} --output {out} --shards 999 --workers 1",
+            "fewer --shards",
+        ),
+        (
+            "records {corpus} --vocabulary {vocab} --output {out} --duplicates 0",
+            "Expected duplicates from 1 to 65536",
+        ),
+        (
+            "records {corpus} --vocabulary {vocab} --output {corpus}",
+            "Received: {corpus}, which is a file",
+        ),
+        (
+            "records {bare} --vocabulary {vocab} --output {out}",
+            "Received: {bare}, a directory without files",
+        ),
+        (
+            "records '{bare}/*.txt' --vocabulary {vocab} --output {out}",
+            "{bare}/*.txt, a pattern that matches nothing",
+        ),
         (
             "records {corpus} --vocabulary {vocab} --output {out} --format jsonl --workers 1",
             "expected a line with a JSON object",
@@ -358,40 +486,82 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
         ("records {corpus} --vocabulary {vocab} --output {records}", "Received another: "),
         ("inspect {nowhere}", "Expected a directory of records. Received: {nowhere}"),
         ("inspect {bare}", "Expected manifest.json in {bare}"),
-        ("pretrain {nowhere} --output {out}", "Expected a directory of records. Received: {nowhere}"),
+        (
+            "pretrain {nowhere} --output {out}",
+            "Expected a directory of records. Received: {nowhere}",
+        ),
         ("pretrain {bare} --output {out}", "Expected manifest.json in {bare}"),
-        ("pretrain {records} --output {out} --size huge", "Expected a size among tiny, mini, small, medium, base, large"),
+        (
+            "pretrain {records} --output {out} --size huge",
+            "Expected a size among tiny, mini, small, medium, base, large",
+        ),
         ("pretrain {records} --output {out} --size tiny --max-positions 19", "at most 19 tokens"),
-        ("pretrain {records} --output {out} --size tiny --steps 0", "Expected steps of at least 1. Received: 0"),
-        ("pretrain {records} --output {out} --size tiny --dropout 1", "Expected dropout from 0.0 to 0.999. Received: 1.0"),
-        ("pretrain {records} --output {out} --size tiny", "Expected at least 256 records in the split 'train'"),
-        ("pretrain {records} --output {occupied} --size tiny --batch-size 8", "already holds thesis.tex"),
+        (
+            "pretrain {records} --output {out} --size tiny --steps 0",
+            "Expected steps of at least 1. Received: 0",
+        ),
+        (
+            "pretrain {records} --output {out} --size tiny --dropout 1",
+            "Expected dropout from 0.0 to 0.999. Received: 1.0",
+        ),
+        (
+            "pretrain {records} --output {out} --size tiny",
+            "Expected at least 256 records in the split 'train'",
+        ),
+        (
+            "pretrain {records} --output {occupied} --size tiny --batch-size 8",
+            "already holds thesis.tex",
+        ),
         (
             "pretrain {records} --output {run} --size tiny --batch-size 8",
             "Received another: bert.hidden_size: 26 before, 128 now",
         ),
-        ("evaluate {nowhere} {records}", "Expected the configuration of a run by 'kbert pretrain' at {nowhere}"),
+        (
+            "evaluate {nowhere} {records}",
+            "Expected the configuration of a run by 'kbert pretrain' at {nowhere}",
+        ),
         ("evaluate {records} {records}", "{records}"),
         ("evaluate {run} {bare}", "Expected manifest.json in {bare}"),
         ("evaluate {run} {other}", "Received: {other}, written with ffffffffffff"),
         ("benchmark --size huge", "Expected a size among tiny, mini, small, medium, base, large"),
         ("benchmark --size tiny --batch-size 0", "Expected batch_size of at least 1. Received: 0"),
-        ("benchmark --size tiny --batch-size 9 --accumulate 2", "share evenly. Received: 9; take 8."),
-        ("benchmark --size tiny --sequence-length 513", "at most 512, the positions of the model. Received: 513"),
+        (
+            "benchmark --size tiny --batch-size 9 --accumulate 2",
+            "share evenly. Received: 9; take 8.",
+        ),
+        (
+            "benchmark --size tiny --sequence-length 513",
+            "at most 512, the positions of the model. Received: 513",
+        ),
         ("benchmark --size tiny --steps 0", "Expected steps of at least 1. Received: 0"),
-        ("export {nowhere} --output {out}", "Expected a run by 'kbert pretrain' or a BERT of one of the formats"),
+        (
+            "export {nowhere} --output {out}",
+            "Expected a run by 'kbert pretrain' or a BERT of one of the formats",
+        ),
         ("export {run} --output {occupied}", "already holds thesis.tex"),
-        ("predict {nowhere} '[MASK]'", "saved-model, keras-hub, huggingface, google at {nowhere}. Received: neither"),
-        ("predict {records} '[MASK]'", "saved-model, keras-hub, huggingface, google at {records}. Received: neither"),
+        (
+            "predict {nowhere} '[MASK]'",
+            "saved-model, keras-hub, huggingface, google at {nowhere}. Received: neither",
+        ),
+        (
+            "predict {records} '[MASK]'",
+            "saved-model, keras-hub, huggingface, google at {records}. Received: neither",
+        ),
         ("predict {run} 'no mask'", "Expected a text with [MASK] in it. Received: 'no mask'"),
         ("demo --output {corpus}", "{corpus}"),
     ],
 )
 def test_a_mistake_is_one_line(mistakes, command, message):
-    held = {path: path.read_bytes() for path in mistakes["occupied"].parent.rglob("*") if path.is_file()}
-    words = shlex.split(command.format_map({name: shlex.quote(str(path)) for name, path in mistakes.items()}))
+    held = {
+        path: path.read_bytes() for path in mistakes["occupied"].parent.rglob("*") if path.is_file()
+    }
+    words = shlex.split(
+        command.format_map({name: shlex.quote(str(path)) for name, path in mistakes.items()})
+    )
     assert message.format_map(mistakes) in error_line(*words)
-    assert {path: path.read_bytes() for path in mistakes["occupied"].parent.rglob("*") if path.is_file()} == held
+    assert {
+        path: path.read_bytes() for path in mistakes["occupied"].parent.rglob("*") if path.is_file()
+    } == held
     assert not mistakes["out"].exists() or not any(mistakes["out"].iterdir())
 
 
@@ -405,10 +575,46 @@ def test_a_mistake_is_one_line(mistakes, command, message):
         ["predict", "run", "[MASK]", "--pair", "a", "b"],
         ["records", "corpus.txt", "--vocabulary", "vocab.txt"],
         ["records", "--vocabulary", "vocab.txt", "--output", "out"],
-        ["records", "corpus.txt", "--vocabulary", "vocab.txt", "--output", "out", "--pairs", "some"],
-        ["records", "corpus.txt", "--vocabulary", "vocab.txt", "--output", "out", "--masking", "later"],
-        ["records", "corpus.txt", "--vocabulary", "vocab.txt", "--output", "out", "--mask-unit", "letter"],
-        ["records", "corpus.txt", "--vocabulary", "vocab.txt", "--output", "out", "--compression", "zip"],
+        [
+            "records",
+            "corpus.txt",
+            "--vocabulary",
+            "vocab.txt",
+            "--output",
+            "out",
+            "--pairs",
+            "some",
+        ],
+        [
+            "records",
+            "corpus.txt",
+            "--vocabulary",
+            "vocab.txt",
+            "--output",
+            "out",
+            "--masking",
+            "later",
+        ],
+        [
+            "records",
+            "corpus.txt",
+            "--vocabulary",
+            "vocab.txt",
+            "--output",
+            "out",
+            "--mask-unit",
+            "letter",
+        ],
+        [
+            "records",
+            "corpus.txt",
+            "--vocabulary",
+            "vocab.txt",
+            "--output",
+            "out",
+            "--compression",
+            "zip",
+        ],
         ["records", "corpus.txt", "--vocabulary", "vocab.txt", "--output", "out", "--workers", "0"],
         ["vocabulary", "corpus.txt", "--output", "out", "--min-frequency", "0"],
         ["inspect", "records", "--examples", "-1"],
@@ -427,10 +633,37 @@ def test_records_with_every_option(tmp_path, tiny_corpus, tiny_vocabulary):
     (tmp_path / "some text" / "ä.txt").write_bytes(text.encode() + b"ba\xff be\n")
     tiny_vocabulary.save(tmp_path / "vocab.txt")
     result = run(
-        *("records", tmp_path / "*text", "--vocabulary", tmp_path / "vocab.txt", "--output", tmp_path / "out"),
+        *(
+            "records",
+            tmp_path / "*text",
+            "--vocabulary",
+            tmp_path / "vocab.txt",
+            "--output",
+            tmp_path / "out",
+        ),
         *("--sequence-length", 23, "--max-predictions", 3, "--pairs", "sop", "--duplicates", 2),
-        *("--short-sequence-probability", 0.25, "--masking", "dynamic", "--mask-unit", "word", "--mask-rate", 0.2),
-        *("--mask-share", 0.7, "--random-share", 0.2, "--validation-fraction", 0.2, "--shards", 2, "--compression", "gzip"),
+        *(
+            "--short-sequence-probability",
+            0.25,
+            "--masking",
+            "dynamic",
+            "--mask-unit",
+            "word",
+            "--mask-rate",
+            0.2,
+        ),
+        *(
+            "--mask-share",
+            0.7,
+            "--random-share",
+            0.2,
+            "--validation-fraction",
+            0.2,
+            "--shards",
+            2,
+            "--compression",
+            "gzip",
+        ),
         *("--seed", 3, "--cased", "--format", "text", "--errors", "replace", "--workers", 1),
     )
     manifest = tfrecords.load_manifest(tmp_path / "out")
@@ -455,7 +688,8 @@ def test_records_with_every_option(tmp_path, tiny_corpus, tiny_vocabulary):
     first, corpus, replaced, train, validation, *_ = result.stdout.splitlines()
     assert replaced == "  1 characters stand for invalid UTF-8, which tokenization drops"
     assert first.startswith(
-        f"{tmp_path / 'out'}: records of S = 23 tokens with P = 3 slots for masked tokens (words, masked in "
+        f"{tmp_path / 'out'}: records of S = 23 tokens with P = 3 slots for masked tokens (words, "
+        "masked in "
     )
     assert "pairs: sop" in first
     assert corpus.startswith(f"corpus: {manifest.counts['corpus']['documents']} documents, ")
@@ -469,7 +703,16 @@ def test_records_with_every_option(tmp_path, tiny_corpus, tiny_vocabulary):
 
 def test_records_of_standard_input(tmp_path, tiny_corpus, tiny_vocabulary):
     tiny_vocabulary.save(tmp_path / "vocab.txt")
-    options = ("--vocabulary", tmp_path / "vocab.txt", "--sequence-length", 23, "--validation-fraction", 0, "--workers", 1)
+    options = (
+        "--vocabulary",
+        tmp_path / "vocab.txt",
+        "--sequence-length",
+        23,
+        "--validation-fraction",
+        0,
+        "--workers",
+        1,
+    )
     run("records", tiny_corpus, *options, "--output", tmp_path / "file")
     words = [str(word) for word in ("records", "-", *options, "--output", tmp_path / "piped")]
     result = CliRunner().invoke(main, words, input=tiny_corpus.read_bytes())
@@ -483,47 +726,101 @@ def test_records_of_standard_input(tmp_path, tiny_corpus, tiny_vocabulary):
 def test_records_warn_in_one_line(tmp_path, tiny_corpus, tiny_vocabulary):
     tiny_vocabulary.save(tmp_path / "vocab.txt")
     (tmp_path / "empty.txt").touch()
-    options = ("--vocabulary", tmp_path / "vocab.txt", "--output", tmp_path / "out", "--sequence-length", 23, "--workers", 1)
-    result = run("records", tiny_corpus, tmp_path / "empty.txt", *options, "--validation-fraction", 0.2)
+    options = (
+        "--vocabulary",
+        tmp_path / "vocab.txt",
+        "--output",
+        tmp_path / "out",
+        "--sequence-length",
+        23,
+        "--workers",
+        1,
+    )
+    result = run(
+        "records", tiny_corpus, tmp_path / "empty.txt", *options, "--validation-fraction", 0.2
+    )
     assert result.stderr == f"warning: {tmp_path / 'empty.txt'}: no text in there\n"
 
 
 def test_records_of_a_single_document(tmp_path, tiny_vocabulary):
     tiny_vocabulary.save(tmp_path / "vocab.txt")
     (tmp_path / "a.txt").write_text("ba be bi\nbu da de\n" * 7)
-    options = ("--vocabulary", tmp_path / "vocab.txt", "--output", tmp_path / "out", "--sequence-length", 23, "--workers", 1)
+    options = (
+        "--vocabulary",
+        tmp_path / "vocab.txt",
+        "--output",
+        tmp_path / "out",
+        "--sequence-length",
+        23,
+        "--workers",
+        1,
+    )
     line = error_line("records", tmp_path / "a.txt", *options)
-    assert line.endswith("choose --pairs sop or --pairs none, for which one is enough with --validation-fraction 0.")
+    assert line.endswith(
+        "choose --pairs sop or --pairs none, for which one is enough with --validation-fraction 0."
+    )
     assert not (tmp_path / "out").exists()
-    assert "pairs: none" in run("records", tmp_path / "a.txt", *options, "--pairs", "none", "--validation-fraction", 0).stdout
+    assert (
+        "pairs: none"
+        in run(
+            "records", tmp_path / "a.txt", *options, "--pairs", "none", "--validation-fraction", 0
+        ).stdout
+    )
 
 
 @pytest.mark.parametrize("workers", [None, 3])
 def test_records_by_many_workers(tmp_path, tiny_corpus, tiny_vocabulary, monkeypatch, workers):
     asked = []
-    monkeypatch.setattr("tfrecords.build_records", lambda *_, **options: asked.append(options["workers"]), raising=False)
+    monkeypatch.setattr(
+        "tfrecords.build_records",
+        lambda *_, **options: asked.append(options["workers"]),
+        raising=False,
+    )
     monkeypatch.setattr("tfrecords.inspect", lambda *_, **__: "", raising=False)
     tiny_vocabulary.save(tmp_path / "vocab.txt")
     options = () if workers is None else ("--workers", workers)
-    run("records", tiny_corpus, "--vocabulary", tmp_path / "vocab.txt", "--output", tmp_path / "out", *options)
+    run(
+        "records",
+        tiny_corpus,
+        "--vocabulary",
+        tmp_path / "vocab.txt",
+        "--output",
+        tmp_path / "out",
+        *options,
+    )
     assert asked == [workers]
 
 
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (OSError(28, "no space left: about 7 MB more are needed", "/a b/out"), "/a b/out: no space left: about 7 MB more"),
+        (
+            OSError(28, "no space left: about 7 MB more are needed", "/a b/out"),
+            "/a b/out: no space left: about 7 MB more",
+        ),
         (OSError(5, "Input/output error"), "A file: Input/output error."),
-        (tfrecords.WorkerError("Expected every worker to live. Received: x."), "Expected every worker to live. Received: x."),
+        (
+            tfrecords.WorkerError("Expected every worker to live. Received: x."),
+            "Expected every worker to live. Received: x.",
+        ),
     ],
 )
-def test_what_is_not_the_users_fault_is_one_line_too(tmp_path, tiny_corpus, tiny_vocabulary, monkeypatch, error, line):
+def test_what_is_not_the_users_fault_is_one_line_too(
+    tmp_path, tiny_corpus, tiny_vocabulary, monkeypatch, error, line
+):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr("tfrecords.build_records", fail, raising=False)
     tiny_vocabulary.save(tmp_path / "vocab.txt")
-    words = ("records", tiny_corpus, "--vocabulary", tmp_path / "vocab.txt", "--output", tmp_path / "out")
+    words = (
+        "records",
+        tiny_corpus,
+        "--vocabulary",
+        tmp_path / "vocab.txt",
+        "--output",
+        tmp_path / "out",
+    )
     assert error_line(*words, code=1).startswith(f"Error: {line}")
 
 
@@ -549,15 +846,26 @@ def test_records_go_on_after_ctrl_c(tmp_path, tiny_corpus, tiny_vocabulary, monk
         raise KeyboardInterrupt
 
     tiny_vocabulary.save(tmp_path / "vocab.txt")
-    words = ("records", tiny_corpus, "--vocabulary", tmp_path / "vocab.txt", "--sequence-length", 23, "--workers", 1)
+    words = (
+        "records",
+        tiny_corpus,
+        "--vocabulary",
+        tmp_path / "vocab.txt",
+        "--sequence-length",
+        23,
+        "--workers",
+        1,
+    )
     run(*words, "--output", tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("tfrecords.build.partition", press)
+        patch.setattr("tfrecords.build.recipe.partition", press)
         result = run(*words, "--output", tmp_path / "out", code=130)
         assert "Traceback" not in result.output
     assert error_line("inspect", tmp_path / "out").startswith("Error: Expected manifest.json in ")
     run(*words, "--output", tmp_path / "out")
-    assert (tmp_path / "out" / "manifest.json").read_bytes() == (tmp_path / "whole" / "manifest.json").read_bytes()
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == (
+        tmp_path / "whole" / "manifest.json"
+    ).read_bytes()
 
 
 def test_a_loss_that_is_not_a_number_is_one_line(tiny_records, tmp_path, monkeypatch):
@@ -565,7 +873,9 @@ def test_a_loss_that_is_not_a_number_is_one_line(tiny_records, tmp_path, monkeyp
         raise kbert.TrainingError("Step 7: expected a finite loss. Received: nan.")
 
     monkeypatch.setattr("kbert.pretraining.pretrain", fail)
-    line = error_line("pretrain", tiny_records, "--output", tmp_path / "run", "--size", "tiny", code=1)
+    line = error_line(
+        "pretrain", tiny_records, "--output", tmp_path / "run", "--size", "tiny", code=1
+    )
     assert line == "Error: Step 7: expected a finite loss. Received: nan."
 
 
@@ -581,10 +891,18 @@ def test_ctrl_c_ends_with_its_exit_code(tiny_records, tmp_path, monkeypatch):
 def test_a_real_process_prints_one_line_and_nothing_of_tensorflow(tmp_path):
     command = [sys.executable, "-m", "kbert", "pretrain", "nowhere", "--output", "run"]
     done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, timeout=120
+        command,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "Error: Expected a directory of records. Received: nowhere, which is no directory.\n"
+    assert (
+        done.stderr
+        == "Error: Expected a directory of records. Received: nowhere, which is no directory.\n"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -595,7 +913,11 @@ def test_the_demo_runs_every_command_in_order_and_prints_it(tmp_path, capsys):
     assert [name for name, _ in itertools.groupby(names)] == [
         name for name in main.commands if name not in ("benchmark", "plan", "demo")
     ]
-    printed = [shlex.split(line)[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("$ kbert ")]
+    printed = [
+        shlex.split(line)[2:]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("$ kbert ")
+    ]
     assert printed == commands
     for words in commands:
         assert all(isinstance(word, str) for word in words)
@@ -621,7 +943,10 @@ def test_the_demo_keeps_what_is_there(tmp_path, capsys):
         "predict",
     ]
     out = capsys.readouterr().out
-    assert f"$ kbert corpus {tmp_path / 'corpus.txt'}\n{tmp_path / 'corpus.txt'} is there already\n" in out
+    assert (
+        f"$ kbert corpus {tmp_path / 'corpus.txt'}\n{tmp_path / 'corpus.txt'} is there already\n"
+        in out
+    )
 
 
 def test_the_demo_stops_at_the_first_command_that_fails(tmp_path):
@@ -639,8 +964,13 @@ def test_the_demo_stops_at_the_first_command_that_fails(tmp_path):
 
 def test_jax_that_is_not_there_is_one_line(tiny_records, tmp_path, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "jax" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "jax" else find(name, *rest),
+    )
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert error_line("pretrain", tiny_records, "--output", tmp_path / "run") == (
-        "Error: Expected JAX, which KERAS_BACKEND=jax asks for. Received: none; pip install '.[jax]' in the clone."
+        "Error: Expected JAX, which KERAS_BACKEND=jax asks for. Received: none; pip install "
+        "'.[jax]' in the clone."
     )

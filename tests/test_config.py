@@ -5,10 +5,16 @@ import dataclasses
 import pytest
 
 from kbert.config import BertConfig, PretrainingConfig
-from kbert.optimizers import OPTIMIZERS
+from kbert.step.optimizers import OPTIMIZERS
 from tfrecords import InputError
 
-SHAPE = {"vocabulary_size": 53, "num_layers": 2, "hidden_size": 26, "num_heads": 2, "intermediate_size": 37}
+SHAPE = {
+    "vocabulary_size": 53,
+    "num_layers": 2,
+    "hidden_size": 26,
+    "num_heads": 2,
+    "intermediate_size": 37,
+}
 
 
 @pytest.mark.parametrize("num_layers", [2, 4, 6, 8, 10, 12])
@@ -33,14 +39,23 @@ def test_miniatures_have_the_released_numbers(num_layers, hidden_size):
 )
 def test_named_sizes_have_the_released_numbers(size, numbers):
     config = BertConfig.of_size(size, vocabulary_size=28996)
-    assert (config.num_layers, config.hidden_size, config.num_heads, config.intermediate_size) == numbers
+    assert (
+        config.num_layers,
+        config.hidden_size,
+        config.num_heads,
+        config.intermediate_size,
+    ) == numbers
     assert config.vocabulary_size == 28996
 
 
 def test_what_is_not_a_size_has_the_released_values():
     config = BertConfig.of_size("base", vocabulary_size=30522)
     assert (config.max_positions, config.num_segments, config.dropout) == (512, 2, 0.1)
-    assert (config.exact_gelu, config.layer_norm_epsilon, config.initializer_range) == (False, 1e-12, 0.02)
+    assert (config.exact_gelu, config.layer_norm_epsilon, config.initializer_range) == (
+        False,
+        1e-12,
+        0.02,
+    )
 
 
 def test_a_size_can_depart_from_the_released_one():
@@ -48,9 +63,14 @@ def test_a_size_can_depart_from_the_released_one():
     assert (config.dropout, config.max_positions, config.hidden_size) == (0.3, 41, 128)
 
 
-@pytest.mark.parametrize("size", ["Tiny", "huge", "", "L-3_H-128", "L-2_H-64", "L-2_H-128 ", "2_128"])
+@pytest.mark.parametrize(
+    "size", ["Tiny", "huge", "", "L-3_H-128", "L-2_H-64", "L-2_H-128 ", "2_128"]
+)
 def test_another_size_is_refused(size):
-    with pytest.raises(InputError, match=r"^Expected a size among tiny, .* or such as L-4_H-256\. Received: '.*'\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"^Expected a size among tiny, .* or such as L-4_H-256\. Received: '.*'\.$",
+    ):
         BertConfig.of_size(size, vocabulary_size=53)
 
 
@@ -105,7 +125,8 @@ def test_pretraining_values_out_of_range_are_refused(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("steps", "warmup_steps", "evaluate_every"), [(1_000_000, 10_000, 50_000), (100_000, 10_000, 5_000), (70, 7, 3), (7, 0, 1)]
+    ("steps", "warmup_steps", "evaluate_every"),
+    [(1_000_000, 10_000, 50_000), (100_000, 10_000, 5_000), (70, 7, 3), (7, 0, 1)],
 )
 def test_warmup_and_evaluations_follow_the_steps(steps, warmup_steps, evaluate_every):
     config = PretrainingConfig(steps=steps)
@@ -119,8 +140,18 @@ def test_warmup_and_evaluations_can_be_set():
 
 def test_defaults_are_those_of_the_paper():
     config = PretrainingConfig()
-    assert (config.optimizer, config.weight_decay, config.decay_power, config.patience) == ("adamw", 0.01, 1.0, None)
-    assert (config.learning_rate, config.batch_size, config.mlm_weight, config.nsp_weight) == (1e-4, 256, 1.0, 1.0)
+    assert (config.optimizer, config.weight_decay, config.decay_power, config.patience) == (
+        "adamw",
+        0.01,
+        1.0,
+        None,
+    )
+    assert (config.learning_rate, config.batch_size, config.mlm_weight, config.nsp_weight) == (
+        1e-4,
+        256,
+        1.0,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(

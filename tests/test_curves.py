@@ -3,21 +3,28 @@
 import matplotlib.image
 import pytest
 
-from kbert.curves import draw_curves
-from kbert.evaluation import Baselines
+from kbert.run.curves import draw_curves
+from kbert.run.evaluation import Baselines
 
-BASELINES = Baselines(unigram_loss=5.7, unigram_accuracy=0.05, majority_loss=0.69, majority_accuracy=0.53)
+BASELINES = Baselines(
+    unigram_loss=5.7, unigram_accuracy=0.05, majority_loss=0.69, majority_accuracy=0.53
+)
 TRAIN = {"mlm_loss": 5.0, "mlm_accuracy": 0.2, "nsp_loss": 0.6, "nsp_accuracy": 0.7}
 HELD_OUT = {f"val_{key}": value * 1.1 for key, value in TRAIN.items()}
 
 
 ALONE = {key: value for key, value in TRAIN.items() if key.startswith("mlm")}
-BASELINES_ALONE = Baselines(unigram_loss=5.7, unigram_accuracy=0.05, majority_loss=None, majority_accuracy=None)
+BASELINES_ALONE = Baselines(
+    unigram_loss=5.7, unigram_accuracy=0.05, majority_loss=None, majority_accuracy=None
+)
 
 
 def rows(*parts, num_rows=3):
     row = {key: value for part in parts for key, value in part.items()}
-    return [{"step": 7 * (n + 1), **{key: value / (n + 1) for key, value in row.items()}} for n in range(num_rows)]
+    return [
+        {"step": 7 * (n + 1), **{key: value / (n + 1) for key, value in row.items()}}
+        for n in range(num_rows)
+    ]
 
 
 def picture(path, rows, baselines, pairs="nsp"):
@@ -27,7 +34,11 @@ def picture(path, rows, baselines, pairs="nsp"):
 
 
 @pytest.mark.parametrize("baselines", [BASELINES, None], ids=["baselines", "none"])
-@pytest.mark.parametrize("history", [rows(TRAIN, HELD_OUT), rows(TRAIN), rows(TRAIN, num_rows=1)], ids=["both", "train", "one"])
+@pytest.mark.parametrize(
+    "history",
+    [rows(TRAIN, HELD_OUT), rows(TRAIN), rows(TRAIN, num_rows=1)],
+    ids=["both", "train", "one"],
+)
 def test_draws_what_there_is(tmp_path, history, baselines):
     image = picture(tmp_path / "curves.png", history, baselines)
     height, width, _ = image.shape
@@ -48,7 +59,9 @@ def test_single_segments_have_the_upper_panels_alone(tmp_path, baselines):
 
 def test_the_titles_say_what_the_pairs_are(tmp_path, monkeypatch):
     titles = []
-    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, title, **_: titles.append(title))
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.set_title", lambda axes, title, **_: titles.append(title)
+    )
     masked = ["masked tokens: loss (nats)", "masked tokens: accuracy"]
     for pairs, more in {
         "nsp": ["next sentence: loss (nats)", "next sentence: accuracy"],

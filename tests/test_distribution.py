@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from model_fixtures import ROOT
 
-from kbert.distribution import STRATEGIES, _cluster, batches_for, devices_of
+from kbert.run.distribution import STRATEGIES, _cluster, batches_for, devices_of
 
 TWO_WORKERS = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
 
@@ -37,18 +37,25 @@ def test_a_single_device(name):
 
 @pytest.mark.parametrize("name", ["two", "", "One", None])
 def test_a_strategy_that_is_not_there_is_refused(name, refused):
-    with refused(rf"^Expected a strategy among auto, one, mirrored, multi-worker, tpu\. Received: {name!r}\.$"):
+    with refused(
+        rf"^Expected a strategy among auto, one, mirrored, multi-worker, tpu\. Received: {name!r}\.$"
+    ):
         devices_of(name)
     assert name not in STRATEGIES
 
 
 def test_parameter_servers_are_refused_with_a_reason(refused):
-    with refused("^Expected a strategy whose updates are in step on all devices.* 'parameter-server'; take multi-worker"):
+    with refused(
+        "^Expected a strategy whose updates are in step on all devices.* 'parameter-server'; take "
+        "multi-worker"
+    ):
         devices_of("parameter-server")
 
 
 def test_mirrored_needs_two_devices(refused, plain_environment):
-    with refused("^Expected at least 2 devices for the strategy 'mirrored'. Received: 1; take one.$"):
+    with refused(
+        "^Expected at least 2 devices for the strategy 'mirrored'. Received: 1; take one.$"
+    ):
         devices_of("mirrored")
     plain_environment["GPU"] = plain_environment["CPU"]
     with refused("Received: 1; take one"):
@@ -57,7 +64,9 @@ def test_mirrored_needs_two_devices(refused, plain_environment):
 
 @pytest.mark.parametrize("gpus", [0, 1, 2])
 def test_auto_takes_all_gpus(gpus, plain_environment, monkeypatch):
-    plain_environment["GPU"] = [types.SimpleNamespace(name=f"GPU:{number}") for number in range(gpus)]
+    plain_environment["GPU"] = [
+        types.SimpleNamespace(name=f"GPU:{number}") for number in range(gpus)
+    ]
     fake = lambda names: types.SimpleNamespace(num_replicas_in_sync=len(names))  # noqa: E731
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", fake)
     devices = devices_of("auto")
@@ -68,28 +77,39 @@ def test_auto_takes_all_gpus(gpus, plain_environment, monkeypatch):
 @pytest.mark.parametrize("variable", ["TPU_NAME", "TPU_ACCELERATOR_TYPE", None])
 def test_a_tpu_that_is_not_there_is_refused(variable, monkeypatch, refused):
     def connect(tpu):
-        assert tpu == ("x" if variable == "TPU_NAME" else "local")  # by name, or the one of this machine
+        assert tpu == (
+            "x" if variable == "TPU_NAME" else "local"
+        )  # by name, or the one of this machine
         raise ValueError("Please provide a TPU Name\nto connect to.")
 
     monkeypatch.setattr(tf.distribute.cluster_resolver.TPUClusterResolver, "connect", connect)
     if variable:
         monkeypatch.setenv(variable, "x")
-    with refused(r"^Expected a TPU\. Received: none \(Please provide a TPU Name to connect to\.\)\.$"):
+    with refused(
+        r"^Expected a TPU\. Received: none \(Please provide a TPU Name to connect to\.\)\.$"
+    ):
         devices_of("auto" if variable else "tpu")
 
 
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("name", ["auto", "multi-worker"])
 def test_workers_of_tf_config(name, index, monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", json.dumps(TWO_WORKERS | {"task": {"type": "worker", "index": index}}))
-    strategy = types.SimpleNamespace(num_replicas_in_sync=2, cluster_resolver=types.SimpleNamespace(task_id=index))
+    monkeypatch.setenv(
+        "TF_CONFIG", json.dumps(TWO_WORKERS | {"task": {"type": "worker", "index": index}})
+    )
+    strategy = types.SimpleNamespace(
+        num_replicas_in_sync=2, cluster_resolver=types.SimpleNamespace(task_id=index)
+    )
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: strategy)
     devices = devices_of(name)
     assert (devices.name, devices.num_replicas, devices.is_chief) == ("multi-worker", 2, index == 0)
 
 
 def test_a_cluster_of_one_worker_is_one_device(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}))
+    monkeypatch.setenv(
+        "TF_CONFIG",
+        json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}),
+    )
     assert devices_of("auto").name == "one"
 
 
@@ -99,13 +119,18 @@ def test_a_port_in_use_is_refused(monkeypatch, refused):
 
     monkeypatch.setenv("TF_CONFIG", json.dumps(TWO_WORKERS))
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", listen)
-    with refused("^Expected to listen at this worker's address in TF_CONFIG .* Received: Could not start gRPC server on port"):
+    with refused(
+        "^Expected to listen at this worker's address in TF_CONFIG .* Received: Could not start "
+        "gRPC server on port"
+    ):
         devices_of("auto")
 
 
 def test_no_tf_config(monkeypatch, refused):
     assert _cluster(required=False) == []
-    with refused("^Expected TF_CONFIG in the environment for multi-worker, such as .* Received: none.$"):
+    with refused(
+        "^Expected TF_CONFIG in the environment for multi-worker, such as .* Received: none.$"
+    ):
         _cluster(required=True)
     with refused("^Expected TF_CONFIG in the environment for multi-worker"):
         devices_of("multi-worker")
@@ -120,7 +145,9 @@ def test_a_good_tf_config(monkeypatch, required):
 
 
 def changed(cluster=None, **task):
-    return json.dumps({"cluster": cluster or TWO_WORKERS["cluster"], "task": TWO_WORKERS["task"] | task}, indent=1)
+    return json.dumps(
+        {"cluster": cluster or TWO_WORKERS["cluster"], "task": TWO_WORKERS["task"] | task}, indent=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +183,9 @@ def test_without_a_strategy_there_is_one_pipeline():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     assert batches_for(model, lambda context: asked.append(context) or "batches") == "batches"
-    assert batches_for(object(), lambda context: asked.append(context) or "batches") == "batches"  # as on JAX
+    assert (
+        batches_for(object(), lambda context: asked.append(context) or "batches") == "batches"
+    )  # as on JAX
     assert asked == [None, None]
 
 
@@ -164,7 +193,7 @@ ON_TWO_DEVICES = """
 import json, keras, tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from kbert.distribution import batches_for, devices_of
+from kbert.run.distribution import batches_for, devices_of
 
 there, auto = devices_of("mirrored"), devices_of("auto")
 with there.scope():
@@ -180,8 +209,18 @@ print("seen", json.dumps([there.name, there.num_replicas, there.is_chief, auto.n
 
 
 def test_two_devices_share_a_pipeline_and_take_turns_in_its_batches():
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run([sys.executable, "-c", ON_TWO_DEVICES], env=environment, capture_output=True, text=True, timeout=200)
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": str(ROOT),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.rpartition("seen ")[2])
     assert seen == ["mirrored", 2, True, "one", [[1, 0, 2]], [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]]

@@ -9,7 +9,7 @@ import sys
 import pytest
 from model_fixtures import ROOT, run_config
 
-import kbert.callbacks
+import kbert.run.callbacks
 from kbert.config import PretrainingConfig
 from kbert.pretraining import pretrain
 
@@ -17,23 +17,29 @@ pytest_plugins = ["model_fixtures"]
 
 MEGABYTE = 1 << 20
 SLACK = 16 * MEGABYTE
-"""What the resident memory may grow from step 200 to step 2,000: 9 kB a step, 93 kB a checkpoint, 930 kB an evaluation. A
-checkpoint takes 113 kB, the picture of an evaluation 6 MB, so that neither could be kept unnoticed. Where other processes take
-turns with this one, the allocator alone was seen to take 13 MB."""
+"""What the resident memory may grow from step 200 to step 2,000: 9 kB a step, 93 kB a checkpoint,
+930 kB an evaluation. A checkpoint takes 113 kB, the picture of an evaluation 6 MB, so that neither
+could be kept unnoticed. Where other processes take turns with this one, the allocator alone was
+seen to take 13 MB."""
 
 
 def train(records, output):
-    """Trains, and prints as JSON what the process holds at every checkpoint: step, bytes of memory, open files."""
+    """Trains, and prints as JSON what the process holds at every checkpoint: step, bytes of memory,
+    open files."""
     held = []
-    save = kbert.callbacks.save_checkpoint
+    save = kbert.run.callbacks.save_checkpoint
 
     def save_and_look(directory, model, step, **options):
         save(directory, model, step, **options)
-        memory = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        memory = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
         held.append((step, memory, len(list(pathlib.Path("/proc/self/fd").iterdir()))))
 
-    kbert.callbacks.save_checkpoint = save_and_look
-    settings = PretrainingConfig(steps=2000, batch_size=8, evaluate_every=100, checkpoint_every=10, seed=5)
+    kbert.run.callbacks.save_checkpoint = save_and_look
+    settings = PretrainingConfig(
+        steps=2000, batch_size=8, evaluate_every=100, checkpoint_every=10, seed=5
+    )
     pretrain(records, output, bert=run_config(), pretraining=settings, verbose=0)
     print(json.dumps(held))
 
@@ -53,7 +59,9 @@ def test_memory_and_open_files_stay_flat(tiny_records, tmp_path):
     settled = [one for one in held if one[0] >= 200]
     assert len(settled) > 170
     assert max(files for _, _, files in settled) <= settled[0][2] + 3, settled
-    assert max(memory for _, memory, _ in settled) <= settled[0][1] + SLACK, [memory // MEGABYTE for _, memory, _ in held]
+    assert max(memory for _, memory, _ in settled) <= settled[0][1] + SLACK, [
+        memory // MEGABYTE for _, memory, _ in held
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Held-out results against NumPy over every record once, and the baselines against a count by hand."""
+"""Held-out results against NumPy over every record once, and the baselines against a count by
+hand."""
 
 import dataclasses
 import json
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from model_fixtures import plain_records, random_model, tiny_config
 
-from kbert.evaluation import baselines, evaluate, results_table
-from kbert.model import pretraining_model
+from kbert.model.bert import pretraining_model
+from kbert.run.evaluation import baselines, evaluate, results_table
 from tfrecords import InputError, RecordsConfig, load_manifest
 from tfrecords.schema import PAIRS, Manifest
 from tfrecords.writer import write_shard
@@ -20,19 +21,29 @@ P = 3
 
 
 def write_by_hand(directory, splits, vocabulary_size, pairs="nsp"):
-    """Records of S = 7 with the given masked words (lists of ids) and labels per record, by split."""
+    """Records of S = 7 with the given masked words (lists of ids) and labels per record, by
+    split."""
     shards = []
     for split, rows in splits.items():
         count = len(rows)
-        features = {name: np.ones((count, 7), np.int32) for name in ("input_ids", "input_mask", "segment_ids")} | {
+        features = {
+            name: np.ones((count, 7), np.int32)
+            for name in ("input_ids", "input_mask", "segment_ids")
+        } | {
             "masked_lm_positions": np.ones((count, P), np.int32),
-            "masked_lm_ids": np.array([words + [0] * (P - len(words)) for words, _ in rows], np.int32),
-            "masked_lm_weights": np.array([[1.0] * len(words) + [0.0] * (P - len(words)) for words, _ in rows], np.float32),
+            "masked_lm_ids": np.array(
+                [words + [0] * (P - len(words)) for words, _ in rows], np.int32
+            ),
+            "masked_lm_weights": np.array(
+                [[1.0] * len(words) + [0.0] * (P - len(words)) for words, _ in rows], np.float32
+            ),
             "next_sentence_labels": np.array([[label] for _, label in rows], np.int32),
         }
         if pairs == "none":
             del features["next_sentence_labels"]
-        shards.append(write_shard(directory / f"{split}-00000-of-00001.tfrecord", split, [(features, {})]))
+        shards.append(
+            write_shard(directory / f"{split}-00000-of-00001.tfrecord", split, [(features, {})])
+        )
     manifest = Manifest(
         directory=directory,
         sequence_length=7,
@@ -48,7 +59,12 @@ def write_by_hand(directory, splits, vocabulary_size, pairs="nsp"):
 
 
 def test_baselines_equal_a_count_by_hand(tmp_path):
-    train = [([7, 7, 9], 0), ([7], 0), ([8, 9], 1), ([0], 0)]  # 7 x 3, 9 x 2, 8 and 0 once; B follows three times in four
+    train = [
+        ([7, 7, 9], 0),
+        ([7], 0),
+        ([8, 9], 1),
+        ([0], 0),
+    ]  # 7 x 3, 9 x 2, 8 and 0 once; B follows three times in four
     validation = [([7, 9], 0), ([5, 7, 7], 1), ([], 1)]
     write_by_hand(tmp_path, {"train": train, "validation": validation}, vocabulary_size=11)
     result = baselines(tmp_path)
@@ -68,7 +84,9 @@ def test_baselines_of_single_segments_have_no_labels(tmp_path):
     (tmp_path / "nsp").mkdir()
     (tmp_path / "none").mkdir()
     splits = {"train": train, "validation": validation}
-    whole, alone = (baselines(write_by_hand(tmp_path / pairs, splits, 11, pairs)) for pairs in ("nsp", "none"))
+    whole, alone = (
+        baselines(write_by_hand(tmp_path / pairs, splits, 11, pairs)) for pairs in ("nsp", "none")
+    )
     assert alone == dataclasses.replace(whole, majority_loss=None, majority_accuracy=None)
 
 
@@ -101,7 +119,11 @@ def evaluate_plainly(model, files):
         return losses.mean(), (logits.argmax(-1) == labels).mean()
 
     mlm_loss, mlm_accuracy = figures(logits["mlm"][in_use], words)
-    results = {"mlm_loss": mlm_loss, "mlm_perplexity": math.exp(mlm_loss), "mlm_accuracy": mlm_accuracy}
+    results = {
+        "mlm_loss": mlm_loss,
+        "mlm_perplexity": math.exp(mlm_loss),
+        "mlm_accuracy": mlm_accuracy,
+    }
     if "nsp" in logits:
         labels = np.array([record["next_sentence_labels"][0] for record in records])
         results["nsp_loss"], results["nsp_accuracy"] = figures(logits["nsp"], labels)
@@ -130,12 +152,23 @@ def test_every_record_counts_once_whatever_the_batches(records_by_pairs, batch_s
 
 @pytest.mark.parametrize(
     ("next_sentence", "pairs", "expected"),
-    [(True, "none", "sentence pairs"), (False, "nsp", "single segments"), (False, "sop", "single segments")],
+    [
+        (True, "none", "sentence pairs"),
+        (False, "nsp", "single segments"),
+        (False, "sop", "single segments"),
+    ],
 )
-def test_records_of_another_kind_than_the_model_are_refused(tmp_path, next_sentence, pairs, expected):
+def test_records_of_another_kind_than_the_model_are_refused(
+    tmp_path, next_sentence, pairs, expected
+):
     manifest = write_by_hand(tmp_path, {"train": [([7], 0)], "validation": [([7], 0)]}, 11, pairs)
-    model = pretraining_model(tiny_config(vocabulary_size=11, num_layers=1), next_sentence=next_sentence)
-    with pytest.raises(InputError, match=rf"Expected records of {expected}, .* Received: .*, made with pairs '{pairs}'\."):
+    model = pretraining_model(
+        tiny_config(vocabulary_size=11, num_layers=1), next_sentence=next_sentence
+    )
+    with pytest.raises(
+        InputError,
+        match=rf"Expected records of {expected}, .* Received: .*, made with pairs '{pairs}'\.",
+    ):
         evaluate(model, manifest)
 
 
@@ -144,7 +177,9 @@ def test_evaluation_changes_nothing_and_takes_the_split_it_is_told(tiny_records)
     before = [variable.numpy() for variable in model.variables]
     manifest = load_manifest(tiny_records)
     results = evaluate(model, manifest, split="train", batch_size=32)
-    assert results["mlm_loss"] == pytest.approx(evaluate_plainly(model, manifest.files("train"))["mlm_loss"], rel=1e-5)
+    assert results["mlm_loss"] == pytest.approx(
+        evaluate_plainly(model, manifest.files("train"))["mlm_loss"], rel=1e-5
+    )
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
 
@@ -160,7 +195,9 @@ def test_a_diverged_model_has_infinite_perplexity(tiny_records):
 
 def test_a_split_without_records_is_refused(tmp_path):
     manifest = write_by_hand(tmp_path, {"train": [([7], 0)]}, vocabulary_size=11)
-    with pytest.raises(InputError, match=r"Expected a split 'validation' .* Received: records without it"):
+    with pytest.raises(
+        InputError, match=r"Expected a split 'validation' .* Received: records without it"
+    ):
         evaluate(pretraining_model(tiny_config(vocabulary_size=11, num_layers=1)), manifest)
 
 

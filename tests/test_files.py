@@ -81,10 +81,15 @@ def test_directory_takes_its_name_when_it_is_whole(tmp_path):
 
 
 def test_content_is_on_disk_before_the_name_is(tmp_path, monkeypatch):
-    # What a power cut leaves behind depends on the order: first the content, then its name, then the directory of that.
+    # What a power cut leaves behind depends on the order: first the content, then its name, then
+    # the directory of that.
     steps, fsync, replace = [], os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda file: (steps.append(os.fstat(file).st_ino), fsync(file)))
-    monkeypatch.setattr(os, "replace", lambda old, new: (steps.append("renamed"), replace(old, new)))
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (steps.append(os.fstat(file).st_ino), fsync(file))
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda old, new: (steps.append("renamed"), replace(old, new))
+    )
 
     def order():
         return [step for n, step in enumerate(steps) if step not in steps[:n]]
@@ -96,7 +101,12 @@ def test_content_is_on_disk_before_the_name_is(tmp_path, monkeypatch):
         partial.mkdir()
         (partial / "weights").write_text("1")
     model = tmp_path / "model"
-    assert order() == [(model / "weights").stat().st_ino, model.stat().st_ino, "renamed", tmp_path.stat().st_ino]
+    assert order() == [
+        (model / "weights").stat().st_ino,
+        model.stat().st_ino,
+        "renamed",
+        tmp_path.stat().st_ino,
+    ]
 
 
 def test_text_and_json_come_back(tmp_path):
@@ -129,10 +139,14 @@ def test_new_file_is_not_there_yet(tmp_path, refused):
     assert new_file(tmp_path / "sub" / "a.txt") == tmp_path / "sub" / "a.txt"
     assert names(tmp_path / "sub") == []
     (tmp_path / "a.txt").write_text("old")
-    with refused(rf"Expected a new file\. Received: {re.escape(str(tmp_path / 'a.txt'))}, which exists"):
+    with refused(
+        rf"Expected a new file\. Received: {re.escape(str(tmp_path / 'a.txt'))}, which exists"
+    ):
         new_file(tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text() == "old"
-    with refused(rf"Expected the name of a file to write\. Received: the directory {re.escape(str(tmp_path / 'sub'))};"):
+    with refused(
+        rf"Expected the name of a file to write\. Received: the directory {re.escape(str(tmp_path / 'sub'))};"
+    ):
         new_file(tmp_path / "sub")
     with refused(r"Expected a directory that can be made at .*a\.txt\. Received: File exists"):
         new_file(tmp_path / "a.txt" / "b.txt")
@@ -144,7 +158,9 @@ def test_new_directory_is_empty(tmp_path, refused):
     assert not inner.exists()
     inner.mkdir(parents=True)
     assert new_directory(str(inner)) == inner
-    with refused(r"Expected an empty or new directory\. Received: .*sub, which already holds inner;"):
+    with refused(
+        r"Expected an empty or new directory\. Received: .*sub, which already holds inner;"
+    ):
         new_directory(tmp_path / "sub")
     for name in "cba":
         (tmp_path / name).touch()
@@ -158,25 +174,36 @@ def test_directory_is_claimed_once_and_recognised(tmp_path, refused):
     identity = {"kind": "a job", "seed": 7, "inputs": ("a", "b"), "rate": 0.15}
     assert claim_directory(tmp_path / "out", identity, "job.json") == tmp_path / "out"
     assert claim_directory(str(tmp_path / "out"), identity, "job.json") == tmp_path / "out"
-    with refused(r"Expected the configuration that .*out was made with\. Received another: size: None before, 3 now;"):
+    with refused(
+        r"Expected the configuration that .*out was made with\. Received another: size: None before, 3 now;"
+    ):
         claim_directory(tmp_path / "out", identity | {"size": 3}, "job.json")
-    with refused(r"Received another: inputs: \['a', 'b'\] before, \['a'\] now; seed: 7 before, 8 now; use the same"):
+    with refused(
+        r"Received another: inputs: \['a', 'b'\] before, \['a'\] now; seed: 7 before, 8 now; use the same"
+    ):
         claim_directory(tmp_path / "out", identity | {"seed": 8, "inputs": ["a"]}, "job.json")
-    with refused(r"Expected a directory for another job\. Received: .*out, which holds a job; name another"):
+    with refused(
+        r"Expected a directory for another job\. Received: .*out, which holds a job; name another"
+    ):
         claim_directory(tmp_path / "out", {"kind": "another job"}, "job.json")
     assert names(tmp_path / "out") == ["job.json"]
 
 
 def test_foreign_directory_is_not_claimed(tmp_path, refused):
     (tmp_path / "thesis.tex").write_text("dear")
-    with refused(r"Expected an empty or new directory\. Received: .*, which already holds thesis\.tex;"):
+    with refused(
+        r"Expected an empty or new directory\. Received: .*, which already holds thesis\.tex;"
+    ):
         claim_directory(tmp_path, {"seed": 7}, "job.json")
     assert names(tmp_path) == ["thesis.tex"]
 
 
 def test_difference_is_one_line():
     assert difference({"a": 1, "b": 2}, {"b": 2, "a": 1}) == ""
-    assert difference({"b": 2, "a": "x"}, {"c": None, "a": "y\n"}) == r"a: 'x' before, 'y\n' now; b: 2 before, None now"
+    assert (
+        difference({"b": 2, "a": "x"}, {"c": None, "a": "y\n"})
+        == r"a: 'x' before, 'y\n' now; b: 2 before, None now"
+    )
 
 
 def test_claim_that_was_killed_is_claimed_again(tmp_path):
@@ -192,7 +219,11 @@ def test_hash_of_a_file(tmp_path, size):
     content = bytes(range(251)) * (size // 251 + 1)
     (tmp_path / "a").write_bytes(content[:size])
     reports = []
-    assert sha256(tmp_path / "a", reports.append) == hashlib.sha256(content[:size]).hexdigest() == sha256(tmp_path / "a")
+    assert (
+        sha256(tmp_path / "a", reports.append)
+        == hashlib.sha256(content[:size]).hexdigest()
+        == sha256(tmp_path / "a")
+    )
     assert sum(reports) == size
 
 
@@ -230,17 +261,23 @@ def test_lock_of_a_process_that_was_killed_is_free(tmp_path):
 def test_what_cannot_be_locked(tmp_path, refused):
     (tmp_path / "file").touch()
     with (
-        refused(r"Expected the name of a directory\. Received: .*file, which is a file; name another"),
+        refused(
+            r"Expected the name of a directory\. Received: .*file, which is a file; name another"
+        ),
         locked(tmp_path / "file"),
     ):
         pass
-    with refused(r"Expected a directory that can be made at .*file/out\. Received: "), locked(tmp_path / "file" / "out"):
+    with (
+        refused(r"Expected a directory that can be made at .*file/out\. Received: "),
+        locked(tmp_path / "file" / "out"),
+    ):
         pass
 
 
 @pytest.mark.parametrize("gone", ["directory", "lock"])
 def test_lock_that_another_process_removes_meanwhile(tmp_path, monkeypatch, gone):
-    # The other one has just ended: between our making the directory and our opening the file, or before we lock it.
+    # The other one has just ended: between our making the directory and our opening the file, or
+    # before we lock it.
     output, opened = tmp_path / "out", type(tmp_path).open
 
     def open_late(path, *arguments):
@@ -259,7 +296,8 @@ def test_lock_that_another_process_removes_meanwhile(tmp_path, monkeypatch, gone
 
 
 def hold(output, barrier, queue):
-    """Locks the same fresh directories as the other processes at the same time, and says whether that went well."""
+    """Locks the same fresh directories as the other processes at the same time, and says whether
+    that went well."""
     for number in range(20):
         barrier.wait(60)
         try:
@@ -276,7 +314,9 @@ def hold(output, barrier, queue):
 def test_processes_that_lock_at_the_same_instant(tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(4), context.Queue()
-    processes = [context.Process(target=hold, args=(tmp_path, barrier, queue), daemon=True) for _ in range(4)]
+    processes = [
+        context.Process(target=hold, args=(tmp_path, barrier, queue), daemon=True) for _ in range(4)
+    ]
     for process in processes:
         process.start()
     held = {}

@@ -1,4 +1,5 @@
-"""Every way out and in: what is loaded is what was exported, bit for bit, through any chain of formats."""
+"""Every way out and in: what is loaded is what was exported, bit for bit, through any chain of
+formats."""
 
 import dataclasses
 import itertools
@@ -13,12 +14,12 @@ import pytest
 import safetensors.numpy
 from model_fixtures import assert_equal_values, random_model, tiny_config, values_of
 
-from kbert.checkpoints import save_checkpoint
 from kbert.config import BertConfig, PretrainingConfig
-from kbert.formats import FORMATS, format_of, load, save
-from kbert.model import pretraining_model
-from kbert.pretrained import Pretrained, assign_weights, weight_shapes
-from kbert.runs import Run, load_run
+from kbert.formats.load_and_save import FORMATS, format_of, load, save
+from kbert.formats.pretrained import Pretrained, assign_weights, weight_shapes
+from kbert.model.bert import pretraining_model
+from kbert.run.checkpoints import save_checkpoint
+from kbert.run.directory import Run, load_run
 from tfrecords import InputError, Vocabulary
 
 pytest_plugins = ["model_fixtures"]
@@ -30,12 +31,16 @@ TRAINING = "3 updates.\n"
 @pytest.fixture(scope="module")
 def pretrained(tiny_vocabulary):
     model = random_model(dropout=0.2, attention_dropout=0.1, initializer_range=0.03)
-    return Pretrained.of_model(model, tiny_vocabulary, sequence_length=S, cased=True, pairs="sop", training=TRAINING)
+    return Pretrained.of_model(
+        model, tiny_vocabulary, sequence_length=S, cased=True, pairs="sop", training=TRAINING
+    )
 
 
 @pytest.fixture(scope="module")
 def of_single_segments(tiny_vocabulary):
-    return Pretrained.of_model(random_model(next_sentence=False), tiny_vocabulary, sequence_length=S)
+    return Pretrained.of_model(
+        random_model(next_sentence=False), tiny_vocabulary, sequence_length=S
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,9 @@ def test_a_round_trip_of_a_model_of_single_segments(of_single_segments, tmp_path
 
 @pytest.mark.parametrize("format", ["saved-model", "huggingface"])
 def test_a_round_trip_of_the_exact_gelu(tiny_vocabulary, tmp_path, format):
-    other = Pretrained.of_model(random_model(exact_gelu=True, layer_norm_epsilon=1e-7), tiny_vocabulary)
+    other = Pretrained.of_model(
+        random_model(exact_gelu=True, layer_norm_epsilon=1e-7), tiny_vocabulary
+    )
     loaded = load(save(other, tmp_path / "bert", format))
     assert loaded.bert.exact_gelu
     assert_same(loaded, other)
@@ -83,7 +90,10 @@ def test_a_round_trip_of_the_exact_gelu(tiny_vocabulary, tmp_path, format):
 @pytest.mark.parametrize("change", [{"exact_gelu": True}, {"layer_norm_epsilon": 1e-7}], ids=str)
 def test_a_form_that_a_format_has_not_is_refused(tiny_vocabulary, tmp_path, format, change):
     other = Pretrained.of_model(random_model(**change), tiny_vocabulary)
-    with pytest.raises(InputError, match=r"^Expected the tanh form of gelu and .* Received: .*; export it to huggingface\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"^Expected the tanh form of gelu and .* Received: .*; export it to huggingface\.$",
+    ):
         save(other, tmp_path / "bert", format)
     assert not list(tmp_path.iterdir())
 
@@ -96,7 +106,10 @@ def test_every_chain_of_two_formats(pretrained, exported, tmp_path):
 
 def test_a_run_becomes_every_format(tiny_run, tmp_path):
     run = load(tiny_run.directory)
-    assert_equal_values(run.weights, {path: value for path, value in tiny_run.weights.items() if path in run.weights})
+    assert_equal_values(
+        run.weights,
+        {path: value for path, value in tiny_run.weights.items() if path in run.weights},
+    )
     assert list(run.weights) == list(weight_shapes(run.bert))
     described = load_run(tiny_run.directory)
     for name in ("bert", "vocabulary", "sequence_length", "cased", "pairs"):
@@ -107,7 +120,10 @@ def test_a_run_becomes_every_format(tiny_run, tmp_path):
         # What a reader wants to know of the training is there.
         assert "60 updates of 8 sequences of up to 23 tokens" in card
         assert "37 documents" in card
-        assert "The settings:\n\n    --max-positions 29 --steps 60 --batch-size 8 --learning-rate 0.01" in card
+        assert (
+            "The settings:\n\n    --max-positions 29 --steps 60 --batch-size 8 --learning-rate 0.01"
+            in card
+        )
         assert f"| {tiny_run.results['mlm_loss']:.3f} |" in card
         assert f"| {tiny_run.results['nsp_accuracy']:.1%} |" in card
 
@@ -115,13 +131,23 @@ def test_a_run_becomes_every_format(tiny_run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "initial", "words"),
     [
-        ({}, None, "kbert pretrain RECORDS --output RUN --size mini --dropout 0.2 --steps 70 --batch-size 24 --optimizer lamb"),
-        ({"num_layers": 5}, "ab" * 32, "kbert pretrain RECORDS --output RUN --init-from PATH --dropout 0.2 --steps 70"),
+        (
+            {},
+            None,
+            "kbert pretrain RECORDS --output RUN --size mini --dropout 0.2 --steps 70 --batch-size "
+            "24 --optimizer lamb",
+        ),
+        (
+            {"num_layers": 5},
+            "ab" * 32,
+            "kbert pretrain RECORDS --output RUN --init-from PATH --dropout 0.2 --steps 70",
+        ),
         ({"num_layers": 5}, None, "--dropout 0.2 --steps 70 --batch-size 24 --optimizer lamb"),
         (
             {"attention_dropout": 0.1},
             None,
-            "kbert pretrain RECORDS --output RUN --size mini --dropout 0.2 --attention-dropout 0.1 --steps 70 --batch-size 24",
+            "kbert pretrain RECORDS --output RUN --size mini --dropout 0.2 --attention-dropout 0.1 "
+            "--steps 70 --batch-size 24",
         ),
     ],
 )
@@ -141,7 +167,9 @@ def test_the_command_of_a_run_in_the_card(tmp_path, tiny_vocabulary, changes, in
     model = run.new_model()
     save_checkpoint(run.checkpoints, model, 50)
     training = load(run.directory).training
-    assert training.startswith("50 updates of 24 sequences of up to 23 tokens each.\n")  # it is not at its end
+    assert training.startswith(
+        "50 updates of 24 sequences of up to 23 tokens each.\n"
+    )  # it is not at its end
     assert f":\n\n    {words}" in training
     assert "held-out" not in training
     # What only tells of the training costs no model.
@@ -160,7 +188,10 @@ def test_weight_shapes_are_those_of_the_model():
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_directory_with_something_in_it_is_refused_and_untouched(pretrained, tmp_path, format):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match=r"Expected an empty or new directory\. Received: .*already holds thesis\.tex"):
+    with pytest.raises(
+        InputError,
+        match=r"Expected an empty or new directory\. Received: .*already holds thesis\.tex",
+    ):
         save(pretrained, tmp_path, format)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"thesis.tex": "x"}
 
@@ -170,14 +201,18 @@ def test_an_export_that_breaks_off_leaves_nothing(pretrained, tmp_path, format, 
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("kbert.formats.save_notes", full)  # the last but one of the files
+    monkeypatch.setattr(
+        "kbert.formats.load_and_save.save_notes", full
+    )  # the last but one of the files
     with pytest.raises(OSError, match="No space left"):
         save(pretrained, tmp_path / "bert", format)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_format_is_refused(pretrained, tmp_path):
-    with pytest.raises(InputError, match=r"Expected a format among saved-model, .* Received: 'onnx'"):
+    with pytest.raises(
+        InputError, match=r"Expected a format among saved-model, .* Received: 'onnx'"
+    ):
         save(pretrained, tmp_path / "bert", "onnx")
 
 
@@ -187,7 +222,10 @@ def test_what_is_no_model_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("x")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"kind": "something else"}')
-    with pytest.raises(InputError, match=rf"Expected a run by 'kbert pretrain' or a BERT .* at .*{name}\. Received: neither\."):
+    with pytest.raises(
+        InputError,
+        match=rf"Expected a run by 'kbert pretrain' or a BERT .* at .*{name}\. Received: neither\.",
+    ):
         load(tmp_path / name)
 
 
@@ -231,7 +269,10 @@ def edit(path, keys, value):
 def test_notes_of_another_model_are_refused(pretrained, tmp_path, format):
     name, keys = CONFIGURATIONS[format]
     edit(save(pretrained, tmp_path / "bert", format) / name, keys, 13)
-    with pytest.raises(InputError, match=r"as kbert\.json there says, with num_heads=2\. Received: num_heads=13; remove"):
+    with pytest.raises(
+        InputError,
+        match=r"as kbert\.json there says, with num_heads=2\. Received: num_heads=13; remove",
+    ):
         load(tmp_path / "bert")
 
 
@@ -247,11 +288,15 @@ def test_shapes_that_keras_hub_contradicts_are_an_error(pretrained, tmp_path):
     output = save(pretrained, tmp_path / "bert", "keras-hub")
     (output / "kbert.json").unlink()
     edit(output / "config.json", ("config", "intermediate_dim"), 41)
-    with pytest.raises(InputError, match=r"the weights that its configuration says\. Received: others \(.*37.*\)") as caught:
+    with pytest.raises(
+        InputError, match=r"the weights that its configuration says\. Received: others \(.*37.*\)"
+    ) as caught:
         load(output)
     assert "\n" not in str(caught.value)
     edit(output / "config.json", ("config", "num_layers"), 1)
-    with pytest.raises(InputError, match=r"Expected in .*bert 1 layers, as its configuration says\. Received: 2\."):
+    with pytest.raises(
+        InputError, match=r"Expected in .*bert 1 layers, as its configuration says\. Received: 2\."
+    ):
         load(output)
 
 
@@ -259,7 +304,10 @@ def test_casing_that_the_notes_contradict_is_an_error(pretrained, tmp_path):
     output = save(pretrained, tmp_path / "bert", "huggingface")
     edit(output / "tokenizer.json", ("normalizer", "lowercase"), True)
     edit(output / "tokenizer_config.json", ("do_lower_case",), True)
-    with pytest.raises(InputError, match=r"as kbert\.json there says, with cased=True\. Received: cased=False; remove"):
+    with pytest.raises(
+        InputError,
+        match=r"as kbert\.json there says, with cased=True\. Received: cased=False; remove",
+    ):
         load(output)
 
 
@@ -316,7 +364,10 @@ def test_weights_that_are_not_floats_are_refused(exported, tmp_path):
     name = "bert.encoder.layer.0.output.dense.weight"
     tensors[name] = np.round(tensors[name]).astype(np.int8)
     safetensors.numpy.save_file(tensors, tmp_path / "bert" / "model.safetensors")
-    with pytest.raises(InputError, match=r"layer_0/output/kernel of floats\. Received: int8; quantised weights are not read"):
+    with pytest.raises(
+        InputError,
+        match=r"layer_0/output/kernel of floats\. Received: int8; quantised weights are not read",
+    ):
         load(tmp_path / "bert")
 
 
@@ -328,15 +379,19 @@ def test_an_export_to_the_empty_directory_that_one_is_in(of_single_segments, tmp
 
 KILLED = """
 import os, signal, sys
-import kbert, kbert.formats
-kbert.formats.save_notes = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+import kbert, kbert.formats.load_and_save
+kbert.formats.load_and_save.save_notes = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 kbert.save(kbert.load(sys.argv[1]), sys.argv[2], "google")
 """
 
 
 def test_a_killed_export_leaves_no_model_and_is_done_again(exported, pretrained, tmp_path):
     output = tmp_path / "bert"
-    done = subprocess.run([sys.executable, "-c", KILLED, exported["huggingface"], output], check=False, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, exported["huggingface"], output],
+        check=False,
+        capture_output=True,
+    )
     assert done.returncode == -signal.SIGKILL
     assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
     assert format_of(output) is None
@@ -349,11 +404,15 @@ def test_an_encoder_with_a_hole_is_refused(pretrained, tmp_path):
     tensors = safetensors.numpy.load_file(output / "model.safetensors")
     del tensors["bert.encoder.layer.1.attention.self.key.bias"]
     safetensors.numpy.save_file(tensors, output / "model.safetensors")
-    with pytest.raises(InputError, match=r"all weights of the encoder\. Received: none for layer_1/qkv/bias\."):
+    with pytest.raises(
+        InputError, match=r"all weights of the encoder\. Received: none for layer_1/qkv/bias\."
+    ):
         load(output)
 
 
-@pytest.mark.filterwarnings("ignore:The head of masked language modelling:UserWarning")  # KerasHub has another one
+@pytest.mark.filterwarnings(
+    "ignore:The head of masked language modelling:UserWarning"
+)  # KerasHub has another one
 def test_without_notes_a_format_speaks_for_itself(pretrained, exported, tmp_path):
     for format in ("keras-hub", "huggingface", "google"):
         output = save(pretrained, tmp_path / format, format)
@@ -368,12 +427,19 @@ def test_without_notes_a_format_speaks_for_itself(pretrained, exported, tmp_path
         assert loaded.pairs == "nsp"  # of the order of sentences nothing but the notes tells
     output = save(pretrained, tmp_path / "saved-model")
     (output / "kbert.json").unlink()
-    with pytest.raises(InputError, match=r"Expected a SavedModel by 'kbert export' at .* Received: one without kbert\.json"):
+    with pytest.raises(
+        InputError,
+        match=r"Expected a SavedModel by 'kbert export' at .* Received: one without kbert\.json",
+    ):
         load(output)
 
 
 def without(pretrained, *layers):
-    weights = {path: value for path, value in pretrained.weights.items() if path.partition("/")[0] not in layers}
+    weights = {
+        path: value
+        for path, value in pretrained.weights.items()
+        if path.partition("/")[0] not in layers
+    }
     return dataclasses.replace(pretrained, weights=weights)
 
 
@@ -392,17 +458,25 @@ def test_missing_heads_are_new_and_said(pretrained, tmp_path, layers, missing, r
     assert headless.missing == missing
     model = headless.model
     said = [str(warning.message) for warning in recwarn if "is new" in str(warning.message)]
-    assert sorted(said) == sorted(f"The head of {head} is new: the model has none, or a part of it." for head in missing)
+    assert sorted(said) == sorted(
+        f"The head of {head} is new: the model has none, or a part of it." for head in missing
+    )
     new = values_of(pretraining_model(headless.bert).trainable_variables)
     expected = {path: headless.weights.get(path, new[path]) for path in new}
     assert_equal_values(values_of(model.trainable_variables), expected)
     if "masked language modelling" in missing:
-        with pytest.raises(InputError, match=r"with a head of masked language modelling\. Received: the model without it;"):
+        with pytest.raises(
+            InputError,
+            match=r"with a head of masked language modelling\. Received: the model without it;",
+        ):
             save(headless, tmp_path / "bert")
         assert not list(tmp_path.iterdir())
     elif missing:  # what else there is can be written
         for format in FORMATS:
-            with pytest.warns(UserWarning, match="has no trained head of next sentence prediction; its pooler is left out"):
+            with pytest.warns(
+                UserWarning,
+                match="has no trained head of next sentence prediction; its pooler is left out",
+            ):
                 saved = load(save(headless, tmp_path / format, format))
             assert saved.pairs == "none"
             assert_equal_values(saved.weights, without(pretrained, "pooler", "nsp").weights)
@@ -410,14 +484,21 @@ def test_missing_heads_are_new_and_said(pretrained, tmp_path, layers, missing, r
 
 def test_what_a_model_has_no_place_for_is_said(pretrained):
     model = pretraining_model(pretrained.bert, next_sentence=False)
-    with pytest.warns(UserWarning, match=r"The head of next sentence prediction in the model is left out: this model has none"):
+    with pytest.warns(
+        UserWarning,
+        match=r"The head of next sentence prediction in the model is left out: this model has none",
+    ):
         assign_weights(model, pretrained)
     values = values_of(model.trainable_variables)
     assert_equal_values(values, {path: pretrained.weights[path] for path in values})
 
 
 def test_parts_that_do_not_fit_are_refused(pretrained, tiny_vocabulary):
-    with pytest.raises(InputError, match=r"Expected in the model a vocabulary of 53 pieces, .* Received: 52; where"):
+    with pytest.raises(
+        InputError, match=r"Expected in the model a vocabulary of 53 pieces, .* Received: 52; where"
+    ):
         dataclasses.replace(pretrained, vocabulary=Vocabulary(tiny_vocabulary.tokens[:-1]))
-    with pytest.raises(InputError, match=r"Expected a sequence length from 4 to 29, .* Received: 30\."):
+    with pytest.raises(
+        InputError, match=r"Expected a sequence length from 4 to 29, .* Received: 30\."
+    ):
         dataclasses.replace(pretrained, sequence_length=30)

@@ -29,11 +29,14 @@ def random_records(number, longest, seed):
 
 
 def starts(records):
-    """Where each record begins, and the end: 8 bytes of length and 2 CRCs of 4 stand around the data."""
+    """Where each record begins, and the end: 8 bytes of length and 2 CRCs of 4 stand around the
+    data."""
     return np.cumsum([0] + [len(record) + 16 for record in records]).tolist()
 
 
-@pytest.mark.parametrize(("number", "longest"), [(1, 7), (3, 300), (4, 300), (5, 300), (8, 1), (997, 401), (13, 70001)])
+@pytest.mark.parametrize(
+    ("number", "longest"), [(1, 7), (3, 300), (4, 300), (5, 300), (8, 1), (997, 401), (13, 70001)]
+)
 def test_count_and_offsets_are_those_of_tensorflow(tmp_path, number, longest):
     records = random_records(number, longest, seed=number)
     path = written(tmp_path / "a.tfrecord", records)
@@ -49,11 +52,16 @@ def test_tensorflow_reads_on_from_every_offset(tmp_path):
 
     def behind(offset):
         variant = tf.raw_ops.TFRecordDatasetV2(
-            filenames=[str(path)], compression_type="", buffer_size=tf.constant(1 << 10, tf.int64), byte_offsets=offset[None]
+            filenames=[str(path)],
+            compression_type="",
+            buffer_size=tf.constant(1 << 10, tf.int64),
+            byte_offsets=offset[None],
         )
         return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
 
-    found = tf.data.Dataset.from_tensor_slices(np.array(offsets)).flat_map(behind).as_numpy_iterator()
+    found = (
+        tf.data.Dataset.from_tensor_slices(np.array(offsets)).flat_map(behind).as_numpy_iterator()
+    )
     assert list(found) == [record for n in range(8) for record in records[n * BLOCK :]]
 
 
@@ -69,13 +77,19 @@ def test_file_cut_at_every_byte(tmp_path, refused):
         if size in ends:  # nothing but a manifest could tell that records are missing
             assert scan_records(path) == (whole, tuple(ends[:whole:BLOCK]), "none")
         else:
-            with refused(rf"cut\.tfrecord: expected TFRecords .* Received: a file that is cut or damaged in record {whole}\.$"):
+            with refused(
+                rf"cut\.tfrecord: expected TFRecords .* Received: a file that is cut or damaged in record {whole}\.$"
+            ):
                 scan_records(path)
 
 
-@pytest.mark.parametrize("length", [6, 1 << 31, 1 << 62, (1 << 63) - 17, (1 << 63) - 16, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize(
+    "length",
+    [6, 1 << 31, 1 << 62, (1 << 63) - 17, (1 << 63) - 16, (1 << 63) - 1, 1 << 63, (1 << 64) - 1],
+)
 def test_length_that_is_damaged(tmp_path, refused, length):
-    # Some of these overflow in 64 bits: reading must neither go round in circles nor leave the file.
+    # Some of these overflow in 64 bits: reading must neither go round in circles nor leave the
+    # file.
     content = bytearray(written(tmp_path / "a.tfrecord", [b"abc", b"defgh"]).read_bytes())
     content[19:27] = length.to_bytes(8, "little")
     (tmp_path / "a.tfrecord").write_bytes(content)
@@ -107,7 +121,9 @@ def test_gzip_cut_at_every_byte(tmp_path, refused):
     path = tmp_path / "cut.gz"
     for size in range(2, len(content)):
         path.write_bytes(content[:size])
-        with refused(r"cut\.gz: expected TFRecords .* Received: a file that is cut or damaged in record \d\."):
+        with refused(
+            r"cut\.gz: expected TFRecords .* Received: a file that is cut or damaged in record \d\."
+        ):
             scan_records(path)
 
 

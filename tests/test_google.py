@@ -1,4 +1,5 @@
-"""Checkpoints of google-research/bert: the names and shapes of its variables, and what other tools make of them."""
+"""Checkpoints of google-research/bert: the names and shapes of its variables, and what other tools
+make of them."""
 
 import json
 
@@ -8,9 +9,9 @@ import tensorflow as tf
 from model_fixtures import assert_equal_values, random_model
 from official.nlp.tools import tf1_bert_checkpoint_converter_lib as converter
 
-from kbert.export.google import to_google
-from kbert.formats import load, save
-from kbert.pretrained import Pretrained
+from kbert.formats.google import to_google
+from kbert.formats.load_and_save import load, save
+from kbert.formats.pretrained import Pretrained
 from tfrecords import InputError
 
 pytest_plugins = ["model_fixtures"]
@@ -40,7 +41,11 @@ NAMES = {
     "bert/embeddings/token_type_embeddings": [2, H],
     "bert/embeddings/LayerNorm/gamma": [H],
     "bert/embeddings/LayerNorm/beta": [H],
-    **{f"bert/encoder/layer_{layer}/{name}": shape for layer in range(2) for name, shape in BLOCK.items()},
+    **{
+        f"bert/encoder/layer_{layer}/{name}": shape
+        for layer in range(2)
+        for name, shape in BLOCK.items()
+    },
     "bert/pooler/dense/kernel": [H, H],
     "bert/pooler/dense/bias": [H],
     "cls/predictions/transform/dense/kernel": [H, H],
@@ -56,7 +61,9 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def pretrained(tiny_vocabulary):
-    return Pretrained.of_model(random_model(dropout=0.1, attention_dropout=0.2), tiny_vocabulary, sequence_length=23)
+    return Pretrained.of_model(
+        random_model(dropout=0.1, attention_dropout=0.2), tiny_vocabulary, sequence_length=23
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +118,8 @@ def test_a_graph_of_tensorflow_1_is_initialised_from_it(exported):
 
 
 def test_the_model_garden_converts_it(exported, pretrained, tmp_path):
-    """Its converter to TensorFlow 2 finds every variable, and gives it a name and a shape of its own models."""
+    """Its converter to TensorFlow 2 finds every variable, and gives it a name and a shape of its
+    own models."""
     converter.convert(
         str(exported / "bert_model.ckpt"),
         str(tmp_path / "ckpt"),
@@ -124,14 +132,19 @@ def test_the_model_garden_converts_it(exported, pretrained, tmp_path):
     assert len(converted) == len(NAMES)
     assert converted["transformer/layer_1/self_attention/query/kernel"] == [H, 2, H // 2]
     assert converted["transformer/layer_1/self_attention/attention_output/kernel"] == [2, H // 2, H]
-    value = tf.train.load_variable(str(tmp_path / "ckpt"), "transformer/layer_1/self_attention/key/kernel")
-    np.testing.assert_array_equal(value.reshape(H, H), pretrained.weights["layer_1/qkv/kernel"][:, H : 2 * H])
+    value = tf.train.load_variable(
+        str(tmp_path / "ckpt"), "transformer/layer_1/self_attention/key/kernel"
+    )
+    np.testing.assert_array_equal(
+        value.reshape(H, H), pretrained.weights["layer_1/qkv/kernel"][:, H : 2 * H]
+    )
     value = tf.train.load_variable(str(tmp_path / "ckpt"), "predictions/transform/logits/kernel")
     np.testing.assert_array_equal(value, pretrained.weights["nsp/kernel"])
 
 
 def checkpoint_of_training(directory, pretrained, step):
-    """A checkpoint as run_pretraining.py leaves it: with the state of its optimizer and the step, and no released name."""
+    """A checkpoint as run_pretraining.py leaves it: with the state of its optimizer and the step,
+    and no released name."""
     tensors = to_google(pretrained.weights)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         for name, value in tensors.items():
@@ -145,7 +158,9 @@ def checkpoint_of_training(directory, pretrained, step):
 def test_a_checkpoint_of_run_pretraining_is_loaded(pretrained, exported, tmp_path):
     for name in ("bert_config.json", "vocab.txt"):
         (tmp_path / name).write_bytes((exported / name).read_bytes())
-    with pytest.raises(InputError, match=r"Expected bert_model\.ckpt\.index in .* Received: no checkpoint"):
+    with pytest.raises(
+        InputError, match=r"Expected bert_model\.ckpt\.index in .* Received: no checkpoint"
+    ):
         load(tmp_path)
     checkpoint_of_training(tmp_path, pretrained, step=7)
     loaded = load(tmp_path)
@@ -157,14 +172,19 @@ def test_a_checkpoint_of_run_pretraining_is_loaded(pretrained, exported, tmp_pat
     ("change", "message"),
     [
         ({"hidden_act": "relu"}, r"expected hidden_act 'gelu', as BERT has\. Received: 'relu'"),
-        ({"type_vocab_size": None}, r"expected type_vocab_size\. Received: a configuration without it"),
+        (
+            {"type_vocab_size": None},
+            r"expected type_vocab_size\. Received: a configuration without it",
+        ),
     ],
 )
 def test_what_kbert_has_not_is_refused(exported, tmp_path, change, message):
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     fields = json.loads((exported / "bert_config.json").read_text()) | change
-    (tmp_path / "bert_config.json").write_text(json.dumps({k: v for k, v in fields.items() if v is not None}))
+    (tmp_path / "bert_config.json").write_text(
+        json.dumps({k: v for k, v in fields.items() if v is not None})
+    )
     with pytest.raises(InputError, match=message):
         load(tmp_path)
 
@@ -175,7 +195,9 @@ def test_layers_beyond_the_configuration_are_an_error(exported, tmp_path):
     (tmp_path / "kbert.json").unlink()
     fields = json.loads((exported / "bert_config.json").read_text()) | {"num_hidden_layers": 1}
     (tmp_path / "bert_config.json").write_text(json.dumps(fields))
-    with pytest.raises(InputError, match=r"Expected in .*ckpt 1 layers, .* Received: bert/encoder/layer_1/.* too\."):
+    with pytest.raises(
+        InputError, match=r"Expected in .*ckpt 1 layers, .* Received: bert/encoder/layer_1/.* too\."
+    ):
         load(tmp_path)
 
 

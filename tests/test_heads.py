@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from model_fixtures import randomize
 
-from kbert.heads import MaskedTransform, Pooler, VocabularyBias
+from kbert.model.heads import MaskedTransform, Pooler, VocabularyBias
 
 HIDDEN = np.random.default_rng(0).standard_normal((2, 11, 7)).astype(np.float32)
 
@@ -53,7 +53,9 @@ def test_vocabulary_bias_adds_a_number_for_every_piece():
     "layer",
     [
         Pooler(initializer_range=0.03, seed=5, name="a", dtype="mixed_bfloat16"),
-        MaskedTransform(exact_gelu=True, layer_norm_epsilon=1e-5, initializer_range=0.03, seed=5, name="b"),
+        MaskedTransform(
+            exact_gelu=True, layer_norm_epsilon=1e-5, initializer_range=0.03, seed=5, name="b"
+        ),
         VocabularyBias(name="c"),
     ],
     ids=lambda layer: type(layer).__name__,

@@ -1,4 +1,5 @@
-"""Hugging Face's layout beside `transformers` itself: what it loads of ours, and what is loaded of its own."""
+"""Hugging Face's layout beside `transformers` itself: what it loads of ours, and what is loaded of
+its own."""
 
 import contextlib
 import dataclasses
@@ -9,14 +10,26 @@ import pytest
 import safetensors.numpy
 import torch
 import transformers
-from model_fixtures import assert_equal_values, random_batch, random_model, randomize, tiny_config, values_of
-from transformers_twin import from_transformers, randomize_transformers, transformers_model, transformers_outputs
+from model_fixtures import (
+    assert_equal_values,
+    random_batch,
+    random_model,
+    randomize,
+    tiny_config,
+    values_of,
+)
+from transformers_twin import (
+    from_transformers,
+    randomize_transformers,
+    transformers_model,
+    transformers_outputs,
+)
 
 from kbert.config import BertConfig, PretrainingConfig
-from kbert.formats import load, save
-from kbert.model import pretraining_model
+from kbert.formats.load_and_save import load, save
+from kbert.formats.pretrained import Pretrained
+from kbert.model.bert import pretraining_model
 from kbert.prediction import load_predictor, predictor_of
-from kbert.pretrained import Pretrained
 from kbert.pretraining import pretrain
 from tfrecords import InputError, RecordsConfig, Tokenizer, Vocabulary, build_records
 from tfrecords.vocabulary import SPECIAL_TOKENS
@@ -57,7 +70,9 @@ def exported(pretrained, tmp_path_factory):
 
 
 def loaded_by_transformers(path, cls=transformers.BertForPreTraining):
-    model, info = cls.from_pretrained(str(path), output_loading_info=True, attn_implementation="eager")
+    model, info = cls.from_pretrained(
+        str(path), output_loading_info=True, attn_implementation="eager"
+    )
     assert not any(info.values()), info
     return model.eval()
 
@@ -86,7 +101,9 @@ def test_logits_of_transformers_are_ours(size, vocabulary_size, changes, tmp_pat
     x, _, _ = random_batch(batch_size=4, sequence_length=41, vocabulary_size=vocabulary_size)
     with torch.no_grad():
         expected = transformers_outputs(theirs.double(), x)
-    mlm = np.take_along_axis(expected.prediction_logits.numpy(), x["mask_positions"][:, :, None], axis=1)
+    mlm = np.take_along_axis(
+        expected.prediction_logits.numpy(), x["mask_positions"][:, :, None], axis=1
+    )
     actual = ours.model(x)
     assert mlm.std() > 0.2  # logits that say something
     np.testing.assert_allclose(actual["mlm"], mlm, atol=1e-5)
@@ -95,27 +112,41 @@ def test_logits_of_transformers_are_ours(size, vocabulary_size, changes, tmp_pat
 
 def test_the_weights_are_where_transformers_has_them(pretrained, exported):
     theirs = loaded_by_transformers(exported)
-    assert_equal_values(from_transformers(theirs.state_dict(), pretrained.bert.num_layers), pretrained.weights)
+    assert_equal_values(
+        from_transformers(theirs.state_dict(), pretrained.bert.num_layers), pretrained.weights
+    )
 
 
 def test_a_model_of_single_segments_is_a_bert_for_masked_lm(tiny_vocabulary, tmp_path):
-    ours = Pretrained.of_model(random_model(next_sentence=False), tiny_vocabulary, sequence_length=S)
-    theirs = loaded_by_transformers(save(ours, tmp_path / "bert", "huggingface"), transformers.BertForMaskedLM)
-    assert json.loads((tmp_path / "bert" / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+    ours = Pretrained.of_model(
+        random_model(next_sentence=False), tiny_vocabulary, sequence_length=S
+    )
+    theirs = loaded_by_transformers(
+        save(ours, tmp_path / "bert", "huggingface"), transformers.BertForMaskedLM
+    )
+    assert json.loads((tmp_path / "bert" / "config.json").read_text())["architectures"] == [
+        "BertForMaskedLM"
+    ]
     x, _, _ = random_batch()
     with torch.no_grad():
         logits = transformers_outputs(theirs.double(), x).logits.numpy()
     np.testing.assert_allclose(
-        ours.model(x)["mlm"], np.take_along_axis(logits, x["mask_positions"][:, :, None], axis=1), atol=1e-5
+        ours.model(x)["mlm"],
+        np.take_along_axis(logits, x["mask_positions"][:, :, None], axis=1),
+        atol=1e-5,
     )
 
 
 @pytest.mark.parametrize("cased", [False, True])
 def test_the_tokenizer_of_transformers_gives_our_ids(tiny_vocabulary, tmp_path, cased):
-    vocabulary = Vocabulary((*tiny_vocabulary.tokens, "Ba", "##ba", "bá", "東", "!", "?", ",", "##", "e", "Ω", "##e"))
+    vocabulary = Vocabulary(
+        (*tiny_vocabulary.tokens, "Ba", "##ba", "bá", "東", "!", "?", ",", "##", "e", "Ω", "##e")
+    )
     model = random_model(vocabulary_size=len(vocabulary))
     ours = Pretrained.of_model(model, vocabulary, sequence_length=S, cased=cased)
-    theirs = transformers.AutoTokenizer.from_pretrained(str(save(ours, tmp_path / "bert", "huggingface")))
+    theirs = transformers.AutoTokenizer.from_pretrained(
+        str(save(ours, tmp_path / "bert", "huggingface"))
+    )
     assert theirs.model_max_length == S
     assert len(theirs) == len(vocabulary)
     expected = Tokenizer(vocabulary, cased)(list(TEXTS)).to_list()
@@ -131,7 +162,9 @@ def test_the_pipeline_fills_masks_as_we_do(exported):
     answers = transformers.pipeline("fill-mask", str(exported))("ba [MASK] be [MASK]", top_k=5)
     for ours, theirs in zip(words, answers, strict=True):
         assert [word.token for word in ours] == [answer["token_str"] for answer in theirs]
-        np.testing.assert_allclose([word.probability for word in ours], [answer["score"] for answer in theirs], atol=1e-5)
+        np.testing.assert_allclose(
+            [word.probability for word in ours], [answer["score"] for answer in theirs], atol=1e-5
+        )
 
 
 # Models that `transformers` made.
@@ -139,14 +172,19 @@ def test_the_pipeline_fills_masks_as_we_do(exported):
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory, tiny_vocabulary):
-    """A public model as its authors would have saved it: another vocabulary, the exact gelu, weights of its own."""
+    """A public model as its authors would have saved it: another vocabulary, the exact gelu,
+    weights of its own."""
     place = tmp_path_factory.mktemp("foreign")
     vocabulary = (*tiny_vocabulary.tokens, "zu", "za", "##zu")
     vocabulary = (vocabulary[3], *vocabulary[:3], *vocabulary[4:])  # [SEP] first
-    model = randomize_transformers(transformers_model(tiny_config(vocabulary_size=len(vocabulary), exact_gelu=True)))
+    model = randomize_transformers(
+        transformers_model(tiny_config(vocabulary_size=len(vocabulary), exact_gelu=True))
+    )
     model.save_pretrained(place / "bert")
     (place / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    transformers.BertTokenizer(str(place / "vocab.txt"), model_max_length=S).save_pretrained(place / "bert")
+    transformers.BertTokenizer(str(place / "vocab.txt"), model_max_length=S).save_pretrained(
+        place / "bert"
+    )
     return place / "bert", model
 
 
@@ -161,28 +199,48 @@ def test_a_model_by_transformers_predicts_the_same(foreign):
     with torch.no_grad():
         expected = transformers_outputs(theirs.double(), x)
     theirs.float()
-    mlm = np.take_along_axis(expected.prediction_logits.numpy(), x["mask_positions"][:, :, None], axis=1)
+    mlm = np.take_along_axis(
+        expected.prediction_logits.numpy(), x["mask_positions"][:, :, None], axis=1
+    )
     np.testing.assert_allclose(ours.model(x)["mlm"], mlm, atol=1e-5)
-    np.testing.assert_allclose(ours.model(x)["nsp"], expected.seq_relationship_logits.numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        ours.model(x)["nsp"], expected.seq_relationship_logits.numpy(), atol=1e-5
+    )
     # From the text on, too.
     predictor = load_predictor(path, top_k=3)
     answers = transformers.pipeline("fill-mask", str(path))("ba [MASK] zu", top_k=3)
     words = predictor.fill_mask("ba [MASK] zu")[0]
     assert [word.token for word in words] == [answer["token_str"] for answer in answers]
-    np.testing.assert_allclose([word.probability for word in words], [answer["score"] for answer in answers], atol=1e-5)
+    np.testing.assert_allclose(
+        [word.probability for word in words], [answer["score"] for answer in answers], atol=1e-5
+    )
 
 
 def test_a_model_by_transformers_continues_pretraining(foreign, tiny_corpus, tmp_path):
     path, _ = foreign
     start = load(path)
-    config = RecordsConfig(sequence_length=S, max_predictions=3, duplicates=2, validation_fraction=0.2, cased=start.cased)
+    config = RecordsConfig(
+        sequence_length=S,
+        max_predictions=3,
+        duplicates=2,
+        validation_fraction=0.2,
+        cased=start.cased,
+    )
     build_records([tiny_corpus], start.vocabulary, tmp_path / "records", config)
     settings = PretrainingConfig(steps=60, batch_size=8, learning_rate=0.003, evaluate_every=60)
-    untrained = dataclasses.replace(settings, steps=1, learning_rate=0.0, evaluate_every=1, warmup_steps=0)
-    _, before = pretrain(tmp_path / "records", tmp_path / "before", pretraining=untrained, init_from=path, verbose=0)
-    model, after = pretrain(tmp_path / "records", tmp_path / "run", pretraining=settings, init_from=path, verbose=0)
+    untrained = dataclasses.replace(
+        settings, steps=1, learning_rate=0.0, evaluate_every=1, warmup_steps=0
+    )
+    _, before = pretrain(
+        tmp_path / "records", tmp_path / "before", pretraining=untrained, init_from=path, verbose=0
+    )
+    model, after = pretrain(
+        tmp_path / "records", tmp_path / "run", pretraining=settings, init_from=path, verbose=0
+    )
     assert_equal_values(load(tmp_path / "before").weights, start.weights)
-    assert after["mlm_loss"] < before["mlm_loss"] - 1  # from weights of 0.3, which say much that is wrong
+    assert (
+        after["mlm_loss"] < before["mlm_loss"] - 1
+    )  # from weights of 0.3, which say much that is wrong
     run = load(tmp_path / "run")
     assert run.bert == start.bert
     assert_equal_values(values_of(model.trainable_variables), run.weights)
@@ -200,20 +258,27 @@ def test_a_model_by_transformers_continues_pretraining(foreign, tiny_corpus, tmp
             "vocabulary",
             r"records with the vocabulary of .*bert, \w{12}\. Received: .*, made with \w{12}; make them with that of",
         ),
-        ("cased", r"Expected uncased records, as .* is\. Received: cased ones in .*; make them with --uncased\."),
+        (
+            "cased",
+            r"Expected uncased records, as .* is\. Received: cased ones in .*; make them with --uncased\.",
+        ),
         (
             "shape",
             r"Expected a model as in .*\. Received another: num_layers: 2 there, 1 here; exact_gelu: True there, False here\.",
         ),
     ],
 )
-def test_what_does_not_fit_the_initial_model_is_refused(foreign, tiny_corpus, tiny_vocabulary, tmp_path, change, message):
+def test_what_does_not_fit_the_initial_model_is_refused(
+    foreign, tiny_corpus, tiny_vocabulary, tmp_path, change, message
+):
     path, _ = foreign
     vocabulary = tiny_vocabulary if change == "vocabulary" else load(path).vocabulary
     bert = tiny_config(vocabulary_size=56, num_layers=1) if change == "shape" else None
     if change == "vocabulary":
         bert = tiny_config(exact_gelu=True)
-    config = RecordsConfig(sequence_length=S, max_predictions=3, duplicates=1, cased=change == "cased")
+    config = RecordsConfig(
+        sequence_length=S, max_predictions=3, duplicates=1, cased=change == "cased"
+    )
     build_records([tiny_corpus], vocabulary, tmp_path / "records", config)
     with pytest.raises(InputError, match=message):
         pretrain(tmp_path / "records", tmp_path / "run", bert=bert, init_from=path, verbose=0)
@@ -238,7 +303,8 @@ def test_heads_that_are_not_there_are_new(foreign, tmp_path):
             predictor = predictor_of(loaded)
         if missing:
             with pytest.raises(
-                InputError, match=r"a trained head of masked language modelling\. Received: one that came without"
+                InputError,
+                match=r"a trained head of masked language modelling\. Received: one that came without",
             ):
                 predictor.fill_mask("ba [MASK]")
         else:
@@ -248,9 +314,14 @@ def test_heads_that_are_not_there_are_new(foreign, tmp_path):
 
 def test_what_is_not_berts_is_left_out_and_said(foreign, tmp_path):
     path, whole = foreign
-    transformers.BertForSequenceClassification.from_pretrained(str(path)).save_pretrained(tmp_path / "bert")
+    transformers.BertForSequenceClassification.from_pretrained(str(path)).save_pretrained(
+        tmp_path / "bert"
+    )
     (tmp_path / "bert" / "vocab.txt").write_text(load(path).vocabulary.text)
-    with pytest.warns(UserWarning, match=r"^2 weights in .*bert are not BERT's and left out, such as classifier\.bias\.$"):
+    with pytest.warns(
+        UserWarning,
+        match=r"^2 weights in .*bert are not BERT's and left out, such as classifier\.bias\.$",
+    ):
         loaded = load(tmp_path / "bert")
     expected = from_transformers(whole.state_dict(), 2)
     assert_equal_values(loaded.weights, {name: expected[name] for name in loaded.weights})
@@ -280,7 +351,9 @@ def test_names_of_the_past_are_known(foreign, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tensors = safetensors.numpy.load_file(path / "model.safetensors")
     old = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): value
         for name, value in tensors.items()
     }
     old["bert.embeddings.position_ids"] = np.arange(29)[None]
@@ -289,7 +362,9 @@ def test_names_of_the_past_are_known(foreign, tmp_path):
     assert_equal_values(load(tmp_path).weights, from_transformers(whole.state_dict(), 2))
     old["cls.predictions.decoder.weight"][3, 3] += 1
     safetensors.numpy.save_file(old, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"one matrix for bert\.embeddings\.word_embeddings\.weight and"):
+    with pytest.raises(
+        InputError, match=r"one matrix for bert\.embeddings\.word_embeddings\.weight and"
+    ):
         load(tmp_path)
 
 
@@ -297,13 +372,25 @@ def test_names_of_the_past_are_known(foreign, tmp_path):
     ("change", "message"),
     [
         ({"model_type": "roberta"}, r"expected model_type among bert\. Received: 'roberta'"),
-        ({"hidden_act": "relu"}, r"expected hidden_act among gelu, gelu_new, gelu_pytorch_tanh\. Received: 'relu'"),
-        ({"position_embedding_type": "relative_key"}, r"expected position_embedding_type among absolute\."),
+        (
+            {"hidden_act": "relu"},
+            r"expected hidden_act among gelu, gelu_new, gelu_pytorch_tanh\. Received: 'relu'",
+        ),
+        (
+            {"position_embedding_type": "relative_key"},
+            r"expected position_embedding_type among absolute\.",
+        ),
         ({"is_decoder": True}, r"expected is_decoder among False\."),
         ({"hidden_size": None}, r"expected hidden_size\. Received: a configuration without it"),
-        ({"vocab_size": 57}, r"token_embedding/embeddings of shape \(57, 26\), .* Received: \(56, 26\)\."),
+        (
+            {"vocab_size": 57},
+            r"token_embedding/embeddings of shape \(57, 26\), .* Received: \(56, 26\)\.",
+        ),
         ({"quantization_config": {"bits": 8}}, r"expected quantization_config among None\."),
-        ({"num_hidden_layers": 1}, r"1 layers, as its configuration says\. Received: bert\.encoder\.layer\.1\..* too"),
+        (
+            {"num_hidden_layers": 1},
+            r"1 layers, as its configuration says\. Received: bert\.encoder\.layer\.1\..* too",
+        ),
     ],
     ids=str,
 )
@@ -324,7 +411,10 @@ def test_pickled_weights_are_not_read(foreign, tmp_path):
         if file.name != "model.safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save(whole.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"Expected model\.safetensors in .*pickle files .* not read, since they can run code"):
+    with pytest.raises(
+        InputError,
+        match=r"Expected model\.safetensors in .*pickle files .* not read, since they can run code",
+    ):
         load(tmp_path)
 
 
@@ -332,11 +422,27 @@ def test_pickled_weights_are_not_read(foreign, tmp_path):
     ("keys", "value", "message"),
     [
         (("model", "type"), "BPE", r"expected BERT's tokenization.* Received: BPE, BertNormalizer"),
-        (("normalizer", "handle_chinese_chars"), False, r"expected BERT's tokenization.* True, False, lowercase=True"),
-        (("pre_tokenizer", "type"), "Whitespace", r"expected BERT's tokenization.* Received: WordPiece, BertNormalizer, White"),
+        (
+            ("normalizer", "handle_chinese_chars"),
+            False,
+            r"expected BERT's tokenization.* True, False, lowercase=True",
+        ),
+        (
+            ("pre_tokenizer", "type"),
+            "Whitespace",
+            r"expected BERT's tokenization.* Received: WordPiece, BertNormalizer, White",
+        ),
         (("model", "continuing_subword_prefix"), "@@", r"expected BERT's tokenization.* @@"),
-        (("normalizer", "strip_accents"), False, r"Received: .*lowercase=True, strip_accents=False"),
-        (("model", "vocab", "ba"), 6, r"one piece for every id from 0 to 55\. Received: gaps or two for one"),
+        (
+            ("normalizer", "strip_accents"),
+            False,
+            r"Received: .*lowercase=True, strip_accents=False",
+        ),
+        (
+            ("model", "vocab", "ba"),
+            6,
+            r"one piece for every id from 0 to 55\. Received: gaps or two for one",
+        ),
         (("model",), None, r"expected a tokenizer of BERT\. Received: another file"),
     ],
     ids=str,
@@ -358,10 +464,19 @@ def test_another_tokenizer_is_refused(foreign, tmp_path, keys, value, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"do_lower_case": False}, r"of one mind\. Received: lowercase=True and do_lower_case=False"),
-        ({"strip_accents": False}, r"expected BERT's tokenization, .* Received: strip_accents=False"),
+        (
+            {"do_lower_case": False},
+            r"of one mind\. Received: lowercase=True and do_lower_case=False",
+        ),
+        (
+            {"strip_accents": False},
+            r"expected BERT's tokenization, .* Received: strip_accents=False",
+        ),
         ({"tokenize_chinese_chars": False}, r"Received: tokenize_chinese_chars=False"),
-        ({"tokenizer_class": "BertJapaneseTokenizer"}, r"Received: tokenizer_class='BertJapaneseTokenizer'"),
+        (
+            {"tokenizer_class": "BertJapaneseTokenizer"},
+            r"Received: tokenizer_class='BertJapaneseTokenizer'",
+        ),
     ],
     ids=str,
 )
@@ -391,7 +506,10 @@ def test_a_bias_under_another_name_and_a_stale_index(foreign, tmp_path):
     assert_equal_values(load(tmp_path).weights, expected)
     tensors["cls.predictions.bias"] = tensors["cls.predictions.decoder.bias"] + 1
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"one matrix for cls\.predictions\.bias and cls\.predictions\.decoder\.bias"):
+    with pytest.raises(
+        InputError,
+        match=r"one matrix for cls\.predictions\.bias and cls\.predictions\.decoder\.bias",
+    ):
         load(tmp_path)
 
 
@@ -399,5 +517,7 @@ def test_a_model_without_a_tokenizer_is_refused(foreign, tmp_path):
     path, _ = foreign
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((path / name).read_bytes())
-    with pytest.raises(InputError, match=r"Expected tokenizer\.json or vocab\.txt in .* Received: neither"):
+    with pytest.raises(
+        InputError, match=r"Expected tokenizer\.json or vocab\.txt in .* Received: neither"
+    ):
         load(tmp_path)

@@ -1,4 +1,5 @@
-"""Imports go one way: every file imports only files above it, and nothing large is loaded before it is needed."""
+"""Imports go one way: every file imports only files above it, and nothing large is loaded before it
+is needed."""
 
 import ast
 import os
@@ -11,60 +12,64 @@ from model_fixtures import ROOT
 ORDER = [
     "tfrecords.errors",
     "tfrecords.files",
+    "tfrecords.compilation",
     "tfrecords.vocabulary",
     "tfrecords.schema",
     "tfrecords.tokenizer",
     "tfrecords.inputs",
+    "tfrecords.sentences",
     "tfrecords.documents",
     "tfrecords.python_docs",
     "tfrecords.workers",
-    "tfrecords.wordpiece",
-    "tfrecords.keys",
-    "tfrecords.compilation",
+    "tfrecords.vocabulary_learning",
+    "tfrecords.hashing",
     "tfrecords.pairs",
     "tfrecords.masking",
     "tfrecords.writer",
     "tfrecords.framing",
     "tfrecords.reader",
-    "tfrecords.corpus",
-    "tfrecords.buckets",
-    "tfrecords.shards",
-    "tfrecords.beam",
-    "tfrecords.build",
+    "tfrecords.build.tokenizing",
+    "tfrecords.build.buckets",
+    "tfrecords.build.shards",
+    "tfrecords.build.beam",
+    "tfrecords.build.recipe",
     "tfrecords.inspection",
     "kbert.config",
-    "kbert.initializers",
-    "kbert.layers",
-    "kbert.heads",
-    "kbert.optimizers",
-    "kbert.objective",
-    "kbert.micro_batches",
-    "kbert.tensorflow_step",
-    "kbert.jax_step",
-    "kbert.training",
-    "kbert.model",
-    "kbert.pretrained",
-    "kbert.distribution",
-    "kbert.checkpoints",
-    "kbert.runs",
-    "kbert.evaluation",
-    "kbert.text_model",
-    "kbert.export.card",
-    "kbert.export.names",
-    "kbert.export.saved_model",
-    "kbert.export.huggingface",
-    "kbert.export.google",
-    "kbert.export.keras_hub",
-    "kbert.export.run",
-    "kbert.formats",
-    "kbert.curves",
-    "kbert.chips",
-    "kbert.tpu_compiler",
-    "kbert.speed",
-    "kbert.callbacks",
+    "kbert.tensors",
+    "kbert.step.dropout",
+    "kbert.step.optimizers",
+    "kbert.step.objective",
+    "kbert.step.micro_batches",
+    "kbert.step.tensorflow_step",
+    "kbert.step.jax_step",
+    "kbert.step.pretrainer",
+    "kbert.model.initializers",
+    "kbert.model.layers",
+    "kbert.model.heads",
+    "kbert.model.bert",
+    "kbert.model.text_model",
+    "kbert.run.errors",
+    "kbert.run.distribution",
+    "kbert.run.checkpoints",
+    "kbert.run.directory",
+    "kbert.run.evaluation",
+    "kbert.run.curves",
+    "kbert.run.callbacks",
+    "kbert.formats.pretrained",
+    "kbert.formats.card",
+    "kbert.formats.names",
+    "kbert.formats.saved_model",
+    "kbert.formats.huggingface",
+    "kbert.formats.google",
+    "kbert.formats.keras_hub",
+    "kbert.formats.run",
+    "kbert.formats.load_and_save",
+    "kbert.speed.machine",
+    "kbert.speed.benchmark",
+    "kbert.speed.chips",
+    "kbert.speed.tpu_compiler",
+    "kbert.speed.plan",
     "kbert.pretraining",
-    "kbert.benchmarking",
-    "kbert.plan",
     "kbert.prediction",
     "kbert.demo",
     "kbert.cli",
@@ -83,12 +88,17 @@ def is_module(name):
 def homes(package):
     """Where the names that a package offers live, by name."""
     tree = ast.parse((ROOT / package / "__init__.py").read_text())
-    (value,) = (node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "_HOMES")
+    (value,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "_HOMES"
+    )
     return ast.literal_eval(value)
 
 
 def imports(module):
-    """Every module that the file imports, at the top or inside a function; names of a package stand for their homes."""
+    """Every module that the file imports, at the top or inside a function; names of a package stand
+    for their homes."""
     found = set()
     for node in ast.walk(ast.parse(source(module).read_text())):
         if isinstance(node, ast.Import):
@@ -106,7 +116,11 @@ def imports(module):
 
 def test_the_list_has_every_file_once():
     files = [path for package in ("tfrecords", "kbert") for path in (ROOT / package).rglob("*.py")]
-    there = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.name != "__init__.py"}
+    there = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in files
+        if path.name != "__init__.py"
+    }
     assert len(ORDER) == len(set(ORDER))
     assert set(ORDER) == there
 
@@ -141,9 +155,15 @@ def loaded(*arguments):
     """The modules that a new Python loads with these arguments."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-X", "importtime", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    return {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    return {
+        line.split("|")[-1].strip()
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
 
 
 @pytest.mark.parametrize(
@@ -183,4 +203,10 @@ def test_reading_compiles_nothing_unless_it_draws_masks(records):
 def test_training_does_without_the_tokenizer():
     modules = loaded("-c", "import kbert.pretraining")
     assert "tensorflow" in modules
-    assert not modules & {"tensorflow_text", "tokenizers", "keras_hub", "tfrecords.tokenizer", "tfrecords.build"}
+    assert not modules & {
+        "tensorflow_text",
+        "tokenizers",
+        "keras_hub",
+        "tfrecords.tokenizer",
+        "tfrecords.build.recipe",
+    }

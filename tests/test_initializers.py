@@ -1,4 +1,5 @@
-"""The initial weights: their distribution, what they depend on, and that no backend has a part in it."""
+"""The initial weights: their distribution, what they depend on, and that no backend has a part in
+it."""
 
 import json
 import math
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 from model_fixtures import ROOT, tiny_config
 
-from kbert.initializers import TruncatedNormal, kernel_initializer
-from kbert.model import pretraining_model
+from kbert.model.bert import pretraining_model
+from kbert.model.initializers import TruncatedNormal, kernel_initializer
 
 SIGMAS = 5
-"""How far a measured mean may lie from the expected one, in its standard deviations: 1 in 1.7 million by chance."""
+"""How far a measured mean may lie from the expected one, in its standard deviations: 1 in 1.7
+million by chance."""
 
 
 def drawn(model):
@@ -28,16 +30,21 @@ def test_initial_weights_are_a_truncated_normal():
     values = np.concatenate([variable.numpy().ravel() for variable in drawn(model)])
     assert len(values) > 10_000
     assert np.abs(values).max() <= 0.06
-    # A standard normal cut at two standard deviations has a standard deviation of 0.87962 and a kurtosis below a normal's.
+    # A standard normal cut at two standard deviations has a standard deviation of 0.87962 and a
+    # kurtosis below a normal's.
     assert abs(values.std() / (0.03 * 0.87962) - 1) < SIGMAS / math.sqrt(2 * len(values))
     assert abs(values.mean()) < SIGMAS * 0.03 / math.sqrt(len(values))
     for variable in model.variables:
         if not any(variable is one for one in drawn(model)):
-            assert (variable.numpy() == (1.0 if variable.name == "gamma" else 0.0)).all(), variable.path
+            assert (variable.numpy() == (1.0 if variable.name == "gamma" else 0.0)).all(), (
+                variable.path
+            )
 
 
 def test_initial_weights_follow_from_the_seed_and_differ_everywhere():
-    first, again, other = (drawn(pretraining_model(tiny_config(), seed=seed)) for seed in (11, 11, 12))
+    first, again, other = (
+        drawn(pretraining_model(tiny_config(), seed=seed)) for seed in (11, 11, 12)
+    )
     for one, same, changed in zip(first, again, other, strict=True):
         np.testing.assert_array_equal(one, same)
         assert (one.numpy() != changed.numpy()).mean() > 0.9
@@ -46,12 +53,15 @@ def test_initial_weights_follow_from_the_seed_and_differ_everywhere():
 
 
 def test_an_initializer_depends_on_its_whole_path():
-    draws = [kernel_initializer(0.02, 0, *path)((5, 7)) for path in (("a", "b"), ("a", "c"), ("b", "b"))]
+    draws = [
+        kernel_initializer(0.02, 0, *path)((5, 7)) for path in (("a", "b"), ("a", "c"), ("b", "b"))
+    ]
     assert len({float(draw[0, 0]) for draw in draws}) == 3
 
 
 def moments_of_the_cut_normal():
-    """The second and the fourth moment of a standard normal cut at two standard deviations, by the trapezoidal rule."""
+    """The second and the fourth moment of a standard normal cut at two standard deviations, by the
+    trapezoidal rule."""
     x = np.linspace(-2, 2, 100_001)
     density = np.exp(-(x**2) / 2)
     return [np.trapezoid(x**n * density, x) / np.trapezoid(density, x) for n in (2, 4)]
@@ -66,7 +76,9 @@ def test_moments_are_those_of_a_normal_cut_at_two_standard_deviations():
     assert np.abs(values).max() > 1.999
     assert abs(values.mean()) < SIGMAS * math.sqrt(second / count)
     assert abs((values**2).mean() - second) < SIGMAS * math.sqrt((fourth - second**2) / count)
-    assert abs((values**4).mean() - fourth) < SIGMAS * math.sqrt(2.0**8 / count)  # the fourth power has at most that variance
+    assert abs((values**4).mean() - fourth) < SIGMAS * math.sqrt(
+        2.0**8 / count
+    )  # the fourth power has at most that variance
     # Redrawn, and not pushed to the limits: beyond 1.9 lies what the density says.
     share = math.erf(2 / math.sqrt(2))
     expected = (share - math.erf(1.9 / math.sqrt(2))) / share
@@ -104,7 +116,7 @@ DRAW = """
 import json, keras, numpy as np
 keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 from kbert.config import BertConfig
-from kbert.model import pretraining_model
+from kbert.model.bert import pretraining_model
 shape = {"num_layers": 2, "hidden_size": 26, "num_heads": 2, "intermediate_size": 37, "max_positions": 29}
 model = pretraining_model(BertConfig(vocabulary_size=53, **shape), seed=11)
 print(keras.backend.backend(), json.dumps({v.path: np.array(v.value).ravel().tolist() for v in model.trainable_variables}))
@@ -118,7 +130,9 @@ def test_jax_starts_from_the_same_bits():
         "CUDA_VISIBLE_DEVICES": "-1",
         "PYTHONPATH": str(ROOT),
     }
-    done = subprocess.run([sys.executable, "-c", DRAW], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     backend, values = done.stdout.split(" ", 1)
     assert backend == "jax"
@@ -126,4 +140,6 @@ def test_jax_starts_from_the_same_bits():
     variables = pretraining_model(tiny_config(), seed=11).trainable_variables
     assert {variable.path for variable in variables} == values.keys()
     for variable in variables:
-        np.testing.assert_array_equal(np.float32(values[variable.path]), variable.numpy().ravel(), err_msg=variable.path)
+        np.testing.assert_array_equal(
+            np.float32(values[variable.path]), variable.numpy().ravel(), err_msg=variable.path
+        )

@@ -16,17 +16,33 @@ import time
 import pytest
 
 from tfrecords import InputError, inputs, read_documents
-from tfrecords.documents import piece_documents
-from tfrecords.inputs import Piece, batches, compression, input_files, line_blocks, opened, pieces, spool
+from tfrecords.inputs import (
+    Piece,
+    batches,
+    compression,
+    input_files,
+    line_blocks,
+    opened,
+    pieces,
+    spool,
+)
+from tfrecords.sentences import piece_documents
 
-zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+zstd = importlib.import_module(
+    "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+)
 
 
 def compressed_zstd(content):
     return zstd.compress(content, options={zstd.CompressionParameter.checksum_flag: 1})
 
 
-COMPRESSORS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": compressed_zstd}
+COMPRESSORS = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd": compressed_zstd,
+}
 MAGIC_BYTES = {"gzip": 2, "bzip2": 5, "xz": 6, "zstd": 4}
 
 
@@ -40,7 +56,17 @@ def make(directory, *names):
 
 
 def test_a_directory_stands_for_all_files_below_it_in_order(tmp_path):
-    make(tmp_path, "b/z.txt", "b/a ä.txt", "b/.hidden", "b/.git/x.txt", "a.txt", "c/d/e.txt", "c.txt", "c-d/f.txt")
+    make(
+        tmp_path,
+        "b/z.txt",
+        "b/a ä.txt",
+        "b/.hidden",
+        "b/.git/x.txt",
+        "a.txt",
+        "c/d/e.txt",
+        "c.txt",
+        "c-d/f.txt",
+    )
     (tmp_path / "empty").mkdir()
     below = [tmp_path / name for name in ["b/a ä.txt", "b/z.txt"]]
     assert input_files([tmp_path / "b"]) == below
@@ -73,7 +99,17 @@ def test_a_hidden_file_is_read_where_it_is_named(tmp_path):
     ],
 )
 def test_a_pattern_stands_for_all_files_that_it_matches(tmp_path, pattern, expected):
-    make(tmp_path, "c.txt", "b.txt", "ä ö.txt", "a/1.txt", "a/b/2.txt", "a/b/3.md", ".hidden.txt", "a/.hidden/4.txt")
+    make(
+        tmp_path,
+        "c.txt",
+        "b.txt",
+        "ä ö.txt",
+        "a/1.txt",
+        "a/b/2.txt",
+        "a/b/3.md",
+        ".hidden.txt",
+        "a/.hidden/4.txt",
+    )
     if expected is None:  # a file of that very name
         make(tmp_path, pattern)
         expected = [pattern]
@@ -92,8 +128,16 @@ def test_a_link_to_a_file_is_a_file(tmp_path):
         ("none.txt", "Expected a text file or a directory at {}. Received: no such file."),
         ("none*.txt", "Expected text files. Received: {}, a pattern that matches nothing."),
         ("**/none", "Expected text files. Received: {}, a pattern that matches nothing."),
-        ("loop", "Expected a text file or a directory. Received: {}, a symbolic link that leads nowhere."),
-        ("dangling", "Expected a text file or a directory. Received: {}, a symbolic link that leads nowhere."),
+        (
+            "loop",
+            "Expected a text file or a directory. Received: {}, a symbolic link that leads "
+            "nowhere.",
+        ),
+        (
+            "dangling",
+            "Expected a text file or a directory. Received: {}, a symbolic link that leads "
+            "nowhere.",
+        ),
         ("empty", "Expected text files. Received: {}, a directory without files."),
         ("fifo", "Expected a text file or a directory. Received: {}, which is neither."),
         ("f?fo", "fifo, which is neither."),
@@ -117,8 +161,12 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path, refused, kin
     if kind == "fifo":
         os.mkfifo(odd)
     else:
-        odd.symlink_to({"loop": odd, "dangling": tmp_path / "nowhere", "directory": tmp_path / "out"}[kind])
-    with refused(re.escape(f"Expected text files in {tmp_path / 'in'}. Received: {odd}, which is none")):
+        odd.symlink_to(
+            {"loop": odd, "dangling": tmp_path / "nowhere", "directory": tmp_path / "out"}[kind]
+        )
+    with refused(
+        re.escape(f"Expected text files in {tmp_path / 'in'}. Received: {odd}, which is none")
+    ):
         input_files([tmp_path / "in"])
 
 
@@ -126,8 +174,16 @@ def test_a_file_named_twice_is_refused(tmp_path, refused):
     make(tmp_path, "a.txt", "b.txt")
     (tmp_path / "link").symlink_to("a.txt")
     file = tmp_path / "a.txt"
-    for twice in [[file, file], [tmp_path / "*.txt", file], [file, tmp_path / "a*"], [tmp_path / "link", file], [tmp_path]]:
-        with refused(r"Expected each text file once\. Received: .*(a\.txt|link), which is .*(a\.txt|link); name it once"):
+    for twice in [
+        [file, file],
+        [tmp_path / "*.txt", file],
+        [file, tmp_path / "a*"],
+        [tmp_path / "link", file],
+        [tmp_path],
+    ]:
+        with refused(
+            r"Expected each text file once\. Received: .*(a\.txt|link), which is .*(a\.txt|link); name it once"
+        ):
             input_files(twice)
 
 
@@ -144,7 +200,9 @@ def test_an_unreadable_file_is_refused(tmp_path, refused):
         input_files([tmp_path / "a.txt"])
     (tmp_path / "d").chmod(0)
     try:
-        with refused(r"Expected a directory that can be read\. Received: .*d \(Permission denied\)"):
+        with refused(
+            r"Expected a directory that can be read\. Received: .*d \(Permission denied\)"
+        ):
             input_files([tmp_path / "d"])
         with refused(r"Expected readable text files\. Received: .*b\.txt \(Permission denied\)"):
             input_files([tmp_path / "d/b.txt"])
@@ -167,7 +225,9 @@ def test_standard_input_is_copied_to_a_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", COMPRESSORS)
 def test_standard_input_may_be_compressed(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(COMPRESSORS[kind](b"One.\n\nTwo.\n"))))
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO(COMPRESSORS[kind](b"One.\n\nTwo.\n")))
+    )
     files = spool(input_files("-"), tmp_path / "spooled")
     assert list(read_documents(files)) == [["One."], ["Two."]]
 
@@ -233,9 +293,15 @@ def test_an_archive_cut_anywhere_is_refused(tmp_path, refused, kind):
     draw = random.Random(5)
     whole = COMPRESSORS[kind]("".join(f"{draw.random()}\n" for _ in range(101)).encode())
     path = tmp_path / "cut.txt"
-    for end in [*range(MAGIC_BYTES[kind], 40), *range(40, len(whole), 29), *range(len(whole) - 13, len(whole))]:
+    for end in [
+        *range(MAGIC_BYTES[kind], 40),
+        *range(40, len(whole), 29),
+        *range(len(whole) - 13, len(whole)),
+    ]:
         path.write_bytes(whole[:end])
-        with refused(rf"cut\.txt: expected a whole {kind} file\. Received: one that is cut or damaged \(.+\); fetch"):
+        with refused(
+            rf"cut\.txt: expected a whole {kind} file\. Received: one that is cut or damaged \(.+\); fetch"
+        ):
             list(read_documents([path]))
 
 
@@ -267,28 +333,58 @@ def test_what_follows_an_archive_is_not_dropped_in_silence(tmp_path, refused, ki
 
 def documents_of(the_pieces, format, errors="strict"):
     counts = collections.Counter()
-    return [document for piece in the_pieces for document in piece_documents(piece, format, errors, counts)]
+    return [
+        document
+        for piece in the_pieces
+        for document in piece_documents(piece, format, errors, counts)
+    ]
 
 
-WHITE = ["", "", "", " ", "\t ", "\u00a0", "\r", "\ufeff", " \u3000\r", "\x0b", "\u2028", "\ufeff\r"]
+WHITE = [
+    "",
+    "",
+    "",
+    " ",
+    "\t ",
+    "\u00a0",
+    "\r",
+    "\ufeff",
+    " \u3000\r",
+    "\x0b",
+    "\u2028",
+    "\ufeff\r",
+]
 
 
 def random_text(draw, format):
     def line():
-        words = [draw.choice(["One", "Müller.", "\ufeffa", "is it?", "中文。", "x\ry", "\u2028b", "é" * 13]) for _ in range(7)]
+        words = [
+            draw.choice(
+                ["One", "Müller.", "\ufeffa", "is it?", "中文。", "x\ry", "\u2028b", "é" * 13]
+            )
+            for _ in range(7)
+        ]
         text = " ".join(words[: draw.randint(1, 7)])
-        return json.dumps({"text": text}, ensure_ascii=draw.random() < 0.5) if format == "jsonl" else text
+        return (
+            json.dumps({"text": text}, ensure_ascii=draw.random() < 0.5)
+            if format == "jsonl"
+            else text
+        )
 
     whites = [*([" ", "", "\r"] if format == "jsonl" else WHITE)]
     if draw.random() < 0.1:
         whites = []  # not one blank line
-    lines = [draw.choice(whites) if whites and draw.random() < 0.5 else line() for _ in range(draw.randint(0, 31))]
+    lines = [
+        draw.choice(whites) if whites and draw.random() < 0.5 else line()
+        for _ in range(draw.randint(0, 31))
+    ]
     lines = draw.choice([[], ["", ""]]) + lines + draw.choice([[], ["", "", ""]])
     return ("\n".join(lines) + draw.choice(["", "\n"])).encode()
 
 
 def plain_documents(content):
-    """What `sentences` means, in few words: only a line feed ends a line, and a white one ends a document."""
+    """What `sentences` means, in few words: only a line feed ends a line, and a white one ends a
+    document."""
     lines = [line.removeprefix("\ufeff").strip() for line in content.decode().split("\n")]
     return [list(group) for full, group in itertools.groupby(lines, bool) if full]
 
@@ -344,9 +440,12 @@ def test_a_compressed_file_is_one_piece(tmp_path, kind):
 
 
 @pytest.mark.parametrize("format", ["sentences", "text", "jsonl"])
-@pytest.mark.parametrize("content", [b"One is here.\n" * 400_000, b"x" * 5_000_000, b" " * 5_000_000, b"a\n\n" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"One is here.\n" * 400_000, b"x" * 5_000_000, b" " * 5_000_000, b"a\n\n" * 100_000]
+)
 def test_pieces_take_linear_time(tmp_path, format, content):
-    # Less than a second each; looking through the rest of the file again for every piece would take hours.
+    # Less than a second each; looking through the rest of the file again for every piece would take
+    # hours.
     (tmp_path / "a").write_bytes(content)
     start = time.monotonic()
     assert pieces([tmp_path / "a"], format, 100)[-1].end == len(content)
@@ -368,8 +467,14 @@ def test_long_lines_come_in_parts_in_full(tmp_path, monkeypatch):
         (0, b"short\n", 0), (6, b"abc def ghi jkl ", 1), (22, b"m no\n", 2), (27, b"end\n", 0), (31, b"of it", 0)
     ]  # fmt: skip
     # At a tab; a line of 16 bytes with its end is whole, one of 17 is not.
-    assert blocks_of(tmp_path, b"abc\tdefghijklmno\n") == [(0, b"abc\t", 1), (4, b"defghijklmno\n", 2)]
-    assert blocks_of(tmp_path, b"abc\tdefghijklmn\nb") == [(0, b"abc\tdefghijklmn\n", 0), (16, b"b", 0)]
+    assert blocks_of(tmp_path, b"abc\tdefghijklmno\n") == [
+        (0, b"abc\t", 1),
+        (4, b"defghijklmno\n", 2),
+    ]
+    assert blocks_of(tmp_path, b"abc\tdefghijklmn\nb") == [
+        (0, b"abc\tdefghijklmn\n", 0),
+        (16, b"b", 0),
+    ]
     # Without white space where a character begins, of 1 to 4 bytes.
     for character, first in [("x", 15), ("é", 7), ("中", 5), ("👍", 3)]:
         size = len(character.encode())
@@ -412,7 +517,10 @@ def test_blocks_are_the_file_wherever_its_lines_stand(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "LINE_BYTES", 31)
     draw = random.Random(7)
     for _ in range(101):
-        lines = ["".join(draw.choices("ab é中👍", k=draw.choice([3, 29, 31, 40, 200]))) + "." for _ in range(11)]
+        lines = [
+            "".join(draw.choices("ab é中👍", k=draw.choice([3, 29, 31, 40, 200]))) + "."
+            for _ in range(11)
+        ]
         lines[4] = " " * draw.choice([30, 31, 200]) + "x"
         content = ("\n".join(lines) + draw.choice(["", "\n"])).encode()
         ways = set()
@@ -421,7 +529,9 @@ def test_blocks_are_the_file_wherever_its_lines_stand(tmp_path, monkeypatch):
             position, line_part = 0, 0
             parts = []
             for offset, block, part in blocks_of(tmp_path, led):
-                assert not led[position:offset].strip(b" ")  # white parts of long lines are left out
+                assert not led[position:offset].strip(
+                    b" "
+                )  # white parts of long lines are left out
                 assert led[offset:].startswith(block)
                 assert len(block) <= 31
                 assert block.decode().strip() or not part
@@ -451,7 +561,12 @@ def test_small_pieces_share_a_batch(tmp_path):
         (tmp_path / f"{number}").write_bytes(b"x" * size)
     the_pieces = [Piece(str(tmp_path / f"{number}")) for number in range(len(sizes))]
     found = list(batches(the_pieces, 11))
-    assert [[sizes[the_pieces.index(piece)] for piece in batch.pieces] for batch in found] == [[3, 5, 0], [7], [31], [2, 2]]
+    assert [[sizes[the_pieces.index(piece)] for piece in batch.pieces] for batch in found] == [
+        [3, 5, 0],
+        [7],
+        [31],
+        [2, 2],
+    ]
     assert [batch.bytes for batch in found] == [8, 7, 31, 4]
     assert str(found[0]) == f"{tmp_path / '0'} to {tmp_path / '2'}"
     assert str(found[1]) == f"{tmp_path / '3'}"

@@ -14,11 +14,18 @@ from tfrecords.writer import write_shard
 
 
 def test_one_record_in_words():
-    vocabulary = Vocabulary((*SPECIAL_TOKENS, "the", "run", "##ning", "man", "sees", "red", "##dish", "."))
-    # [CLS] the run ##ning man [SEP] sees red ##dish . [SEP], of which the, ##ning, man, red and . are predicted.
+    vocabulary = Vocabulary(
+        (*SPECIAL_TOKENS, "the", "run", "##ning", "man", "sees", "red", "##dish", ".")
+    )
+    # [CLS] the run ##ning man [SEP] sees red ##dish . [SEP], of which the, ##ning, man, red and .
+    # are predicted.
     token_ids, positions = [2, 4, 6, 4, 11, 3, 9, 10, 11, 12, 3], [1, 3, 4, 7, 9, 0]
-    text = decode(token_ids, [5, 7, 8, 10, 12, 0], positions, [1.0, 1.0, 1.0, 1.0, 1.0, 0.0], vocabulary)
-    assert text == "  [CLS] [MASK→the] run[MASK→ning] [dish→man] [SEP]\n  sees [red=]dish [.=] [SEP]"
+    text = decode(
+        token_ids, [5, 7, 8, 10, 12, 0], positions, [1.0, 1.0, 1.0, 1.0, 1.0, 0.0], vocabulary
+    )
+    assert (
+        text == "  [CLS] [MASK→the] run[MASK→ning] [dish→man] [SEP]\n  sees [red=]dish [.=] [SEP]"
+    )
 
 
 def test_words_that_were_cut_in_words():
@@ -39,10 +46,18 @@ def test_description_says_what_the_manifest_says(records, vocabulary):
     assert corpus.startswith("corpus: 43 documents, ")
     counts = manifest.counts["train"]
     assert train.startswith(f"train: {counts['records']:,} records in 3 files (")
-    assert f"from {counts['documents']} documents; {counts['positive_labels'] / counts['records']:.1%} random next" in train
+    assert (
+        f"from {counts['documents']} documents; "
+        f"{counts['positive_labels'] / counts['records']:.1%} random next" in train
+    )
     assert f"{1 - counts['tokens'] / (29 * counts['records']):.1%} padding" in train
-    assert validation.startswith(f"validation: {manifest.counts['validation']['records']:,} records in 1 files (")
-    assert [example.split("\n")[0].split(":")[0] for example in examples] == ["train record 0", "train record 1"]
+    assert validation.startswith(
+        f"validation: {manifest.counts['validation']['records']:,} records in 1 files ("
+    )
+    assert [example.split("\n")[0].split(":")[0] for example in examples] == [
+        "train record 0",
+        "train record 1",
+    ]
     assert all("[CLS] " in example and example.count("[SEP]") >= 2 for example in examples)
     assert "[MASK→d" in text
 
@@ -58,7 +73,9 @@ def test_number_of_examples(records):
 def dynamic(tmp_path_factory, corpus, vocabulary, config):
     """Records that are masked in reading, of swapped pairs of words, as gzip."""
     directory = tmp_path_factory.mktemp("built") / "records"
-    config = dataclasses.replace(config, masking="dynamic", pairs="sop", mask_unit="word", compression="gzip", num_shards=2)
+    config = dataclasses.replace(
+        config, masking="dynamic", pairs="sop", mask_unit="word", compression="gzip", num_shards=2
+    )
     build_records([corpus], vocabulary, directory, config)
     return directory
 
@@ -70,14 +87,22 @@ def test_description_of_records_that_are_masked_in_reading(dynamic):
     counts = manifest.counts["train"]
     assert f"documents; {counts['positive_labels'] / counts['records']:.1%} swapped, " in head
     assert "masked tokens per record" not in head
-    assert f"all {manifest.num_records('train') + manifest.num_records('validation'):,} records are sound" in head
+    assert (
+        f"all {manifest.num_records('train') + manifest.num_records('validation'):,} records are "
+        "sound" in head
+    )
     titles = {example.split("\n")[0].split(": ")[1] for example in examples}
     assert titles == {"A and B in order (0)", "A and B swapped (1)"}
     assert "[MASK→d" in "".join(examples)
 
 
 def test_description_of_single_segments(tmp_path, corpus, vocabulary, config):
-    build_records([corpus], vocabulary, tmp_path / "out", dataclasses.replace(config, pairs="none", validation_fraction=0.0))
+    build_records(
+        [corpus],
+        vocabulary,
+        tmp_path / "out",
+        dataclasses.replace(config, pairs="none", validation_fraction=0.0),
+    )
     head, _, example = inspect(tmp_path / "out", num_examples=1, verify=True).split("\n\n")
     assert ", pairs: none, " in head
     assert "random" not in head
@@ -118,7 +143,9 @@ def test_flipped_bit_is_found(records, tmp_path, refused):
     content[-1] ^= 128
     shard.write_bytes(content)
     assert "train: " in inspect(directory, num_examples=0)
-    with refused(r"copy: expected whole records\. Received: damage \(.*corrupted record.*\); --verify names the file\."):
+    with refused(
+        r"copy: expected whole records\. Received: damage \(.*corrupted record.*\); --verify names the file\."
+    ):
         inspect(directory, num_examples=1)
     with refused(r"train-00002-of-00003\.tfrecord: expected the content with SHA-256 "):
         inspect(directory, verify=True)
@@ -134,7 +161,9 @@ def test_flipped_bit_is_found_although_the_hash_says_otherwise(records, tmp_path
     shard.write_bytes(content)
     new = dataclasses.replace(manifest.shards[1], sha256=sha256(shard))
     dataclasses.replace(manifest, shards=(manifest.shards[0], new, *manifest.shards[2:])).save()
-    with refused(rf"{shard.name}: expected whole records\. Received: damage behind record 0 \(.*corrupted"):
+    with refused(
+        rf"{shard.name}: expected whole records\. Received: damage behind record 0 \(.*corrupted"
+    ):
         inspect(directory, verify=True)
 
 
@@ -154,14 +183,18 @@ def test_value_out_of_range_is_found(records, tmp_path, vocabulary, refused, nam
     directory = copied(records, tmp_path)
     there = read_plain(directory / load_manifest(directory).shards[1].name, 29, 5)
     features = {
-        key: np.stack([record[key] for record in there]).astype(np.float32 if "weights" in key else np.int32)
+        key: np.stack([record[key] for record in there]).astype(
+            np.float32 if "weights" in key else np.int32
+        )
         for key in there[0]
     }
     shard = rewritten(directory, 1, (features, None))
     assert "are sound" in inspect(directory, verify=True)
     features[name][13, -1] = value
     rewritten(directory, 1, (features, None))
-    with refused(rf"{shard.name}, record 13: expected {name} from 0 to {limit:,}\. Received: {value}\."):
+    with refused(
+        rf"{shard.name}, record 13: expected {name} from 0 to {limit:,}\. Received: {value}\."
+    ):
         inspect(directory, verify=True)
 
 
@@ -171,10 +204,15 @@ def test_value_out_of_range_is_found(records, tmp_path, vocabulary, refused, nam
         ({}, None),
         ({"id": 10_000}, r", record 3: expected input_ids from 0 to [0-9,]+\. Received: 10000\."),
         ({"first_length": 30}, r", record 3: expected first_length from 0 to 29\. Received: 30\."),
-        ({"length": 30}, r", record 3: expected a number of input_ids from 0 to 29\. Received: 30\."),
+        (
+            {"length": 30},
+            r", record 3: expected a number of input_ids from 0 to 29\. Received: 30\.",
+        ),
     ],
 )
-def test_value_out_of_range_is_found_in_records_that_are_masked_in_reading(dynamic, tmp_path, refused, change, message):
+def test_value_out_of_range_is_found_in_records_that_are_masked_in_reading(
+    dynamic, tmp_path, refused, change, message
+):
     directory = copied(dynamic, tmp_path)
     features = {
         "input_ids": np.full([5, 30], 7, np.int32),
@@ -200,12 +238,18 @@ def test_wrong_number_of_records_is_found(records, tmp_path, refused, more):
     right = manifest.shards[2]
     wrong = dataclasses.replace(right, records=right.records + more)
     dataclasses.replace(manifest, shards=(*manifest.shards[:2], wrong, *manifest.shards[3:])).save()
-    with refused(rf"{right.name}: expected {wrong.records} records, as in the manifest\. Received: {right.records}\."):
+    with refused(
+        rf"{right.name}: expected {wrong.records} records, as in the manifest\. Received: {right.records}\."
+    ):
         inspect(directory, verify=True)
 
 
 def warnings_of(directory):
-    return [line.removeprefix("warning: ") for line in inspect(directory).split("\n") if line.startswith("warning: ")]
+    return [
+        line.removeprefix("warning: ")
+        for line in inspect(directory).split("\n")
+        if line.startswith("warning: ")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -216,14 +260,22 @@ def warnings_of(directory):
         ("one two three four five six seven\n", "nsp", ["100% of the train pairs are random"]),
         ("one two three four five six seven\n", "sop", []),
         ("one\ntwo\n", "nsp", ["more than half of the train split is padding"]),
-        ("one two three four five six seven " * 3 + "\n" + "one two three\n", "sop", ["50% of the sentences are longer than"]),
+        (
+            "one two three four five six seven " * 3 + "\n" + "one two three\n",
+            "sop",
+            ["50% of the sentences are longer than"],
+        ),
         ("one\n", "sop", ["there are no records in the train split"]),
     ],
 )
 def test_warnings(tmp_path, text, pairs, expected):
-    vocabulary = Vocabulary((*SPECIAL_TOKENS, "one", "two", "three", "four", "five", "six", "seven"))
+    vocabulary = Vocabulary(
+        (*SPECIAL_TOKENS, "one", "two", "three", "four", "five", "six", "seven")
+    )
     (tmp_path / "a.txt").write_text("\n".join([text] * 31))
-    config = RecordsConfig(sequence_length=13, max_predictions=3, validation_fraction=0.0, pairs=pairs)
+    config = RecordsConfig(
+        sequence_length=13, max_predictions=3, validation_fraction=0.0, pairs=pairs
+    )
     build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "out", config)
     found = warnings_of(tmp_path / "out")
     assert len(found) == len(expected)
@@ -234,9 +286,25 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
     """The counts on both sides of each limit."""
     directory = copied(records, tmp_path)
     manifest = load_manifest(directory)
-    corpus = {"documents": 7, "sentences": 7000, "tokens": 10_000, "unknown_tokens": 100, "long_sentences": 700}
-    split = {"documents": 7, "records": 1000, "tokens": 14_500, "positive_labels": 300, "masked_tokens": 1, "truncated": 0}
-    quiet = {"corpus": manifest.counts["corpus"] | corpus, "train": manifest.counts["train"] | split}
+    corpus = {
+        "documents": 7,
+        "sentences": 7000,
+        "tokens": 10_000,
+        "unknown_tokens": 100,
+        "long_sentences": 700,
+    }
+    split = {
+        "documents": 7,
+        "records": 1000,
+        "tokens": 14_500,
+        "positive_labels": 300,
+        "masked_tokens": 1,
+        "truncated": 0,
+    }
+    quiet = {
+        "corpus": manifest.counts["corpus"] | corpus,
+        "train": manifest.counts["train"] | split,
+    }
 
     def found(part=None, **change):
         counts = quiet if part is None else quiet | {part: quiet[part] | change}
@@ -247,7 +315,11 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
     assert found("train", positive_labels=700) == []
     for part, change, start in [
         ("corpus", {"unknown_tokens": 101}, "1.0% of the tokens are [UNK]"),
-        ("corpus", {"sentences": 7001}, "1,000 sentences in a document; do empty lines part the documents"),
+        (
+            "corpus",
+            {"sentences": 7001},
+            "1,000 sentences in a document; do empty lines part the documents",
+        ),
         ("corpus", {"long_sentences": 701}, "10% of the sentences are longer than a sequence"),
         ("train", {"positive_labels": 299}, "30% of the train pairs are random"),
         ("train", {"positive_labels": 701}, "70% of the train pairs are random"),
@@ -269,8 +341,12 @@ def test_what_was_mended_in_the_text_has_a_line_if_there_is_any(records, tmp_pat
     }
     none = manifest.counts["corpus"] | dict.fromkeys(names, 0)
     for name, text in names.items():
-        dataclasses.replace(manifest, counts=manifest.counts | {"corpus": none | {name: 1234}}).save()
-        lines = [line for line in inspect(directory, num_examples=0).split("\n") if line.startswith("  ")]
+        dataclasses.replace(
+            manifest, counts=manifest.counts | {"corpus": none | {name: 1234}}
+        ).save()
+        lines = [
+            line for line in inspect(directory, num_examples=0).split("\n") if line.startswith("  ")
+        ]
         assert len(lines) == 1
         assert lines[0].startswith(f"  1,234 {text}")
 

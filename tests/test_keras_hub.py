@@ -9,11 +9,11 @@ import pytest
 from model_fixtures import assert_equal_values, random_batch, random_model, randomize
 
 from kbert.config import BertConfig
-from kbert.export.keras_hub import with_released_head
-from kbert.formats import load, save
-from kbert.model import encoder_of, pretraining_model
+from kbert.formats.keras_hub import with_released_head
+from kbert.formats.load_and_save import load, save
+from kbert.formats.pretrained import Pretrained
+from kbert.model.bert import encoder_of, pretraining_model
 from kbert.prediction import load_predictor
-from kbert.pretrained import Pretrained
 from tfrecords import InputError, Tokenizer, Vocabulary
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
@@ -32,7 +32,9 @@ def exported(pretrained, tmp_path_factory):
     return str(save(pretrained, tmp_path_factory.mktemp("exported") / "bert", "keras-hub"))
 
 
-@pytest.mark.parametrize(("size", "vocabulary_size"), [("tiny", 30522), ("mini", 30522), ("base", 3000)])
+@pytest.mark.parametrize(
+    ("size", "vocabulary_size"), [("tiny", 30522), ("mini", 30522), ("base", 3000)]
+)
 def test_predictions_of_keras_hub_are_ours(size, vocabulary_size, tmp_path):
     model = pretraining_model(BertConfig.of_size(size, vocabulary_size=vocabulary_size))
     randomize(model.variables, seed=1, scale=0.02)
@@ -48,7 +50,9 @@ def test_predictions_of_keras_hub_are_ours(size, vocabulary_size, tmp_path):
     backbone = keras_hub.models.BertBackbone.from_preset(path)
     ours, theirs = encoder_of(model)(x), backbone(x)
     in_use = x["padding_mask"] == 1
-    np.testing.assert_allclose(theirs["sequence_output"][in_use], ours["sequence_output"][in_use], atol=1e-5)
+    np.testing.assert_allclose(
+        theirs["sequence_output"][in_use], ours["sequence_output"][in_use], atol=1e-5
+    )
     np.testing.assert_allclose(theirs["pooled_output"], ours["pooled_output"], atol=1e-5)
 
 
@@ -78,7 +82,9 @@ def test_raw_text_is_answered_as_here(pretrained, exported):
         }
     )
     probabilities = np.array(keras.ops.softmax(logits))[0]
-    for row, words in zip(probabilities, load_predictor(exported, top_k=53).fill_mask(text), strict=True):
+    for row, words in zip(
+        probabilities, load_predictor(exported, top_k=53).fill_mask(text), strict=True
+    ):
         expected = {word.token: word.probability for word in words}
         actual = dict(zip(pretrained.vocabulary.tokens, row, strict=True))
         assert actual == pytest.approx(expected, abs=1e-5)
@@ -86,7 +92,9 @@ def test_raw_text_is_answered_as_here(pretrained, exported):
 
 @pytest.mark.parametrize("cased", [False, True])
 def test_the_tokenizer_of_keras_hub_gives_our_ids(tiny_vocabulary, tmp_path, cased):
-    vocabulary = Vocabulary((*tiny_vocabulary.tokens, "Ba", "##ba", "bá", "東", "!", "?", ",", "##", "e"))
+    vocabulary = Vocabulary(
+        (*tiny_vocabulary.tokens, "Ba", "##ba", "bá", "東", "!", "?", ",", "##", "e")
+    )
     model = random_model(vocabulary_size=len(vocabulary))
     ours = Pretrained.of_model(model, vocabulary, sequence_length=S, cased=cased)
     path = str(save(ours, tmp_path / "bert", "keras-hub"))
@@ -98,11 +106,17 @@ def test_the_tokenizer_of_keras_hub_gives_our_ids(tiny_vocabulary, tmp_path, cas
     assert x["token_ids"].shape == (5, S)
 
 
-@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")  # KerasHub makes a Dataset of arrays
+@pytest.mark.filterwarnings(
+    "ignore:`shuffle=True` was passed:UserWarning"
+)  # KerasHub makes a Dataset of arrays
 def test_a_classifier_starts_from_it_and_learns(exported):
     keras.utils.set_random_seed(1)
-    preprocessor = keras_hub.models.BertTextClassifierPreprocessor.from_preset(exported, sequence_length=S)
-    classifier = keras_hub.models.BertTextClassifier.from_preset(exported, num_classes=2, preprocessor=preprocessor)
+    preprocessor = keras_hub.models.BertTextClassifierPreprocessor.from_preset(
+        exported, sequence_length=S
+    )
+    classifier = keras_hub.models.BertTextClassifier.from_preset(
+        exported, num_classes=2, preprocessor=preprocessor
+    )
     texts = ["ba be ba", "du fa du", "ba ba", "fa fa du"] * 8
     labels = [0, 1, 0, 1] * 8
     classifier.compile(
@@ -121,7 +135,13 @@ def test_a_classifier_starts_from_it_and_learns(exported):
 def foreign(tmp_path, tiny_vocabulary):
     """A preset as its authors would have saved it, and the model."""
     backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=53, num_layers=2, num_heads=2, hidden_dim=26, intermediate_dim=37, max_sequence_length=29, dropout=0.3
+        vocabulary_size=53,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=26,
+        intermediate_dim=37,
+        max_sequence_length=29,
+        dropout=0.3,
     )
     tokenizer = keras_hub.models.BertTokenizer(list(tiny_vocabulary.tokens), lowercase=True)
     preprocessor = keras_hub.models.BertMaskedLMPreprocessor(tokenizer, sequence_length=S)
@@ -160,7 +180,9 @@ def test_a_bare_encoder_by_keras_hub_is_loaded(foreign):
         ours = encoder_of(loaded.model)(x)
     theirs = masked_lm.backbone(x)
     in_use = x["padding_mask"] == 1
-    np.testing.assert_allclose(ours["sequence_output"][in_use], theirs["sequence_output"][in_use], atol=1e-5)
+    np.testing.assert_allclose(
+        ours["sequence_output"][in_use], theirs["sequence_output"][in_use], atol=1e-5
+    )
     np.testing.assert_allclose(ours["pooled_output"], theirs["pooled_output"], atol=1e-5)
 
 
@@ -168,12 +190,18 @@ def test_another_architecture_is_refused_and_no_class_is_loaded(foreign):
     path, masked_lm = foreign
     masked_lm.save_to_preset(str(path))
     fields = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(fields | {"registered_name": "evil>Backbone", "module": "evil"}))
-    with pytest.raises(InputError, match=r"a preset of keras_hub>BertBackbone\. Received: 'evil>Backbone'"):
+    (path / "config.json").write_text(
+        json.dumps(fields | {"registered_name": "evil>Backbone", "module": "evil"})
+    )
+    with pytest.raises(
+        InputError, match=r"a preset of keras_hub>BertBackbone\. Received: 'evil>Backbone'"
+    ):
         load(path)
     del fields["config"]["num_heads"]
     (path / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(InputError, match=r"expected a BertBackbone\. Received: another configuration"):
+    with pytest.raises(
+        InputError, match=r"expected a BertBackbone\. Received: another configuration"
+    ):
         load(path)
 
 
@@ -182,5 +210,7 @@ def test_round_trip_of_the_weights_that_keras_hub_saved(pretrained, exported, tm
     keras_hub.models.BertMaskedLM.from_preset(exported).save_to_preset(str(tmp_path / "again"))
     with pytest.warns(UserWarning, match="is taken with the gelu and epsilon of released BERT"):
         loaded = load(tmp_path / "again")
-    expected = {path: value for path, value in pretrained.weights.items() if not path.startswith("nsp/")}
+    expected = {
+        path: value for path, value in pretrained.weights.items() if not path.startswith("nsp/")
+    }
     assert_equal_values(loaded.weights, expected)

@@ -1,7 +1,8 @@
-"""Builds that are killed, interrupted and deprived of their workers at any moment, and then run again.
+"""Builds that are killed, interrupted and deprived of their workers at any moment, and then run
+again.
 
-What comes out must be what an uninterrupted build gives, byte for byte, and nothing else may be left in the directory.
-"""
+What comes out must be what an uninterrupted build gives, byte for byte, and nothing else may be
+left in the directory."""
 
 import collections
 import contextlib
@@ -17,8 +18,8 @@ import time
 
 import pytest
 
-import tfrecords.build
-import tfrecords.corpus
+import tfrecords.build.recipe
+import tfrecords.build.tokenizing
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records, load_manifest
 from tfrecords.inputs import batches
 from tfrecords.vocabulary import SPECIAL_TOKENS
@@ -27,7 +28,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 NUM_KILLS = 50
 WORDS = tuple(f"w{n}" for n in range(97))
 CONFIG = RecordsConfig(
-    sequence_length=31, max_predictions=5, duplicates=2, validation_fraction=0.2, num_shards=3, seed=7, cased=False
+    sequence_length=31,
+    max_predictions=5,
+    duplicates=2,
+    validation_fraction=0.2,
+    num_shards=3,
+    seed=7,
+    cased=False,
 )
 OPTIONS = (
     *("--sequence-length=31", "--max-predictions=5", "--duplicates=2", "--validation-fraction=0.2"),
@@ -37,13 +44,17 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A directory with five text files, a vocabulary and, in `expected`, what a build without a break makes of them."""
+    """A directory with five text files, a vocabulary and, in `expected`, what a build without a
+    break makes of them."""
     place = tmp_path_factory.mktemp("kills")
     draw = random.Random(1)
     (place / "text").mkdir()
     for name in "abcde":
         documents = [
-            "".join(" ".join(draw.choices(WORDS, k=draw.randint(1, 11))) + "\n" for _ in range(draw.randint(1, 7)))
+            "".join(
+                " ".join(draw.choices(WORDS, k=draw.randint(1, 11))) + "\n"
+                for _ in range(draw.randint(1, 7))
+            )
             for _ in range(53)
         ]
         (place / "text" / f"{name} ü.txt").write_text("\n".join(documents))
@@ -58,7 +69,11 @@ def vocabulary(place):
 
 def content(directory):
     """The bytes of all files of a directory, hidden ones too, and of those below it."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def assert_complete_in_the_end(place, output):
@@ -66,20 +81,23 @@ def assert_complete_in_the_end(place, output):
     assert content(output) == content(place / "expected")
 
 
-# A process that has imported everything forks for every attempt, so that the kills fall into the work.
+# A process that has imported everything forks for every attempt, so that the kills fall into the
+# work.
 
 
 def small_steps():
-    """Makes the build of a small text one of many files: 13 pieces or so, in two parts or more each."""
-    pieces = tfrecords.build.pieces
-    tfrecords.build.pieces = lambda files, format: pieces(files, format, 3001)
-    tfrecords.build.batches = functools.partial(batches, batch_bytes=1)
-    tfrecords.corpus.PART_TOKENS = 300
-    tfrecords.corpus._SENTENCES_PER_BATCH = 17
+    """Makes the build of a small text one of many files: 13 pieces or so, in two parts or more
+    each."""
+    pieces = tfrecords.build.recipe.pieces
+    tfrecords.build.recipe.pieces = lambda files, format: pieces(files, format, 3001)
+    tfrecords.build.recipe.batches = functools.partial(batches, batch_bytes=1)
+    tfrecords.build.tokenizing.PART_TOKENS = 300
+    tfrecords.build.tokenizing._SENTENCES_PER_BATCH = 17
 
 
 def attempt(place, output, last_step, delay, connection):
-    """Builds, and kills itself at the step `last_step`, or tells the parent there, which does it after a delay.
+    """Builds, and kills itself at the step `last_step`, or tells the parent there, which does it
+    after a delay.
 
     A step is whatever opens, makes, renames or removes a file in the output directory.
     """
@@ -87,7 +105,9 @@ def attempt(place, output, last_step, delay, connection):
 
     def count(event, arguments):
         nonlocal steps
-        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and str(arguments[0]).startswith(str(output)):
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and str(
+            arguments[0]
+        ).startswith(str(output)):
             steps += 1
             if steps == last_step:
                 if not delay:
@@ -103,7 +123,7 @@ def attempt(place, output, last_step, delay, connection):
 def run_attempt(place, output, last_step=0, delay=0.0):
     """Runs `attempt` and returns its exit code and the last step that it told of."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "tensorflow", "tfrecords.build"])
+    context.set_forkserver_preload(["pytest", "tensorflow", "tfrecords.build.recipe"])
     here, there = context.Pipe()
     process = context.Process(target=attempt, args=(place, output, last_step, delay, there))
     process.start()
@@ -147,7 +167,10 @@ def test_fifty_kills_at_random_moments(place, tmp_path):
             assert code == -signal.SIGKILL
             phases[phase(output)] += 1
             if (output / "manifest.json").exists():
-                assert all(content(output)[name] == there for name, there in content(place / "expected").items())
+                assert all(
+                    content(output)[name] == there
+                    for name, there in content(place / "expected").items()
+                )
         assert content(output) == content(place / "expected"), phases
     assert set(phases) >= {"tokenizing", "partitioning", "writing"}, phases
 
@@ -188,10 +211,20 @@ def shards_of(process, output):
 
 @contextlib.contextmanager
 def command(place, output, *inputs):
-    """Runs `kbert records` with two workers in a process group of its own, of which nothing is left in the end."""
+    """Runs `kbert records` with two workers in a process group of its own, of which nothing is left
+    in the end."""
     files = inputs or sorted((place / "text").iterdir())
     process = subprocess.Popen(
-        [sys.executable, "-m", "kbert", "records", *files, f"--vocabulary={place}/vocab.txt", f"--output={output}", *OPTIONS],
+        [
+            sys.executable,
+            "-m",
+            "kbert",
+            "records",
+            *files,
+            f"--vocabulary={place}/vocab.txt",
+            f"--output={output}",
+            *OPTIONS,
+        ],
         cwd=place,
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
         stdout=subprocess.PIPE,
@@ -214,7 +247,9 @@ def wait_for(condition, seconds=90.0):
         time.sleep(0.002)
 
 
-needs_proc = pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+needs_proc = pytest.mark.skipif(
+    not pathlib.Path("/proc/self/stat").exists(), reason="looks for processes in /proc"
+)
 
 
 @needs_proc
@@ -265,8 +300,13 @@ def test_killed_worker_ends_the_command_with_an_error(place, tmp_path):
             os.kill(pid, signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stdout) == (1, "")
-        assert stderr.startswith("Error: Expected every worker to live. Received: the end (signal 9) of the one that was on ")
-        assert any(what in stderr for what in ("ü.txt; ", "unfinished/text-", " shard ", "its start"))
+        assert stderr.startswith(
+            "Error: Expected every worker to live. Received: the end (signal 9) of the one that "
+            "was on "
+        )
+        assert any(
+            what in stderr for what in ("ü.txt; ", "unfinished/text-", " shard ", "its start")
+        )
         assert stderr.count("\n") == 1
         wait_for(lambda: not living(process.pid), seconds=5.0)
     assert_complete_in_the_end(place, output)
@@ -290,10 +330,17 @@ def test_long_input_file_does_not_hold_up_ctrl_c(place, tmp_path):
 def test_second_command_is_refused_at_once(place, tmp_path):
     # A lock that this process holds is a lock of another process for the command.
     output = tmp_path / "out"
-    with tfrecords.build.locked(output), command(place, output) as process:
+    with tfrecords.build.recipe.locked(output), command(place, output) as process:
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (2, "")
-    assert stderr == f"Error: Expected {output} to be free. Received: a directory that another process works on; wait for it.\n"
+    assert (
+        stderr
+        == f"Error: Expected {output} to be free. Received: a directory that another process works on; wait for it.\n"
+    )
     assert not output.exists()
-    with tfrecords.build.locked(output), pytest.raises(InputError), tfrecords.build.locked(output):
+    with (
+        tfrecords.build.recipe.locked(output),
+        pytest.raises(InputError),
+        tfrecords.build.recipe.locked(output),
+    ):
         pass

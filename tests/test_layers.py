@@ -13,11 +13,13 @@ import tensorflow as tf
 from keras import ops
 from model_fixtures import ROOT, random_batch, randomize, tiny_config
 
-from kbert.layers import Dropout, EncoderBlock, InputEmbedding, TokenEmbedding, dropout_masks_of, random_bits
-from kbert.model import pretraining_model
+from kbert.model.bert import pretraining_model
+from kbert.model.layers import EncoderBlock, InputEmbedding, TokenEmbedding
+from kbert.step.dropout import Dropout, dropout_masks_of, random_bits
 
 SIGMAS = 5
-"""How far a measured mean may lie from the expected one, in its standard deviations: 1 in 1.7 million by chance."""
+"""How far a measured mean may lie from the expected one, in its standard deviations: 1 in 1.7
+million by chance."""
 
 
 def mask(rate=0.3, seed=7, number=0, shape=(211, 307)):
@@ -70,7 +72,10 @@ def test_the_gradient_of_dropout_has_the_same_mask():
 
 def test_dropout_masks_of_consecutive_calls_are_independent():
     layer = Dropout(rate=0.3, seed=7)
-    masks = [(layer(ops.ones((53, 59)), training=True).numpy() != 0).astype(np.float64) for _ in range(23)]
+    masks = [
+        (layer(ops.ones((53, 59)), training=True).numpy() != 0).astype(np.float64)
+        for _ in range(23)
+    ]
     assert layer.counter.numpy() == 23
     for n, one in enumerate(masks):
         for other in masks[:n]:
@@ -106,7 +111,9 @@ def test_every_axis_but_the_last_tells_rows_apart():
     bits = random_bits((3, 5, 7, 11), 7, ops.cast(2, "uint32")).numpy()
     assert bits.dtype == np.uint32
     assert len(np.unique(bits.reshape(-1, 11), axis=0)) == 3 * 5 * 7
-    np.testing.assert_array_equal(bits.reshape(-1, 11), random_bits((105, 11), 7, ops.cast(2, "uint32")))
+    np.testing.assert_array_equal(
+        bits.reshape(-1, 11), random_bits((105, 11), 7, ops.cast(2, "uint32"))
+    )
 
 
 def plain_bits(shape, seed, step, examples):
@@ -123,7 +130,9 @@ def plain_bits(shape, seed, step, examples):
     rows_per_example = math.prod(shape[1:-1])
     for index in np.ndindex(*shape):
         *rest, column = index[1:]
-        row = examples[index[0]] * rows_per_example + (np.ravel_multi_index(rest, shape[1:-1]) if rest else 0)
+        row = examples[index[0]] * rows_per_example + (
+            np.ravel_multi_index(rest, shape[1:-1]) if rest else 0
+        )
         row_bits = mix(mix((int(row) + key) % limit) ^ key)
         bits[index] = mix((row_bits + column * golden) % limit)
     return bits
@@ -131,15 +140,24 @@ def plain_bits(shape, seed, step, examples):
 
 @pytest.mark.parametrize("shape", [(3, 7), (3, 5, 7), (3, 2, 5, 7)])
 def test_random_bits_equal_plain_python(shape):
-    for seed, step, examples in ((0, 0, [0, 1, 2]), (7, 5, [6, 0, 1_000_003]), (2**32 - 1, 2**31 - 1, [2, 2, 1])):
-        actual = random_bits(shape, seed, ops.cast(step, "uint32"), np.array(examples, np.int32)).numpy()
+    for seed, step, examples in (
+        (0, 0, [0, 1, 2]),
+        (7, 5, [6, 0, 1_000_003]),
+        (2**32 - 1, 2**31 - 1, [2, 2, 1]),
+    ):
+        actual = random_bits(
+            shape, seed, ops.cast(step, "uint32"), np.array(examples, np.int32)
+        ).numpy()
         np.testing.assert_array_equal(actual, plain_bits(shape, seed, step, examples))
 
 
 def test_random_bits_stay_what_they_are():
     # A run that is resumed by a later version has to meet the same masks.
     bits = random_bits((2, 3), 7, ops.cast(5, "uint32"), np.array([0, 11], np.int32)).numpy()
-    assert bits.tolist() == [[3091176715, 640122849, 3485015385], [2665308924, 2970953267, 1104587715]]
+    assert bits.tolist() == [
+        [3091176715, 640122849, 3485015385],
+        [2665308924, 2970953267, 1104587715],
+    ]
 
 
 def masks_of(step, examples, seed=7, rate=0.3, columns=(13, 31)):
@@ -153,15 +171,27 @@ def test_in_a_step_a_row_has_its_mask_in_any_order_and_split():
     whole = masks_of(5, range(12))
     order = np.random.default_rng(0).permutation(12)
     np.testing.assert_array_equal(masks_of(5, order), whole[order])
-    for parts in (np.split(np.arange(12), 3), [np.arange(12)[first::4] for first in range(4)], [[7], [0, 11]]):
+    for parts in (
+        np.split(np.arange(12), 3),
+        [np.arange(12)[first::4] for first in range(4)],
+        [[7], [0, 11]],
+    ):
         for part in parts:
             np.testing.assert_array_equal(masks_of(5, part), whole[part])
 
 
 def test_in_a_step_masks_differ_by_step_row_layer_and_seed():
     rate = 0.3
-    masks = [masks_of(step, [0, 1], seed, rate, (101, 103))[row] for step in (0, 1, 2) for seed in (7, 8) for row in (0, 1)]
-    masks += [masks_of(2**31 - 1, [2**20], 7, rate, (101, 103))[0], masks_of(0, [0], 2**32 - 1, rate, (101, 103))[0]]
+    masks = [
+        masks_of(step, [0, 1], seed, rate, (101, 103))[row]
+        for step in (0, 1, 2)
+        for seed in (7, 8)
+        for row in (0, 1)
+    ]
+    masks += [
+        masks_of(2**31 - 1, [2**20], 7, rate, (101, 103))[0],
+        masks_of(0, [0], 2**32 - 1, rate, (101, 103))[0],
+    ]
     for n, one in enumerate(masks):
         assert abs(one.mean() - (1 - rate)) < SIGMAS * math.sqrt(rate * (1 - rate) / one.size)
         for other in masks[:n]:
@@ -189,7 +219,10 @@ def test_steps_nest_and_end_with_an_error_too():
         with dropout_masks_of(ops.convert_to_tensor(4, "int32"), rows):
             np.testing.assert_array_equal(layer(x, training=True).numpy() != 0, of_step[1])
         np.testing.assert_array_equal(layer(x, training=True).numpy() != 0, of_step[0])
-        with pytest.raises(RuntimeError, match="stop"), dropout_masks_of(ops.convert_to_tensor(4, "int32"), rows):
+        with (
+            pytest.raises(RuntimeError, match="stop"),
+            dropout_masks_of(ops.convert_to_tensor(4, "int32"), rows),
+        ):
             raise RuntimeError("stop")
         np.testing.assert_array_equal(layer(x, training=True).numpy() != 0, of_step[0])
     assert layer.counter.numpy() == 0
@@ -201,9 +234,9 @@ ON_TWO_DEVICES = """
 import json, sys, keras, numpy as np, tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from kbert.distribution import batches_for, devices_of
-from kbert.layers import Dropout
-from kbert.training import Pretrainer
+from kbert.run.distribution import batches_for, devices_of
+from kbert.step.dropout import Dropout
+from kbert.step.pretrainer import Pretrainer
 
 def kept_by_step(strategy):
     there = devices_of(strategy)
@@ -228,16 +261,28 @@ print("kept", json.dumps([kept_by_step(strategy) for strategy in ("one", "mirror
 
 
 def test_two_devices_have_the_masks_of_their_own_rows():
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": str(ROOT),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     environment.pop("TF_CONFIG", None)
-    done = subprocess.run([sys.executable, "-c", ON_TWO_DEVICES], env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     one, two, again = json.loads(done.stdout.rpartition("kept ")[2])
     expected = [masks_of(step, range(6), columns=(31,)) for step in range(3)]
     assert [replicas for replicas, _ in (one, two, again)] == [1, 2, 2]
     for _, kept in (one, two, again):
         np.testing.assert_array_equal(kept, expected)
-    assert all((mask[:3] != mask[3:]).any() for mask in expected)  # the first device's rows, and the second's
+    assert all(
+        (mask[:3] != mask[3:]).any() for mask in expected
+    )  # the first device's rows, and the second's
 
 
 def test_every_bit_is_one_half_of_the_time():
@@ -262,7 +307,9 @@ def test_dropout_is_the_same_eagerly_and_compiled(jit_compile, shape):
     compiled.build(None)
     function = tf.function(lambda x: compiled(x, training=True), jit_compile=jit_compile)
     for _ in range(3):
-        np.testing.assert_array_equal(function(tf.ones(shape)), eager(tf.ones(shape), training=True))
+        np.testing.assert_array_equal(
+            function(tf.ones(shape)), eager(tf.ones(shape), training=True)
+        )
     assert compiled.counter.numpy() == 3
 
 
@@ -270,7 +317,9 @@ def test_dropout_has_one_mask_in_every_precision():
     single, half = Dropout(rate=0.3, seed=7), Dropout(rate=0.3, seed=7, dtype="mixed_bfloat16")
     y = half(tf.ones((11, 13)), training=True)
     assert y.dtype == tf.bfloat16
-    np.testing.assert_array_equal(y.numpy() == 0, single(tf.ones((11, 13)), training=True).numpy() == 0)
+    np.testing.assert_array_equal(
+        y.numpy() == 0, single(tf.ones((11, 13)), training=True).numpy() == 0
+    )
 
 
 def test_no_two_dropouts_of_a_model_share_a_seed():
@@ -284,10 +333,11 @@ def test_no_two_dropouts_of_a_model_share_a_seed():
 
 
 def plain_block(weights, x_BSH, mask_BS, rows_BR, num_heads, exact_gelu, kept):
-    """An encoder block in NumPy, float64, with loops over texts and heads (Vaswani et al. 2017; Devlin et al. 2019).
+    """An encoder block in NumPy, float64, with loops over texts and heads (Vaswani et al. 2017;
+    Devlin et al. 2019).
 
-    `kept` has the factors of dropout by name, 0 or 1 / (1 - rate): probabilities [B, N, R, S], attention and output [B, R, H].
-    """
+    `kept` has the factors of dropout by name, 0 or 1 / (1 - rate): probabilities [B, N, R, S],
+    attention and output [B, R, H]."""
 
     def dense(x, name):
         return x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
@@ -315,8 +365,13 @@ def plain_block(weights, x_BSH, mask_BS, rows_BR, num_heads, exact_gelu, kept):
             exponentials_RS = np.exp(scores_RS - scores_RS.max(-1, keepdims=True))
             probabilities_RS = exponentials_RS / exponentials_RS.sum(-1, keepdims=True)
             attended_RH[:, head] = (probabilities_RS * kept["probabilities"][b, n]) @ v_SH[:, head]
-        x_RH = normalize(x_RH + dense(attended_RH, "attention_output") * kept["attention"][b], "attention_norm")
-        out[b] = normalize(x_RH + dense(gelu(dense(x_RH, "intermediate")), "output") * kept["output"][b], "output_norm")
+        x_RH = normalize(
+            x_RH + dense(attended_RH, "attention_output") * kept["attention"][b], "attention_norm"
+        )
+        out[b] = normalize(
+            x_RH + dense(gelu(dense(x_RH, "intermediate")), "output") * kept["output"][b],
+            "output_norm",
+        )
     return out
 
 
@@ -324,18 +379,32 @@ def plain_block(weights, x_BSH, mask_BS, rows_BR, num_heads, exact_gelu, kept):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("rows", [None, [[0, 5, 5, 10], [6, 0, 9, 1]]], ids=["all", "rows"])
 def test_encoder_block_equals_plain_numpy(exact_gelu, training, rows):
-    block = EncoderBlock(num_heads=3, intermediate_size=37, dropout=0.3, exact_gelu=exact_gelu, seed=5, name="block")
+    block = EncoderBlock(
+        num_heads=3, intermediate_size=37, dropout=0.3, exact_gelu=exact_gelu, seed=5, name="block"
+    )
     x_BSH = np.random.default_rng(0).standard_normal((2, 11, 21)).astype(np.float32)
     mask_BS = (np.arange(11) < np.array([[11], [7]])).astype(np.int32)
     rows_BR = np.array([range(11)] * 2 if rows is None else rows, np.int32)
     inputs = [x_BSH, mask_BS] if rows is None else [x_BSH, mask_BS, rows_BR]
     block.build(*(one.shape for one in inputs))
     randomize(block.variables)
-    weights = {"/".join(v.path.split("/")[-2:]): np.float64(v.numpy()) for v in block.trainable_variables}
+    weights = {
+        "/".join(v.path.split("/")[-2:]): np.float64(v.numpy()) for v in block.trainable_variables
+    }
     out_shape = (*rows_BR.shape, 21)
-    shapes = {"probabilities": (2, 3, rows_BR.shape[1], 11), "attention": out_shape, "output": out_shape}
-    seeds = {layer.name: layer.seed for layer in block._flatten_layers() if isinstance(layer, Dropout)}
-    names = {"probabilities": "attention_probabilities_dropout", "attention": "attention_dropout", "output": "output_dropout"}
+    shapes = {
+        "probabilities": (2, 3, rows_BR.shape[1], 11),
+        "attention": out_shape,
+        "output": out_shape,
+    }
+    seeds = {
+        layer.name: layer.seed for layer in block._flatten_layers() if isinstance(layer, Dropout)
+    }
+    names = {
+        "probabilities": "attention_probabilities_dropout",
+        "attention": "attention_dropout",
+        "output": "output_dropout",
+    }
     for number in range(2):  # the second call of training has other masks
         kept = {
             name: mask(0.3, seeds[names[name]], number, shape) / 0.7 if training else np.ones(shape)
@@ -353,7 +422,14 @@ def test_activations_worked_out_twice_are_the_same(dtype, rows):
     inputs = [x, np.ones((2, 11), np.int32)] + ([] if rows is None else [np.array(rows, np.int32)])
 
     def gradients(recompute):
-        block = EncoderBlock(num_heads=2, intermediate_size=37, dropout=0.3, recompute=recompute, name="block", dtype=dtype)
+        block = EncoderBlock(
+            num_heads=2,
+            intermediate_size=37,
+            dropout=0.3,
+            recompute=recompute,
+            name="block",
+            dtype=dtype,
+        )
         block.build(*(one.shape for one in inputs))
         randomize(block.variables)
 
@@ -412,7 +488,9 @@ def test_padding_does_not_influence_the_other_positions():
     randomize(block.variables)
     other = np.where(mask_BS[:, :, None] == 1, x, 100.0).astype(np.float32)
     in_use = mask_BS == 1
-    np.testing.assert_array_equal(block(x, mask_BS).numpy()[in_use], block(other, mask_BS).numpy()[in_use])
+    np.testing.assert_array_equal(
+        block(x, mask_BS).numpy()[in_use], block(other, mask_BS).numpy()[in_use]
+    )
     shorter = block(x[1:2, :7], mask_BS[1:2, :7])
     np.testing.assert_allclose(block(x, mask_BS)[1:2, :7], shorter, atol=1e-5)
 
@@ -438,7 +516,11 @@ def test_input_embedding_adds_and_normalises():
     segment_ids = np.random.default_rng(1).integers(0, 3, (2, 11))
     layer.build(words.shape, segment_ids.shape)
     randomize(layer.variables)
-    x = words + layer.position_embeddings.numpy()[:11] + layer.segment_embeddings.numpy()[segment_ids]
+    x = (
+        words
+        + layer.position_embeddings.numpy()[:11]
+        + layer.segment_embeddings.numpy()[segment_ids]
+    )
     gamma, beta = (v.numpy() for v in layer.trainable_variables if v.name in ("gamma", "beta"))
     expected = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True) * gamma + beta
     np.testing.assert_allclose(layer(words, segment_ids), expected, atol=1e-5)
@@ -450,9 +532,22 @@ def test_input_embedding_adds_and_normalises():
 @pytest.mark.parametrize(
     "layer",
     [
-        TokenEmbedding(vocabulary_size=53, hidden_size=7, initializer_range=0.03, seed=5, name="a", dtype="mixed_bfloat16"),
+        TokenEmbedding(
+            vocabulary_size=53,
+            hidden_size=7,
+            initializer_range=0.03,
+            seed=5,
+            name="a",
+            dtype="mixed_bfloat16",
+        ),
         InputEmbedding(
-            max_positions=13, num_segments=3, dropout=0.2, layer_norm_epsilon=1e-5, initializer_range=0.03, seed=5, name="b"
+            max_positions=13,
+            num_segments=3,
+            dropout=0.2,
+            layer_norm_epsilon=1e-5,
+            initializer_range=0.03,
+            seed=5,
+            name="b",
         ),
         EncoderBlock(
             num_heads=3,
@@ -491,7 +586,7 @@ def test_a_model_on_a_batch_is_the_same_eagerly_and_compiled_in_training():
 FUSED_ATTENTION = """
 import numpy as np
 from keras import ops
-from kbert.layers import EncoderBlock
+from kbert.model.layers import EncoderBlock
 
 seen = []
 attention = ops.dot_product_attention
@@ -510,8 +605,20 @@ print("difference", float(abs(fused - plain).max()))
 
 
 def test_fused_attention_of_jax_gets_the_mask_that_cudnn_takes_and_sees_no_padding():
-    environment = os.environ | {"KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", FUSED_ATTENTION], env=environment, capture_output=True, text=True, timeout=200)
+    environment = os.environ | {
+        "KERAS_BACKEND": "jax",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FUSED_ATTENTION],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "mask (3, 1, 7, 7) bool True" in done.stdout  # with one row of queries, cuDNN refuses it and Keras does without
+    assert (
+        "mask (3, 1, 7, 7) bool True" in done.stdout
+    )  # with one row of queries, cuDNN refuses it and Keras does without
     assert float(done.stdout.rpartition("difference ")[2]) < 1e-6

@@ -1,4 +1,5 @@
-"""The whole model: outputs, number of weights, round trips, and parity with transformers and KerasHub."""
+"""The whole model: outputs, number of weights, round trips, and parity with transformers and
+KerasHub."""
 
 import dataclasses
 
@@ -9,7 +10,14 @@ import pytest
 import tensorflow as tf
 import torch
 import transformers
-from model_fixtures import random_batch, random_model, randomize, single_segments, tiny_config, values_of
+from model_fixtures import (
+    random_batch,
+    random_model,
+    randomize,
+    single_segments,
+    tiny_config,
+    values_of,
+)
 from transformers_twin import (
     assign,
     from_transformers,
@@ -20,9 +28,9 @@ from transformers_twin import (
 )
 
 from kbert.config import BertConfig
-from kbert.layers import Dropout
-from kbert.model import encoder_model, encoder_of, pretraining_model
-from kbert.objective import pretraining_objective
+from kbert.model.bert import encoder_model, encoder_of, pretraining_model
+from kbert.step.dropout import Dropout
+from kbert.step.objective import pretraining_objective
 
 
 def to_keras_hub(weights, num_layers, num_heads):
@@ -43,11 +51,17 @@ def to_keras_hub(weights, num_layers, num_heads):
         kernels = np.split(weights[f"{ours}/qkv/kernel"], 3, axis=-1)
         biases = np.split(weights[f"{ours}/qkv/bias"], 3)
         for part, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True):
-            hub[f"{theirs}/self_attention_layer/{part}/kernel"] = kernel.reshape(len(kernel), num_heads, -1)
+            hub[f"{theirs}/self_attention_layer/{part}/kernel"] = kernel.reshape(
+                len(kernel), num_heads, -1
+            )
             hub[f"{theirs}/self_attention_layer/{part}/bias"] = bias.reshape(num_heads, -1)
         kernel = weights[f"{ours}/attention_output/kernel"]
-        hub[f"{theirs}/self_attention_layer/attention_output/kernel"] = kernel.reshape(num_heads, -1, len(kernel))
-        hub[f"{theirs}/self_attention_layer/attention_output/bias"] = weights[f"{ours}/attention_output/bias"]
+        hub[f"{theirs}/self_attention_layer/attention_output/kernel"] = kernel.reshape(
+            num_heads, -1, len(kernel)
+        )
+        hub[f"{theirs}/self_attention_layer/attention_output/bias"] = weights[
+            f"{ours}/attention_output/bias"
+        ]
         copy(f"{theirs}/self_attention_layer_norm", f"{ours}/attention_norm", ("gamma", "beta"))
         copy(f"{theirs}/feedforward_intermediate_dense", f"{ours}/intermediate", ("kernel", "bias"))
         copy(f"{theirs}/feedforward_output_dense", f"{ours}/output", ("kernel", "bias"))
@@ -73,7 +87,9 @@ def test_logits_equal_those_of_transformers(twins):
     assert 0 < sample_weight["mlm"].mean() < 1
     with torch.no_grad():
         outputs = transformers_outputs(theirs, x)
-    mlm = np.take_along_axis(outputs.prediction_logits.numpy(), x["mask_positions"][:, :, None], axis=1)
+    mlm = np.take_along_axis(
+        outputs.prediction_logits.numpy(), x["mask_positions"][:, :, None], axis=1
+    )
     actual = ours(x)
     assert mlm.std() > 0.5  # logits that say something
     np.testing.assert_allclose(actual["mlm"], mlm, atol=1e-5)
@@ -86,7 +102,13 @@ def test_loss_equals_that_of_transformers(twins):
     with torch.no_grad():
         expected = float(transformers_outputs(theirs, x, **labels_of(x, y, sample_weight)).loss)
     ours.compile(**pretraining_objective(steps=1))
-    assert abs(ours.evaluate(x, y, sample_weight=sample_weight, verbose=0, return_dict=True)["loss"] - expected) < 1e-5
+    assert (
+        abs(
+            ours.evaluate(x, y, sample_weight=sample_weight, verbose=0, return_dict=True)["loss"]
+            - expected
+        )
+        < 1e-5
+    )
 
 
 def test_the_wrong_gelu_would_be_noticed(twins):
@@ -116,7 +138,9 @@ def test_encoder_equals_that_of_keras_hub():
     ours, theirs = encoder_of(model)(x), backbone(x)
     assert ours.keys() == theirs.keys()
     in_use = x["padding_mask"] == 1
-    np.testing.assert_allclose(ours["sequence_output"][in_use], theirs["sequence_output"][in_use], atol=1e-5)
+    np.testing.assert_allclose(
+        ours["sequence_output"][in_use], theirs["sequence_output"][in_use], atol=1e-5
+    )
     np.testing.assert_allclose(ours["pooled_output"], theirs["pooled_output"], atol=1e-5)
 
 
@@ -138,7 +162,9 @@ def test_outputs_have_names_shapes_and_types():
         "mlm": ((3, 5, 53), "float32"),
         "nsp": ((3, 2), "float32"),
     }
-    encoded = encoder_of(model)({name: x[name] for name in ("token_ids", "segment_ids", "padding_mask")})
+    encoded = encoder_of(model)(
+        {name: x[name] for name in ("token_ids", "segment_ids", "padding_mask")}
+    )
     assert {name: tensor.shape for name, tensor in encoded.items()} == {
         "sequence_output": (3, 17, 26),
         "pooled_output": (3, 26),
@@ -146,22 +172,31 @@ def test_outputs_have_names_shapes_and_types():
 
 
 def number_of_weights(config):
-    """Counted from the paper's description: embeddings, blocks, pooler, and both heads with the decoder tied."""
+    """Counted from the paper's description: embeddings, blocks, pooler, and both heads with the
+    decoder tied."""
     hidden, intermediate = config.hidden_size, config.intermediate_size
-    embeddings = (config.vocabulary_size + config.max_positions + config.num_segments) * hidden + 2 * hidden
+    embeddings = (
+        config.vocabulary_size + config.max_positions + config.num_segments
+    ) * hidden + 2 * hidden
     attention = 4 * (hidden * hidden + hidden) + 2 * hidden
-    feed_forward = (hidden * intermediate + intermediate) + (intermediate * hidden + hidden) + 2 * hidden
+    feed_forward = (
+        (hidden * intermediate + intermediate) + (intermediate * hidden + hidden) + 2 * hidden
+    )
     pooler = hidden * hidden + hidden
     mlm = hidden * hidden + hidden + 2 * hidden + config.vocabulary_size
     nsp = hidden * 2 + 2
     return embeddings + config.num_layers * (attention + feed_forward) + pooler + mlm + nsp
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_layers": 3, "hidden_size": 22, "vocabulary_size": 59, "num_segments": 3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_layers": 3, "hidden_size": 22, "vocabulary_size": 59, "num_segments": 3}]
+)
 def test_model_has_the_weights_that_the_paper_describes(changes):
     config = tiny_config(**changes)
     model = pretraining_model(config)
-    assert sum(int(np.prod(variable.shape)) for variable in model.trainable_variables) == number_of_weights(config)
+    assert sum(
+        int(np.prod(variable.shape)) for variable in model.trainable_variables
+    ) == number_of_weights(config)
     assert len(model.trainable_variables) == 5 + 12 * config.num_layers + 2 + 4 + 1 + 2
     assert len(model.non_trainable_variables) == 1 + 3 * config.num_layers  # dropout's counters
     assert len({variable.path for variable in model.variables}) == len(model.variables)
@@ -171,13 +206,19 @@ def test_bert_base_has_the_published_number_of_weights():
     with torch.device("meta"):
         theirs = transformers.BertForPreTraining(transformers.BertConfig())
     base = BertConfig.of_size("base", vocabulary_size=30522)
-    assert number_of_weights(base) == 110_106_428 == sum(parameter.numel() for parameter in theirs.parameters())
+    assert (
+        number_of_weights(base)
+        == 110_106_428
+        == sum(parameter.numel() for parameter in theirs.parameters())
+    )
 
 
 def test_padding_does_not_influence_the_answers():
     x, _, _ = random_batch()
     model = random_model()
-    other = x | {name: np.where(x["padding_mask"] == 1, x[name], 1) for name in ("token_ids", "segment_ids")}
+    other = x | {
+        name: np.where(x["padding_mask"] == 1, x[name], 1) for name in ("token_ids", "segment_ids")
+    }
     for name, expected in model(x).items():
         np.testing.assert_array_equal(model(other)[name], expected)
 
@@ -219,11 +260,17 @@ def test_the_rows_that_the_heads_read_are_those_of_the_sequence_output(num_layer
     mask_positions = x.pop("mask_positions")
     for _ in range(2):  # an encoder is made as often as it is asked for
         encoded = encoder_of(model)(x)
-        rows_BPH = np.take_along_axis(encoded["sequence_output"].numpy(), mask_positions[:, :, None], 1)
-        scores_BPV = model.get_layer("token_embedding")(model.get_layer("mlm_transform")(rows_BPH), reverse=True)
+        rows_BPH = np.take_along_axis(
+            encoded["sequence_output"].numpy(), mask_positions[:, :, None], 1
+        )
+        scores_BPV = model.get_layer("token_embedding")(
+            model.get_layer("mlm_transform")(rows_BPH), reverse=True
+        )
         np.testing.assert_allclose(answers["mlm"], model.get_layer("mlm")(scores_BPV), atol=1e-5)
         if next_sentence:
-            np.testing.assert_allclose(answers["nsp"], model.get_layer("nsp")(encoded["pooled_output"]), atol=1e-5)
+            np.testing.assert_allclose(
+                answers["nsp"], model.get_layer("nsp")(encoded["pooled_output"]), atol=1e-5
+            )
 
 
 def test_without_next_sentence_the_pooler_and_its_head_are_left_out_and_nothing_else():
@@ -241,7 +288,10 @@ def test_without_next_sentence_the_pooler_and_its_head_are_left_out_and_nothing_
 
 
 def test_without_next_sentence_the_seed_gives_the_same_weights():
-    whole, model = (values_of(pretraining_model(tiny_config(), seed=5, next_sentence=n).variables) for n in (True, False))
+    whole, model = (
+        values_of(pretraining_model(tiny_config(), seed=5, next_sentence=n).variables)
+        for n in (True, False)
+    )
     for path, value in model.items():
         np.testing.assert_array_equal(value, whole[path], err_msg=path)
 
@@ -249,7 +299,9 @@ def test_without_next_sentence_the_seed_gives_the_same_weights():
 def test_without_next_sentence_every_weight_is_trained():
     x, y, sample_weight = random_batch()  # two segments, so that both of their embeddings count
     model = random_model(next_sentence=False)
-    model.compile(**pretraining_objective(learning_rate=0.1, steps=7, weight_decay=0.0, next_sentence=False))
+    model.compile(
+        **pretraining_objective(learning_rate=0.1, steps=7, weight_decay=0.0, next_sentence=False)
+    )
     before = values_of(model.trainable_variables)
     model.train_on_batch(x, {"mlm": y["mlm"]}, {"mlm": sample_weight["mlm"]})
     for path, value in values_of(model.trainable_variables).items():
@@ -269,7 +321,9 @@ def test_without_a_pooler_the_encoder_pools_the_last_state_of_cls():
     whole = random_model()
     for variable in model.variables:
         variable.assign(next(value for value in whole.variables if value.path == variable.path))
-    np.testing.assert_array_equal(encoder(x)["sequence_output"], encoder_of(whole)(x)["sequence_output"])
+    np.testing.assert_array_equal(
+        encoder(x)["sequence_output"], encoder_of(whole)(x)["sequence_output"]
+    )
     assert np.abs(encoder(x)["pooled_output"] - encoder_of(whole)(x)["pooled_output"]).max() > 0.1
 
 
@@ -279,21 +333,32 @@ def test_models_of_both_kinds_are_fitted_and_evaluated(next_sentence):
     x, y, sample_weight = batch if next_sentence else single_segments(batch)
     dataset = tf.data.Dataset.from_tensors((x, y, sample_weight))
     model = pretraining_model(tiny_config(num_layers=1), next_sentence=next_sentence)
-    model.compile(**pretraining_objective(learning_rate=0.03, steps=40, next_sentence=next_sentence))
+    model.compile(
+        **pretraining_objective(learning_rate=0.03, steps=40, next_sentence=next_sentence)
+    )
     before = model.evaluate(dataset, verbose=0, return_dict=True)
     history = model.fit(
-        dataset.repeat(), steps_per_epoch=20, epochs=2, validation_data=dataset, shuffle=False, verbose=0
+        dataset.repeat(),
+        steps_per_epoch=20,
+        epochs=2,
+        validation_data=dataset,
+        shuffle=False,
+        verbose=0,
     ).history
     after = model.evaluate(dataset, verbose=0, return_dict=True)
     names = ["mlm", "nsp"] if next_sentence else ["mlm"]
     for name in names:
         assert after[f"{name}_cross_entropy"] < 0.8 * before[f"{name}_cross_entropy"]
         assert history[f"val_{name}_accuracy"][-1] == pytest.approx(after[f"{name}_accuracy"])
-    assert after["loss"] == pytest.approx(sum(after[f"{name}_cross_entropy"] for name in names), abs=1e-5)
+    assert after["loss"] == pytest.approx(
+        sum(after[f"{name}_cross_entropy"] for name in names), abs=1e-5
+    )
     assert any("nsp" in name for name in history) == next_sentence
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")  # Keras
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)  # Keras
 @pytest.mark.parametrize("next_sentence", [True, False])
 def test_a_saved_model_predicts_what_it_did(tmp_path, next_sentence):
     x, _, _ = random_batch()
@@ -303,7 +368,9 @@ def test_a_saved_model_predicts_what_it_did(tmp_path, next_sentence):
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
     for again in (loaded, clone):
-        assert [variable.path for variable in again.variables] == [variable.path for variable in model.variables]
+        assert [variable.path for variable in again.variables] == [
+            variable.path for variable in model.variables
+        ]
         for name, expected in model(x).items():
             np.testing.assert_array_equal(again(x)[name], expected)
         inputs = {name: x[name] for name in ("token_ids", "segment_ids", "padding_mask")}
@@ -317,7 +384,9 @@ def test_mixed_precision_keeps_weights_and_logits_in_float32():
     model = pretraining_model(tiny_config(num_layers=1), dtype="mixed_bfloat16")
     model.set_weights(exact.get_weights())
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
-    assert {layer.compute_dtype for layer in model.layers if layer.name.startswith("layer_")} == {"bfloat16"}
+    assert {layer.compute_dtype for layer in model.layers if layer.name.startswith("layer_")} == {
+        "bfloat16"
+    }
     outputs = model(x)
     for name, expected in exact(x).items():
         assert outputs[name].dtype == "float32"
@@ -330,11 +399,26 @@ def test_the_configuration_reaches_every_layer():
     config = tiny_config(layer_norm_epsilon=1e-3, dropout=0.2, initializer_range=0.01)
     model = pretraining_model(config, seed=5)
     layers = list(model._flatten_layers())
-    epsilons = [layer.epsilon for layer in layers if isinstance(layer, keras.layers.LayerNormalization)]
-    assert epsilons == [1e-3] * (2 + 2 * config.num_layers)  # of BERT 1e-12, in the masked language modelling head too
-    assert [layer.rate for layer in layers if isinstance(layer, Dropout)] == [0.2] * (1 + 3 * config.num_layers)
-    assert max(np.abs(v.numpy()).max() for v in model.trainable_variables if v.name not in ("gamma", "beta", "bias")) <= 0.02
-    own = [layer.get_config() for layer in model.layers if type(layer).__module__.startswith("kbert")]
+    epsilons = [
+        layer.epsilon for layer in layers if isinstance(layer, keras.layers.LayerNormalization)
+    ]
+    assert epsilons == [1e-3] * (
+        2 + 2 * config.num_layers
+    )  # of BERT 1e-12, in the masked language modelling head too
+    assert [layer.rate for layer in layers if isinstance(layer, Dropout)] == [0.2] * (
+        1 + 3 * config.num_layers
+    )
+    assert (
+        max(
+            np.abs(v.numpy()).max()
+            for v in model.trainable_variables
+            if v.name not in ("gamma", "beta", "bias")
+        )
+        <= 0.02
+    )
+    own = [
+        layer.get_config() for layer in model.layers if type(layer).__module__.startswith("kbert")
+    ]
     assert {values["seed"] for values in own if "seed" in values} == {5}
     assert {values["exact_gelu"] for values in own if "exact_gelu" in values} == {False}
 
@@ -342,7 +426,10 @@ def test_the_configuration_reaches_every_layer():
 def test_longer_and_shorter_batches_go_through_one_model():
     model = random_model()
     long, _, _ = random_batch(batch_size=2, sequence_length=29)
-    short = {name: value[:, :11] if name != "mask_positions" else value % 11 for name, value in long.items()}
+    short = {
+        name: value[:, :11] if name != "mask_positions" else value % 11
+        for name, value in long.items()
+    }
     assert model(short)["mlm"].shape == (2, 3, 53)
     assert model(long)["mlm"].shape == (2, 3, 53)
 

@@ -1,4 +1,5 @@
-"""Two workers on this machine: they train as one process does, only the chief writes, and the death of one ends the other.
+"""Two workers on this machine: they train as one process does, only the chief writes, and the death
+of one ends the other.
 
 And a run that changes its number of devices on the way.
 """
@@ -13,20 +14,31 @@ import pytest
 import safetensors.numpy
 from training_processes import Processes
 
-from kbert import runs
-from kbert.checkpoints import list_checkpoints
+from kbert.run import directory as runs
+from kbert.run.checkpoints import list_checkpoints
 
 pytest_plugins = ["model_fixtures"]
 
-SETTINGS = ("--batch-size=8", "--learning-rate=0.001", "--evaluate-every=20", "--checkpoint-every=5", "--seed=5", "--steps=60")
+SETTINGS = (
+    "--batch-size=8",
+    "--learning-rate=0.001",
+    "--evaluate-every=20",
+    "--checkpoint-every=5",
+    "--seed=5",
+    "--steps=60",
+)
 ENDS_WITHIN = 90.0
-"""Seconds in which a worker ends after the other: a closed connection is noticed at once, a silent one by its heartbeat."""
+"""Seconds in which a worker ends after the other: a closed connection is noticed at once, a silent
+one by its heartbeat."""
 
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory):
     """Two that start processes, each one at a time."""
-    with Processes(tmp_path_factory.mktemp("chief")) as one, Processes(tmp_path_factory.mktemp("other")) as other:
+    with (
+        Processes(tmp_path_factory.mktemp("chief")) as one,
+        Processes(tmp_path_factory.mktemp("other")) as other,
+    ):
         yield one, other
 
 
@@ -47,7 +59,13 @@ def start(machines, records, directory):
         environment = {"TF_CONFIG": json.dumps(config)}
         workers.append(
             machine.start(
-                *("pretrain", records, f"--output={directory}", *SETTINGS, "--strategy=multi-worker"),
+                *(
+                    "pretrain",
+                    records,
+                    f"--output={directory}",
+                    *SETTINGS,
+                    "--strategy=multi-worker",
+                ),
                 environment=environment,
             )
         )
@@ -62,7 +80,8 @@ def values(directory):
 
 @pytest.fixture(scope="module")
 def whole(machines, tiny_records, tmp_path_factory):
-    """The directory of a run of two workers without a break, and the two processes after their end."""
+    """The directory of a run of two workers without a break, and the two processes after their
+    end."""
     directory = tmp_path_factory.mktemp("whole") / "run"
     workers = start(machines, tiny_records, directory)
     assert [worker.wait() for worker in workers] == [0, 0], [worker.said() for worker in workers]
@@ -73,7 +92,9 @@ def whole(machines, tiny_records, tmp_path_factory):
 def alone(machines, tiny_records, tmp_path_factory):
     """The directory of the same run of one process on one device."""
     directory = tmp_path_factory.mktemp("alone") / "run"
-    process = machines[0].start("pretrain", tiny_records, f"--output={directory}", *SETTINGS, "--strategy=one")
+    process = machines[0].start(
+        "pretrain", tiny_records, f"--output={directory}", *SETTINGS, "--strategy=one"
+    )
     assert process.wait() == 0, process.said()
     return directory
 
@@ -103,7 +124,10 @@ def test_a_run_goes_on_with_another_number_of_devices(machines, alone, tiny_reco
     assert two.kill() == -signal.SIGKILL
     again = machines[0].start(*words)
     assert again.wait() == 0, again.said()
-    done = [{int(mark[1]) for mark in process.marks() if mark[0] == "step"} for process in (one, two, again)]
+    done = [
+        {int(mark[1]) for mark in process.marks() if mark[0] == "step"}
+        for process in (one, two, again)
+    ]
     assert all(done)  # each had a part
     assert set.union(*done) == set(range(1, 61))
     assert_same_run(tmp_path / "run", alone)
@@ -120,13 +144,25 @@ def test_only_the_chief_writes_and_speaks(whole):
     assert other.written() == []
     assert len(chief.written()) > 20
     assert {path.name for path in directory.iterdir()} == {
-        *("config.json", "vocab.txt", "history.csv", "curves.png", "checkpoints", "records.json", "results.json")
+        *(
+            "config.json",
+            "vocab.txt",
+            "history.csv",
+            "curves.png",
+            "checkpoints",
+            "records.json",
+            "results.json",
+        )
     }
-    assert [path.name for path in list_checkpoints(directory / "checkpoints")] == [f"step-{n:09d}" for n in (50, 55, 60)]
+    assert [path.name for path in list_checkpoints(directory / "checkpoints")] == [
+        f"step-{n:09d}" for n in (50, 55, 60)
+    ]
 
 
 @pytest.mark.parametrize("killed", [0, 1], ids=["chief", "other"])
-def test_the_death_of_a_worker_ends_the_other_and_a_restart_continues(machines, whole, tiny_records, tmp_path, killed):
+def test_the_death_of_a_worker_ends_the_other_and_a_restart_continues(
+    machines, whole, tiny_records, tmp_path, killed
+):
     workers = start(machines, tiny_records, tmp_path / "run")
     assert workers[killed].wait_for("step", "23"), workers[killed].said()
     assert workers[killed].kill() == -signal.SIGKILL
@@ -146,5 +182,8 @@ def test_the_death_of_a_worker_ends_the_other_and_a_restart_continues(machines, 
     continued, expected = values(tmp_path / "run"), values(directory)
     for name, value in expected.items():
         np.testing.assert_array_equal(continued[name], value, err_msg=name)
-    one, other = ([row["val_loss"] for row in runs.read_history(runs.load_run(run))] for run in (tmp_path / "run", directory))
+    one, other = (
+        [row["val_loss"] for row in runs.read_history(runs.load_run(run))]
+        for run in (tmp_path / "run", directory)
+    )
     assert one == other

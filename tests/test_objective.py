@@ -5,15 +5,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kbert.objective import cross_entropies as our_cross_entropies
-from kbert.objective import hits, pretraining_objective
-from kbert.optimizers import BertAdamW, BertLamb, WarmupDecay
-from kbert.training import Pretrainer
+from kbert.step.objective import cross_entropies as our_cross_entropies
+from kbert.step.objective import hits, pretraining_objective
+from kbert.step.optimizers import BertAdamW, BertLamb, WarmupDecay
+from kbert.step.pretrainer import Pretrainer
 
 
 def logits_model(*, next_sentence=True, **objective):
     """A compiled model whose outputs are its inputs."""
-    inputs = {"mlm_logits": keras.Input((None, 11), name="mlm_logits"), "nsp_logits": keras.Input((2,), name="nsp_logits")}
+    inputs = {
+        "mlm_logits": keras.Input((None, 11), name="mlm_logits"),
+        "nsp_logits": keras.Input((2,), name="nsp_logits"),
+    }
     names = ("mlm", "nsp") if next_sentence else ("mlm",)
     outputs = {name: keras.layers.Identity(name=name)(inputs[f"{name}_logits"]) for name in names}
     model = Pretrainer({f"{name}_logits": inputs[f"{name}_logits"] for name in names}, outputs)
@@ -22,7 +25,8 @@ def logits_model(*, next_sentence=True, **objective):
 
 
 def batch(seed, batch_size=5, num_weights=None):
-    """(x, y, sample_weight) with P = 3 slots, of which `num_weights` have weight, or as many as chance gives."""
+    """(x, y, sample_weight) with P = 3 slots, of which `num_weights` have weight, or as many as
+    chance gives."""
     draw = np.random.default_rng(seed)
     x = {
         "mlm_logits": draw.standard_normal((batch_size, 3, 11)).astype(np.float32) * 3,
@@ -31,7 +35,9 @@ def batch(seed, batch_size=5, num_weights=None):
     y = {"mlm": draw.integers(0, 11, (batch_size, 3)), "nsp": draw.integers(0, 2, batch_size)}
     weights = draw.integers(0, 2, (batch_size, 3)).astype(np.float32)
     if num_weights is not None:
-        weights = (np.arange(batch_size * 3) < num_weights).astype(np.float32).reshape(batch_size, 3)
+        weights = (
+            (np.arange(batch_size * 3) < num_weights).astype(np.float32).reshape(batch_size, 3)
+        )
     return x, y, {"mlm": weights, "nsp": (np.arange(batch_size) != 1).astype(np.float32)}
 
 
@@ -93,7 +99,9 @@ def test_a_batch_without_a_masked_word_has_no_loss_of_masked_words():
 def test_loss_weights_weigh_the_sum_alone(mlm_weight, nsp_weight):
     plain = evaluate(logits_model(), [batch(0)])
     logs = evaluate(logits_model(mlm_weight=mlm_weight, nsp_weight=nsp_weight), [batch(0)])
-    assert logs["loss"] == pytest.approx(mlm_weight * plain["mlm_loss"] + nsp_weight * plain["nsp_loss"], abs=1e-5)
+    assert logs["loss"] == pytest.approx(
+        mlm_weight * plain["mlm_loss"] + nsp_weight * plain["nsp_loss"], abs=1e-5
+    )
     for name in ("mlm_cross_entropy", "nsp_cross_entropy", "mlm_accuracy", "nsp_accuracy"):
         assert logs[name] == plain[name]
 
@@ -107,15 +115,22 @@ def test_metrics_are_exact_over_batches_of_unequal_weights():
     ]
     logs = evaluate(logits_model(), batches)
     for name, num_classes in (("mlm", 11), ("nsp", 2)):
-        logits = np.concatenate([x[f"{name}_logits"].reshape(-1, num_classes) for x, _, _ in batches])
+        logits = np.concatenate(
+            [x[f"{name}_logits"].reshape(-1, num_classes) for x, _, _ in batches]
+        )
         labels = np.concatenate([y[name].ravel() for _, y, _ in batches])
         weights = np.concatenate([sample_weight[name].ravel() for _, _, sample_weight in batches])
-        assert logs[f"{name}_cross_entropy"] == pytest.approx(weighted_mean(cross_entropies(logits, labels), weights), abs=1e-5)
-        assert logs[f"{name}_accuracy"] == pytest.approx(weighted_mean(logits.argmax(-1) == labels, weights), abs=1e-6)
+        assert logs[f"{name}_cross_entropy"] == pytest.approx(
+            weighted_mean(cross_entropies(logits, labels), weights), abs=1e-5
+        )
+        assert logs[f"{name}_accuracy"] == pytest.approx(
+            weighted_mean(logits.argmax(-1) == labels, weights), abs=1e-6
+        )
 
 
 def test_losses_over_batches_are_means_of_the_batches_by_their_rows():
-    # As training has them: each batch divides by its own number of masked words, however few or many.
+    # As training has them: each batch divides by its own number of masked words, however few or
+    # many.
     batches = [
         batch(0, num_weights=2),
         batch(1, num_weights=13),
@@ -131,7 +146,9 @@ def test_losses_over_batches_are_means_of_the_batches_by_their_rows():
             values.append(weighted_mean(entropies, weights) if weights.sum() else 0.0)
     expected = {name: np.average(values, weights=rows) for name, values in losses.items()}
     assert logs["loss"] == pytest.approx(0.5 * expected["mlm"] + 2.0 * expected["nsp"], abs=1e-5)
-    assert logs["mlm_loss"] != pytest.approx(logs["mlm_cross_entropy"], abs=1e-3)  # that one is exact over all of them
+    assert logs["mlm_loss"] != pytest.approx(
+        logs["mlm_cross_entropy"], abs=1e-3
+    )  # that one is exact over all of them
 
 
 def test_names_of_losses_and_metrics():
@@ -149,7 +166,10 @@ def test_names_of_losses_and_metrics():
 def test_without_next_sentence_the_figures_of_masked_words_are_the_same_and_the_only_ones():
     batches = [batch(0, num_weights=2), batch(1, num_weights=13), batch(2, num_weights=0)]
     whole = evaluate(logits_model(), batches)
-    alone = [({"mlm_logits": x["mlm_logits"]}, {"mlm": y["mlm"]}, {"mlm": weight["mlm"]}) for x, y, weight in batches]
+    alone = [
+        ({"mlm_logits": x["mlm_logits"]}, {"mlm": y["mlm"]}, {"mlm": weight["mlm"]})
+        for x, y, weight in batches
+    ]
     logs = evaluate(logits_model(next_sentence=False), alone)
     assert set(logs) == {"loss", "mlm_accuracy", "mlm_cross_entropy"}
     assert logs["mlm_accuracy"] == whole["mlm_accuracy"]
@@ -161,7 +181,9 @@ def test_without_next_sentence_the_figures_of_masked_words_are_the_same_and_the_
 
 
 def test_the_optimizer_follows_the_arguments():
-    objective = pretraining_objective(learning_rate=0.3, steps=70, warmup_steps=11, weight_decay=0.05)
+    objective = pretraining_objective(
+        learning_rate=0.3, steps=70, warmup_steps=11, weight_decay=0.05
+    )
     assert isinstance(objective["optimizer"], BertAdamW)
     assert objective["optimizer"].weight_decay == 0.05
     schedule = objective["optimizer"]._learning_rate
@@ -170,11 +192,25 @@ def test_the_optimizer_follows_the_arguments():
 
 
 def test_lamb_and_the_power_of_the_decay_reach_the_optimizer():
-    options = {"learning_rate": 0.3, "steps": 70, "warmup_steps": 11, "weight_decay": 0.05, "decay_power": 0.5}
+    options = {
+        "learning_rate": 0.3,
+        "steps": 70,
+        "warmup_steps": 11,
+        "weight_decay": 0.05,
+        "decay_power": 0.5,
+    }
     optimizer = pretraining_objective(optimizer="lamb", **options)["optimizer"]
     assert type(optimizer) is BertLamb
-    assert (optimizer.decay, optimizer.weight_decay) == (0.05, None)  # Keras is not told, which would apply it once more
-    assert optimizer._learning_rate.get_config() == {"peak": 0.3, "steps": 70, "warmup_steps": 11, "power": 0.5}
+    assert (optimizer.decay, optimizer.weight_decay) == (
+        0.05,
+        None,
+    )  # Keras is not told, which would apply it once more
+    assert optimizer._learning_rate.get_config() == {
+        "peak": 0.3,
+        "steps": 70,
+        "warmup_steps": 11,
+        "power": 0.5,
+    }
     assert float(optimizer._learning_rate(35)) == pytest.approx(0.3 * 0.5**0.5)
     assert pretraining_objective(**options)["optimizer"]._learning_rate.power == 0.5
     with pytest.raises(KeyError, match="sgd"):
@@ -183,7 +219,9 @@ def test_lamb_and_the_power_of_the_decay_reach_the_optimizer():
 
 @pytest.mark.parametrize(("steps", "warmup_steps"), [(1_000_000, 10_000), (70, 7), (7, 0)])
 def test_the_warmup_is_at_most_a_tenth(steps, warmup_steps):
-    assert pretraining_objective(steps=steps)["optimizer"]._learning_rate.warmup_steps == warmup_steps
+    assert (
+        pretraining_objective(steps=steps)["optimizer"]._learning_rate.warmup_steps == warmup_steps
+    )
 
 
 def test_cross_entropies_and_their_gradient_are_those_of_tensorflow():
@@ -195,7 +233,9 @@ def test_cross_entropies_and_their_gradient_are_those_of_tensorflow():
         ours = our_cross_entropies(labels, logits)
         theirs = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(tape.gradient(ours, logits), tape.gradient(theirs, logits), atol=1e-6)
+    np.testing.assert_allclose(
+        tape.gradient(ours, logits), tape.gradient(theirs, logits), atol=1e-6
+    )
 
 
 def test_of_equal_logits_the_first_counts():

@@ -1,4 +1,5 @@
-"""BERT's AdamW against Google's in plain NumPy and against torch, LAMB against the paper's, both on JAX; the learning rate."""
+"""BERT's AdamW against Google's in plain NumPy and against torch, LAMB against the paper's, both on
+JAX; the learning rate."""
 
 import json
 import os
@@ -11,11 +12,18 @@ import pytest
 import torch
 from model_fixtures import ROOT, tiny_config
 
-from kbert.model import pretraining_model
-from kbert.optimizers import OPTIMIZERS, BertAdamW, BertLamb, WarmupDecay
+from kbert.model.bert import pretraining_model
+from kbert.step.optimizers import OPTIMIZERS, BertAdamW, BertLamb, WarmupDecay
 from tfrecords import InputError
 
-SHAPES = {"kernel": (5, 7), "bias": (7,), "gamma": (3,), "beta": (3,), "embeddings": (11, 2), "position_embeddings": (2, 3)}
+SHAPES = {
+    "kernel": (5, 7),
+    "bias": (7,),
+    "gamma": (3,),
+    "beta": (3,),
+    "embeddings": (11, 2),
+    "position_embeddings": (2, 3),
+}
 DECAYED = {"kernel", "embeddings", "position_embeddings"}
 
 
@@ -25,11 +33,14 @@ def start():
 
 
 def gradients(step):
-    """Gradients whose global norm is far above 1 at even steps and below 1 at odd ones, each away from 0."""
+    """Gradients whose global norm is far above 1 at even steps and below 1 at odd ones, each away
+    from 0."""
     draw = np.random.default_rng(100 + step)
     scale = 1.0 if step % 2 == 0 else 0.03
     return {
-        name: (scale * draw.choice([-1, 1], shape) * draw.uniform(0.5, 1.5, shape)).astype(np.float32)
+        name: (scale * draw.choice([-1, 1], shape) * draw.uniform(0.5, 1.5, shape)).astype(
+            np.float32
+        )
         for name, shape in SHAPES.items()
     }
 
@@ -78,7 +89,8 @@ def google_adam(num_steps, rate, weight_decay=0.01):
 
 
 def plain_lamb(num_steps, rate, weight_decay=0.01):
-    """You et al. 2020, algorithm 2, float64, with the exclusions of BERT: biases and normalisation get plain Adam."""
+    """You et al. 2020, algorithm 2, float64, with the exclusions of BERT: biases and normalisation
+    get plain Adam."""
     weights = {name: np.float64(value) for name, value in start().items()}
     m = {name: np.zeros(shape) for name, shape in SHAPES.items()}
     v = {name: np.zeros(shape) for name, shape in SHAPES.items()}
@@ -98,7 +110,9 @@ def plain_lamb(num_steps, rate, weight_decay=0.01):
 
 
 def test_gradients_of_the_test_are_clipped_at_every_other_step():
-    norms = [np.sqrt(sum((value**2).sum() for value in gradients(step).values())) for step in range(20)]
+    norms = [
+        np.sqrt(sum((value**2).sum() for value in gradients(step).values())) for step in range(20)
+    ]
     assert [norm > 1 for norm in norms] == [True, False] * 10
 
 
@@ -122,8 +136,14 @@ def torch_adam(num_steps, weight_decay, epsilon=1e-6):
     """torch.optim.AdamW on gradients that are not clipped."""
     parameters = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start().items()}
     groups = [
-        {"params": [p for name, p in parameters.items() if name in DECAYED], "weight_decay": weight_decay},
-        {"params": [p for name, p in parameters.items() if name not in DECAYED], "weight_decay": 0.0},
+        {
+            "params": [p for name, p in parameters.items() if name in DECAYED],
+            "weight_decay": weight_decay,
+        },
+        {
+            "params": [p for name, p in parameters.items() if name not in DECAYED],
+            "weight_decay": 0.0,
+        },
     ]
     theirs = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999), eps=epsilon)
     for step in range(num_steps):
@@ -135,7 +155,9 @@ def torch_adam(num_steps, weight_decay, epsilon=1e-6):
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_with_bias_correction_it_is_that_of_torch(weight_decay):
-    optimizer = BertAdamW(1e-3, weight_decay=weight_decay, bias_correction=True, global_clipnorm=None)
+    optimizer = BertAdamW(
+        1e-3, weight_decay=weight_decay, bias_correction=True, global_clipnorm=None
+    )
     actual = run_ours(optimizer, 20)
     for name, value in torch_adam(20, weight_decay).items():
         np.testing.assert_allclose(actual[name], value, atol=1e-6, err_msg=name)
@@ -144,7 +166,9 @@ def test_with_bias_correction_it_is_that_of_torch(weight_decay):
 
 def test_with_bias_correction_epsilon_is_that_of_torch():
     # An epsilon as large as the gradients shows on which side of the correction it is added.
-    optimizer = BertAdamW(1e-3, weight_decay=0.1, epsilon=0.5, bias_correction=True, global_clipnorm=None)
+    optimizer = BertAdamW(
+        1e-3, weight_decay=0.1, epsilon=0.5, bias_correction=True, global_clipnorm=None
+    )
     actual = run_ours(optimizer, 20)
     for name, value in torch_adam(20, 0.1, epsilon=0.5).items():
         # Each of 20 updates rounds weights of about 2 twice, by up to 1.2e-7.
@@ -153,7 +177,10 @@ def test_with_bias_correction_epsilon_is_that_of_torch():
 
 
 def test_bias_correction_makes_a_difference():
-    plain, corrected = run_ours(BertAdamW(1e-3), 3), run_ours(BertAdamW(1e-3, bias_correction=True), 3)
+    plain, corrected = (
+        run_ours(BertAdamW(1e-3), 3),
+        run_ours(BertAdamW(1e-3, bias_correction=True), 3),
+    )
     assert np.abs(plain["kernel"] - corrected["kernel"]).max() > 1e-4
 
 
@@ -162,10 +189,14 @@ def test_of_a_model_biases_and_normalisation_alone_do_not_decay():
     optimizer = BertAdamW(0.1, weight_decay=0.5)
     optimizer.build(model.trainable_variables)
     before = [variable.numpy() for variable in model.trainable_variables]
-    optimizer.apply([np.zeros(variable.shape, np.float32) for variable in model.trainable_variables])
+    optimizer.apply(
+        [np.zeros(variable.shape, np.float32) for variable in model.trainable_variables]
+    )
     for variable, value in zip(model.trainable_variables, before, strict=True):
         excluded = variable.path.endswith(("/bias", "/gamma", "/beta"))
-        np.testing.assert_allclose(variable, value if excluded else 0.95 * value, rtol=1e-6, err_msg=variable.path)
+        np.testing.assert_allclose(
+            variable, value if excluded else 0.95 * value, rtol=1e-6, err_msg=variable.path
+        )
 
 
 @pytest.mark.parametrize("weight_decay", [0.01, 0.5])
@@ -189,17 +220,30 @@ def lamb_step(name, weight, gradient, **options):
 def test_an_update_by_lamb_is_as_long_as_the_weight():
     # In the first update the corrected means are g and g squared: the direction is sign(g).
     np.testing.assert_allclose(
-        lamb_step("kernel", [3.0, 4.0], [0.2, -0.7], weight_decay=0.0), [3, 4] - 0.5 / 2**0.5 * np.array([1, -1]), rtol=1e-5
+        lamb_step("kernel", [3.0, 4.0], [0.2, -0.7], weight_decay=0.0),
+        [3, 4] - 0.5 / 2**0.5 * np.array([1, -1]),
+        rtol=1e-5,
     )
-    np.testing.assert_allclose(lamb_step("bias", [3.0, 4.0], [0.2, -0.7], weight_decay=0.0), [2.9, 4.1], rtol=1e-5)
-    # Without a gradient the decay alone has the direction, and the length is again that of the weight.
-    np.testing.assert_allclose(lamb_step("kernel", [3.0, 4.0], [0.0, 0.0], weight_decay=0.01), [2.7, 3.6], rtol=1e-5)
-    np.testing.assert_array_equal(lamb_step("bias", [3.0, 4.0], [0.0, 0.0], weight_decay=0.01), [3.0, 4.0])
+    np.testing.assert_allclose(
+        lamb_step("bias", [3.0, 4.0], [0.2, -0.7], weight_decay=0.0), [2.9, 4.1], rtol=1e-5
+    )
+    # Without a gradient the decay alone has the direction, and the length is again that of the
+    # weight.
+    np.testing.assert_allclose(
+        lamb_step("kernel", [3.0, 4.0], [0.0, 0.0], weight_decay=0.01), [2.7, 3.6], rtol=1e-5
+    )
+    np.testing.assert_array_equal(
+        lamb_step("bias", [3.0, 4.0], [0.0, 0.0], weight_decay=0.01), [3.0, 4.0]
+    )
 
 
 def test_lamb_without_a_length_of_the_weight_or_of_the_update():
-    np.testing.assert_allclose(lamb_step("kernel", [0.0, 0.0], [0.2, -0.7]), [-0.1, 0.1], rtol=1e-5)  # a ratio of 1
-    np.testing.assert_array_equal(lamb_step("kernel", [3.0, 4.0], [0.0, 0.0], weight_decay=0.0), [3.0, 4.0])
+    np.testing.assert_allclose(
+        lamb_step("kernel", [0.0, 0.0], [0.2, -0.7]), [-0.1, 0.1], rtol=1e-5
+    )  # a ratio of 1
+    np.testing.assert_array_equal(
+        lamb_step("kernel", [3.0, 4.0], [0.0, 0.0], weight_decay=0.0), [3.0, 4.0]
+    )
     np.testing.assert_array_equal(lamb_step("kernel", [0.0, 0.0], [0.0, 0.0]), [0.0, 0.0])
 
 
@@ -208,15 +252,19 @@ def test_of_a_model_biases_and_normalisation_alone_have_plain_adam_in_lamb():
     optimizer = BertLamb(0.1, weight_decay=0.5)
     optimizer.build(model.trainable_variables)
     before = [variable.numpy() for variable in model.trainable_variables]
-    optimizer.apply([np.zeros(variable.shape, np.float32) for variable in model.trainable_variables])
+    optimizer.apply(
+        [np.zeros(variable.shape, np.float32) for variable in model.trainable_variables]
+    )
     for variable, value in zip(model.trainable_variables, before, strict=True):
         excluded = variable.path.endswith(("/bias", "/gamma", "/beta"))
-        np.testing.assert_allclose(variable, value if excluded else 0.9 * value, rtol=1e-5, err_msg=variable.path)
+        np.testing.assert_allclose(
+            variable, value if excluded else 0.9 * value, rtol=1e-5, err_msg=variable.path
+        )
 
 
 ON_JAX = """
 import json, sys, keras, numpy as np
-from kbert.optimizers import OPTIMIZERS, WarmupDecay
+from kbert.step.optimizers import OPTIMIZERS, WarmupDecay
 assert keras.backend.backend() == "jax"
 values, kinds, result = np.load(sys.argv[1]), json.loads(sys.argv[2]), {}
 names = sorted(name.removeprefix("start/") for name in values if name.startswith("start/"))
@@ -234,17 +282,31 @@ np.savez(sys.argv[3], **result)
 def test_on_jax_they_are_the_same(tmp_path):
     kinds = [("adamw", {}), ("adamw", {"bias_correction": True}), ("lamb", {})]
     values = {f"start/{name}": value for name, value in start().items()}
-    values |= {f"{step}/{name}": value for step in range(20) for name, value in gradients(step).items()}
+    values |= {
+        f"{step}/{name}": value for step in range(20) for name, value in gradients(step).items()
+    }
     np.savez(tmp_path / "values.npz", **values)
     words = [str(tmp_path / "values.npz"), json.dumps(kinds), str(tmp_path / "result.npz")]
-    environment = os.environ | {"KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", ON_JAX, *words], env=environment, capture_output=True, text=True, timeout=120)
+    environment = os.environ | {
+        "KERAS_BACKEND": "jax",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ON_JAX, *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     with np.load(tmp_path / "result.npz") as actual:
         for number, (kind, options) in enumerate(kinds):
             expected = run_ours(OPTIMIZERS[kind](WarmupDecay(0.01, 23, 5, 2.0), **options), 20)
             for name, value in expected.items():
-                np.testing.assert_allclose(actual[f"{number}/{name}"], value, atol=1e-6, err_msg=f"{kind} {options} {name}")
+                np.testing.assert_allclose(
+                    actual[f"{number}/{name}"], value, atol=1e-6, err_msg=f"{kind} {options} {name}"
+                )
 
 
 @pytest.mark.parametrize(("steps", "warmup_steps"), [(23, 5), (23, 0), (23, 1), (23, 23), (1, 0)])
@@ -278,7 +340,14 @@ def test_the_first_update_has_the_rate_of_step_zero():
     np.testing.assert_array_equal(after["kernel"], start()["kernel"])
 
 
-OTHERS = {"weight_decay": 0.5, "beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-4, "global_clipnorm": 0.7, "name": "x"}
+OTHERS = {
+    "weight_decay": 0.5,
+    "beta_1": 0.8,
+    "beta_2": 0.99,
+    "epsilon": 1e-4,
+    "global_clipnorm": 0.7,
+    "name": "x",
+}
 
 
 @pytest.mark.parametrize(
@@ -305,17 +374,33 @@ def test_the_schedule_survives_a_round_trip_through_its_configuration():
     schedule = WarmupDecay(0.03, 23, 5, 2.0)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     assert type(again) is WarmupDecay
-    assert again.get_config() == schedule.get_config() == {"peak": 0.03, "steps": 23, "warmup_steps": 5, "power": 2.0}
+    assert (
+        again.get_config()
+        == schedule.get_config()
+        == {"peak": 0.03, "steps": 23, "warmup_steps": 5, "power": 2.0}
+    )
 
 
 def test_what_berts_adamw_does_not_have_is_refused():
-    with pytest.raises(InputError, match=r"^Expected .* no amsgrad\. Received: amsgrad=True; leave it out\.$"):
+    with pytest.raises(
+        InputError, match=r"^Expected .* no amsgrad\. Received: amsgrad=True; leave it out\.$"
+    ):
         BertAdamW(amsgrad=True)
 
 
 def test_defaults_are_those_of_bert():
     optimizer = BertAdamW()
     assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.999, 1e-6)
-    assert (optimizer.weight_decay, optimizer.global_clipnorm, optimizer.bias_correction) == (0.01, 1.0, False)
+    assert (optimizer.weight_decay, optimizer.global_clipnorm, optimizer.bias_correction) == (
+        0.01,
+        1.0,
+        False,
+    )
     lamb = BertLamb()
-    assert (lamb.beta_1, lamb.beta_2, lamb.epsilon, lamb.decay, lamb.global_clipnorm) == (0.9, 0.999, 1e-6, 0.01, 1.0)
+    assert (lamb.beta_1, lamb.beta_2, lamb.epsilon, lamb.decay, lamb.global_clipnorm) == (
+        0.9,
+        0.999,
+        1e-6,
+        0.01,
+        1.0,
+    )

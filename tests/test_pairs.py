@@ -1,4 +1,5 @@
-"""Each kind of pairs against a plain version of its algorithm, and against what must hold of them."""
+"""Each kind of pairs against a plain version of its algorithm, and against what must hold of
+them."""
 
 import collections
 import itertools
@@ -6,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from tfrecords.pairs import PAIRS, Documents, make_pairs
+from tfrecords.documents import Documents
+from tfrecords.pairs import PAIRS, make_pairs
 
 CLS, SEP = 2, 3
 
@@ -18,8 +20,8 @@ def generator(seed):
 def plain_nsp(documents, sequence_length, short_sequence_probability, duplicates, draw):
     """create_instances_from_document of google-research/bert with lists.
 
-    Returns (tokens, segments, label) of every pair, how many lost tokens and how many were dropped, as all plain versions.
-    """
+    Returns (tokens, segments, label) of every pair, how many lost tokens and how many were dropped,
+    as all plain versions."""
 
     def below(n):
         return int(draw() * n)
@@ -56,7 +58,8 @@ def plain_nsp(documents, sequence_length, short_sequence_probability, duplicates
 
 
 def plain_sop(documents, sequence_length, short_sequence_probability, duplicates, draw):
-    """create_instances_from_document of google-research/albert with lists, but for chunks of one sentence."""
+    """create_instances_from_document of google-research/albert with lists, but for chunks of one
+    sentence."""
 
     def below(n):
         return int(draw() * n)
@@ -75,7 +78,10 @@ def plain_sop(documents, sequence_length, short_sequence_probability, duplicates
                 units = chunk if len(chunk) >= 2 else [[token] for token in sentence]
                 if len(units) >= 2:
                     a_end = 1 + below(len(units) - 1)
-                    a, b = list(itertools.chain(*units[:a_end])), list(itertools.chain(*units[a_end:]))
+                    a, b = (
+                        list(itertools.chain(*units[:a_end])),
+                        list(itertools.chain(*units[a_end:])),
+                    )
                     is_swapped = draw() < 0.5
                     if is_swapped:
                         a, b = b, a
@@ -111,7 +117,8 @@ PLAIN = {"nsp": plain_nsp, "sop": plain_sop, "none": plain_none}
 
 
 def plain_pair(a, b, label, max_tokens, draw):
-    """Cuts A and B to length: one token at a time from the longer one (B on ties), front or back."""
+    """Cuts A and B to length: one token at a time from the longer one (B on ties), front or
+    back."""
     while len(a) + len(b) > max_tokens:
         front = draw() < 0.5
         longer = a if len(a) > len(b) else b
@@ -123,7 +130,8 @@ def plain_pair(a, b, label, max_tokens, draw):
 
 
 def numbered(lengths):
-    """Documents with these sentence lengths whose tokens are 10, 11, 12, ... throughout, and the document of each token."""
+    """Documents with these sentence lengths whose tokens are 10, 11, 12, ... throughout, and the
+    document of each token."""
     documents, token = [], 10
     for sentences in lengths:
         document = []
@@ -138,9 +146,12 @@ def numbered(lengths):
 
 
 def ragged(seed, num_documents=23, longest=17):
-    """Documents of 1 to 7 sentences; among them one of a single token, one of a single sentence and a very long sentence."""
+    """Documents of 1 to 7 sentences; among them one of a single token, one of a single sentence and
+    a very long sentence."""
     draw = np.random.default_rng(seed)
-    lengths = [draw.integers(1, longest + 1, draw.integers(1, 8)).tolist() for _ in range(num_documents)]
+    lengths = [
+        draw.integers(1, longest + 1, draw.integers(1, 8)).tolist() for _ in range(num_documents)
+    ]
     lengths[5], lengths[7], lengths[11] = [1], [longest], [1, 101, 2]
     return numbered(lengths)
 
@@ -154,12 +165,20 @@ def corpora(kind):
         "two documents": [[5, 7, 11], [1]],
     }
     if kind != "nsp":
-        shapes |= {"one document": [[3, 1, 17, 5, 2, 41, 1]], "one sentence": [[7]], "one token": [[1]]}
-    return [ragged(seed)[0] for seed in range(5)] + [numbered(lengths)[0] for lengths in shapes.values()]
+        shapes |= {
+            "one document": [[3, 1, 17, 5, 2, 41, 1]],
+            "one sentence": [[7]],
+            "one token": [[1]],
+        }
+    return [ragged(seed)[0] for seed in range(5)] + [
+        numbered(lengths)[0] for lengths in shapes.values()
+    ]
 
 
 def make(documents, sequence_length=29, short=0.1, duplicates=1, seed=0, kind="nsp"):
-    return make_pairs(Documents.of(documents), kind, sequence_length, short, duplicates, CLS, SEP, generator(seed))
+    return make_pairs(
+        Documents.of(documents), kind, sequence_length, short, duplicates, CLS, SEP, generator(seed)
+    )
 
 
 def split(pairs, n):
@@ -196,7 +215,8 @@ def test_documents_are_selected_in_the_order_asked_for():
 
 
 def test_small_case_in_full():
-    # Each document is one sentence, so every B is random, and there is but one other document to take it from.
+    # Each document is one sentence, so every B is random, and there is but one other document to
+    # take it from.
     pairs = make([[[11, 12, 13]], [[21, 22]]], sequence_length=11, short=0.0, duplicates=2)
     expected = [[CLS, 11, 12, 13, SEP, 21, 22, SEP], [CLS, 21, 22, SEP, 11, 12, 13, SEP]] * 2
     assert pairs.tokens.tolist() == [token for tokens in expected for token in tokens]
@@ -205,12 +225,24 @@ def test_small_case_in_full():
     assert pairs.labels.tolist() == [1, 1, 1, 1]
     assert pairs.lengths.tolist() == [8, 8, 8, 8]
     assert (pairs.num_truncated, pairs.num_dropped) == (0, 0)
-    assert (pairs.tokens.dtype, pairs.first_lengths.dtype, pairs.labels.dtype) == (np.int32, np.int32, np.int32)
+    assert (pairs.tokens.dtype, pairs.first_lengths.dtype, pairs.labels.dtype) == (
+        np.int32,
+        np.int32,
+        np.int32,
+    )
 
 
 def test_small_case_of_sentence_order_in_full():
-    # One cut is possible in each, and the one token of the last document is no pair; the seed swaps the last pair only.
-    pairs = make([[[11, 12, 13], [14]], [[21, 22]], [[31]]], sequence_length=11, short=0.0, duplicates=2, seed=2, kind="sop")
+    # One cut is possible in each, and the one token of the last document is no pair; the seed swaps
+    # the last pair only.
+    pairs = make(
+        [[[11, 12, 13], [14]], [[21, 22]], [[31]]],
+        sequence_length=11,
+        short=0.0,
+        duplicates=2,
+        seed=2,
+        kind="sop",
+    )
     expected = [
         [CLS, 11, 12, 13, SEP, 14, SEP],
         [CLS, 21, SEP, 22, SEP],
@@ -222,11 +254,16 @@ def test_small_case_of_sentence_order_in_full():
     assert pairs.first_lengths.tolist() == [5, 3, 5, 3]
     assert pairs.labels.tolist() == [0, 0, 0, 1]
     assert (pairs.num_truncated, pairs.num_dropped) == (0, 2)
-    assert (pairs.tokens.dtype, pairs.first_lengths.dtype, pairs.labels.dtype) == (np.int32, np.int32, np.int32)
+    assert (pairs.tokens.dtype, pairs.first_lengths.dtype, pairs.labels.dtype) == (
+        np.int32,
+        np.int32,
+        np.int32,
+    )
 
 
 def test_small_case_without_a_second_segment_in_full():
-    # Five tokens fit: the third sentence does not any more, the fourth is cut in three of which the last takes in the fifth.
+    # Five tokens fit: the third sentence does not any more, the fourth is cut in three of which the
+    # last takes in the fifth.
     documents = [[[11, 12], [13, 14], [15, 16], [*range(20, 31)], [17, 18, 19, 10], [5]], [[6]]]
     pairs = make(documents, sequence_length=7, short=0.0, duplicates=2, kind="none")
     expected = [
@@ -243,7 +280,11 @@ def test_small_case_without_a_second_segment_in_full():
     assert pairs.first_lengths.tolist() == [6, 4, 7, 7, 7, 3, 3] * 2
     assert pairs.labels.tolist() == [0] * 14
     assert (pairs.num_truncated, pairs.num_dropped) == (2, 0)
-    assert (pairs.tokens.dtype, pairs.first_lengths.dtype, pairs.labels.dtype) == (np.int32, np.int32, np.int32)
+    assert (pairs.tokens.dtype, pairs.first_lengths.dtype, pairs.labels.dtype) == (
+        np.int32,
+        np.int32,
+        np.int32,
+    )
     token_ids, segment_ids, lengths, _ = pairs.batch(np.array([4, 1]), 7)
     assert token_ids.tolist() == [[CLS, 30, 17, 18, 19, 10, SEP], [CLS, 15, 16, SEP, 0, 0, 0]]
     assert segment_ids.tolist() == [[0] * 7] * 2
@@ -274,9 +315,15 @@ def test_batch_pads_and_separates_the_segments():
 def test_same_draws_give_the_pairs_of_the_plain_version(kind, sequence_length, short):
     for (seed, documents), duplicates in itertools.product(enumerate(corpora(kind)), (1, 3)):
         first, second = generator(seed), generator(seed)
-        expected, num_truncated, num_dropped = PLAIN[kind](documents, sequence_length, short, duplicates, first.random)
-        pairs = make_pairs(Documents.of(documents), kind, sequence_length, short, duplicates, CLS, SEP, second)
-        token_ids, segment_ids, lengths, labels = pairs.batch(np.arange(len(pairs)), sequence_length)
+        expected, num_truncated, num_dropped = PLAIN[kind](
+            documents, sequence_length, short, duplicates, first.random
+        )
+        pairs = make_pairs(
+            Documents.of(documents), kind, sequence_length, short, duplicates, CLS, SEP, second
+        )
+        token_ids, segment_ids, lengths, labels = pairs.batch(
+            np.arange(len(pairs)), sequence_length
+        )
         assert len(pairs) == len(expected)
         for n, (tokens, segments, label) in enumerate(expected):
             padding = [0] * (sequence_length - len(tokens))
@@ -330,7 +377,8 @@ def test_a_and_b_are_runs_of_text_and_only_true_neighbours_have_label_0():
 
 
 def uses(pairs):
-    """Per pass over a document the runs of its tokens that A and true B used, as (first token, last token, full length)."""
+    """Per pass over a document the runs of its tokens that A and true B used, as (first token, last
+    token, full length)."""
     longest = pairs.lengths.max()
     for n in range(len(pairs)):
         a, b = split(pairs, n)
@@ -365,8 +413,8 @@ def test_what_is_not_used_was_cut_from_a_pair_of_full_length():
 
 
 def test_share_of_random_next_sentences():
-    # Documents of two sentences that fill no pair: with a probability of one half the pair is true and the pass is over;
-    # else both sentences make pairs with random ones.
+    # Documents of two sentences that fill no pair: with a probability of one half the pair is true
+    # and the pass is over; else both sentences make pairs with random ones.
     documents, _ = numbered([[3, 2]] * 101)
     visits = 101 * 101
     pairs = make(documents, sequence_length=29, short=0.0, duplicates=101)
@@ -378,12 +426,14 @@ def test_share_of_random_next_sentences():
 
 
 def test_share_and_lengths_of_short_targets():
-    # Sentences of one token fill a true pair to its target exactly, so that its length tells the target.
+    # Sentences of one token fill a true pair to its target exactly, so that its length tells the
+    # target.
     documents, _ = numbered([[1] * 53] * 31)
     begins = {document[0][0] for document in documents}
 
     def first_targets(short, seed):
-        """The targets of the passes whose first pair is true, which does not depend on the target."""
+        """The targets of the passes whose first pair is true, which does not depend on the
+        target."""
         pairs = make(documents, sequence_length=16, short=short, duplicates=401, seed=seed)
         assert len(pairs) > 10_000
         firsts = [n for n in np.flatnonzero(pairs.labels == 0) if split(pairs, n)[0][0] in begins]
@@ -391,7 +441,8 @@ def test_share_and_lengths_of_short_targets():
 
     assert set(first_targets(0.0, seed=1)[0]) == {13}
     always, n = first_targets(1.0, seed=2)
-    # About 6,200 draws from 2 to 13: each count is binomial with p = 1/12; 4 * sqrt(n * 1/12 * 11/12) = 87.
+    # About 6,200 draws from 2 to 13: each count is binomial with p = 1/12; 4 * sqrt(n * 1/12 *
+    # 11/12) = 87.
     assert 5_900 < n < 6_500
     assert sorted(always) == list(range(2, 14))
     assert all(abs(count - n / 12) < 87 for count in always.values())
@@ -413,13 +464,16 @@ def test_lengths_without_short_targets():
 
 
 def test_random_sentences_come_from_everywhere_else():
-    # One-sentence documents, five of them, so that every B is random: 1/4 each of the others, and one of its sentences.
+    # One-sentence documents, five of them, so that every B is random: 1/4 each of the others, and
+    # one of its sentences.
     documents, owners = numbered([[1], [1], [1] * 5, [1] * 3, [1] * 7])
     pairs = make(documents, sequence_length=5, short=0.0, duplicates=5003, seed=4)
     random_pairs = np.flatnonzero(pairs.labels == 1)
     a_owner, b_first = (
         np.array(column)
-        for column in zip(*((owners[a[0]], b[0]) for a, b in (split(pairs, n) for n in random_pairs)), strict=True)
+        for column in zip(
+            *((owners[a[0]], b[0]) for a, b in (split(pairs, n) for n in random_pairs)), strict=True
+        )
     )
     for document in range(5):
         firsts = b_first[a_owner == document]
@@ -428,18 +482,27 @@ def test_random_sentences_come_from_everywhere_else():
         for other in range(5):
             there = firsts[owners[firsts] == other]
             p = 0.0 if other == document else 1 / 4
-            # Four standard deviations of a binomial, here and below; with p = 0 the count must be 0.
+            # Four standard deviations of a binomial, here and below; with p = 0 the count must be
+            # 0.
             assert abs(len(there) - n * p) <= 4 * np.sqrt(n * p * (1 - p))
             size = len(documents[other])
             for token in [sentence[0] for sentence in documents[other]] if p else []:
-                assert abs((there == token).sum() - len(there) / size) <= 4 * np.sqrt(len(there) / size * (1 - 1 / size))
+                assert abs((there == token).sum() - len(there) / size) <= 4 * np.sqrt(
+                    len(there) / size * (1 - 1 / size)
+                )
 
 
 def test_cut_is_uniform_between_the_sentences():
     # Four sentences fill the pair; A of a true pair has one, two or three of them.
     documents, _ = numbered([[1] * 4] * 101)
     pairs = make(documents, sequence_length=7, short=0.0, duplicates=101, seed=5)
-    lengths = np.array([len(split(pairs, n)[0]) for n in np.flatnonzero(pairs.labels == 0) if pairs.lengths[n] == 7])
+    lengths = np.array(
+        [
+            len(split(pairs, n)[0])
+            for n in np.flatnonzero(pairs.labels == 0)
+            if pairs.lengths[n] == 7
+        ]
+    )
     n = len(lengths)
     assert n > 4_000
     # Four standard deviations of a binomial of p = 1/3.
@@ -447,7 +510,8 @@ def test_cut_is_uniform_between_the_sentences():
 
 
 def test_truncation_takes_from_the_longer_part_at_both_ends():
-    # A has 7 tokens and B has 23 of which 6 fit: 17 are cut, each from the front with a probability of one half.
+    # A has 7 tokens and B has 23 of which 6 fit: 17 are cut, each from the front with a probability
+    # of one half.
     documents, owners = numbered([[7], [23]])
     pairs = make(documents, sequence_length=16, short=0.0, duplicates=5003, seed=6)
     assert pairs.num_truncated == len(pairs) == 2 * 5003
@@ -457,7 +521,8 @@ def test_truncation_takes_from_the_longer_part_at_both_ends():
         # On ties B gives way, so the first part of a pair keeps 7 and the second 6.
         assert (len(short), len(long)) == ((7, 6) if n % 2 == 0 else (6, 7))
         fronts.append(long[0] - 17)
-    # When A is the shorter one, all 17 cuts are B's: their sum is binomial of 17 * 5,003 draws; 4 * sqrt(n / 4) = 584.
+    # When A is the shorter one, all 17 cuts are B's: their sum is binomial of 17 * 5,003 draws; 4 *
+    # sqrt(n / 4) = 584.
     assert abs(sum(fronts[::2]) - 17 * 5003 / 2) < 584
 
 
@@ -472,27 +537,35 @@ def test_sentence_order_parts_are_runs_of_one_document():
         assert (np.diff(a) == 1).all()
         assert (np.diff(b) == 1).all()
         assert owners[a[0]] == owners[b[-1]]
-        # In order A comes before B; what lies between them was cut off, which only pairs of full length were.
+        # In order A comes before B; what lies between them was cut off, which only pairs of full
+        # length were.
         assert b[0] == a[-1] + 1 if pairs.lengths[n] < 29 else b[0] > a[-1]
     assert 1_000 < pairs.num_truncated <= (pairs.lengths == 29).sum()
 
 
 def test_sentence_order_uses_every_token_once_where_nothing_is_cut():
-    # Sentences of one token fill a pair exactly, and sentences of two are cut in two. No document leaves a single token.
+    # Sentences of one token fill a pair exactly, and sentences of two are cut in two. No document
+    # leaves a single token.
     for lengths in ([[1] * n for n in (2, 3, 10, 33, 97)], [[2] * n for n in (1, 2, 3, 17, 31)]):
         documents, owners = numbered(lengths)
         pairs = make(documents, sequence_length=13, short=0.0, duplicates=11, kind="sop")
         assert (pairs.num_truncated, pairs.num_dropped) == (0, 0)
-        chunks = [np.concatenate(split(pairs, n)[:: -1 if pairs.labels[n] else 1]) for n in range(len(pairs))]
+        chunks = [
+            np.concatenate(split(pairs, n)[:: -1 if pairs.labels[n] else 1])
+            for n in range(len(pairs))
+        ]
         assert np.concatenate(chunks).tolist() == list(range(10, len(owners))) * 11
 
 
 def test_share_of_swapped_pairs():
     documents, _ = numbered([[3, 2], [7]] * 53)
-    labels = make(documents, sequence_length=29, short=0.0, duplicates=101, kind="sop").labels.reshape(-1, 2)
+    labels = make(
+        documents, sequence_length=29, short=0.0, duplicates=101, kind="sop"
+    ).labels.reshape(-1, 2)
     n = len(labels)
     assert n == 53 * 101
-    # Four standard deviations of a binomial of p = 1/2, for chunks of two sentences and for those of one.
+    # Four standard deviations of a binomial of p = 1/2, for chunks of two sentences and for those
+    # of one.
     assert (np.abs(labels.sum(0) - n / 2) < 4 * np.sqrt(n / 4)).all()
     assert set(np.unique(labels)) == {0, 1}
 
@@ -508,7 +581,8 @@ def test_only_sentence_is_cut_uniformly_between_its_tokens():
 
 
 def test_long_sentence_that_is_cut_and_swapped_loses_tokens_as_any_pair():
-    # Of one sentence of 23 tokens 13 fit. The shorter part has 1 to 11 tokens and loses those above 6.
+    # Of one sentence of 23 tokens 13 fit. The shorter part has 1 to 11 tokens and loses those above
+    # 6.
     documents, _ = numbered([[23]])
     pairs = make(documents, sequence_length=16, short=0.0, duplicates=1009, kind="sop")
     assert pairs.num_truncated == len(pairs) == 1009
@@ -537,7 +611,8 @@ def test_full_sentences_are_the_documents_again(short):
     pieces = [sequence for sequence in sequences if sequence[-1] not in ends]
     assert all(number[piece[0]] == number[piece[-1]] for piece in pieces)
     assert pairs.num_truncated == sum(piece[0] in starts for piece in pieces)
-    # In pieces of 27 the first three of a sentence of 101 tokens are full, and no other sentence is cut.
+    # In pieces of 27 the first three of a sentence of 101 tokens are full, and no other sentence is
+    # cut.
     assert [len(piece) for piece in pieces] == [27, 27, 27] * 31
 
 
@@ -558,8 +633,12 @@ def test_share_and_lengths_of_short_targets_without_a_second_segment():
     documents, _ = numbered([[1] * 17])
 
     def targets(short, seed):
-        pairs = make(documents, sequence_length=16, short=short, duplicates=5003, seed=seed, kind="none")
-        return collections.Counter((pairs.lengths[pairs.tokens[pairs.starts[:-1] + 1] == 10] - 2).tolist())
+        pairs = make(
+            documents, sequence_length=16, short=short, duplicates=5003, seed=seed, kind="none"
+        )
+        return collections.Counter(
+            (pairs.lengths[pairs.tokens[pairs.starts[:-1] + 1] == 10] - 2).tolist()
+        )
 
     n = 5003
     assert targets(0.0, seed=1) == {14: n}
@@ -573,24 +652,37 @@ def test_share_and_lengths_of_short_targets_without_a_second_segment():
 
 @pytest.mark.parametrize("documents", [[], [[[7, 8], [9]]]])
 def test_fewer_than_two_documents_are_refused(documents):
-    with pytest.raises(ValueError, match=rf"^Sentence pairs: expected at least two documents\. Received: {len(documents)}\.$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"^Sentence pairs: expected at least two documents\. Received: {len(documents)}\.$",
+    ):
         make(documents)
 
 
 @pytest.mark.parametrize("kind", ["sop", "none"])
 def test_one_document_is_enough_where_nothing_is_random_about_b(kind):
-    with pytest.raises(ValueError, match=r"^Sentence pairs: expected at least one document\. Received: 0\.$"):
+    with pytest.raises(
+        ValueError, match=r"^Sentence pairs: expected at least one document\. Received: 0\.$"
+    ):
         make([], kind=kind)
     assert len(make([[[7, 8], [9]]], kind=kind, short=0.0)) == 1
 
 
 def test_corpus_of_one_token_has_no_sentence_order():
     pairs = make([[[7]]], duplicates=3, kind="sop")
-    assert (len(pairs), pairs.num_dropped, pairs.starts.tolist(), pairs.tokens.tolist()) == (0, 3, [0], [])
+    assert (len(pairs), pairs.num_dropped, pairs.starts.tolist(), pairs.tokens.tolist()) == (
+        0,
+        3,
+        [0],
+        [],
+    )
     assert pairs.batch(np.arange(0), 29)[0].shape == (0, 29)
 
 
 @pytest.mark.parametrize("kind", ["NSP", "", None])
 def test_unknown_kind_is_refused(kind):
-    with pytest.raises(ValueError, match=rf"^Sentence pairs: expected one of nsp, sop, none\. Received: {kind!r}\.$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"^Sentence pairs: expected one of nsp, sop, none\. Received: {kind!r}\.$",
+    ):
         make([[[7]], [[8]]], kind=kind)

@@ -1,15 +1,22 @@
-"""Training beside `transformers` and torch: the same weights, batches, losses, gradients and updates, for fifty steps."""
+"""Training beside `transformers` and torch: the same weights, batches, losses, gradients and
+updates, for fifty steps."""
 
 import numpy as np
 import pytest
 import torch
 from model_fixtures import tiny_config, values_of
-from transformers_twin import assign, from_transformers, labels_of, transformers_model, transformers_outputs
+from transformers_twin import (
+    assign,
+    from_transformers,
+    labels_of,
+    transformers_model,
+    transformers_outputs,
+)
 
 import tfrecords
-from kbert.model import pretraining_model
-from kbert.objective import pretraining_objective
-from kbert.optimizers import BertAdamW, WarmupDecay
+from kbert.model.bert import pretraining_model
+from kbert.step.objective import pretraining_objective
+from kbert.step.optimizers import BertAdamW, WarmupDecay
 
 pytest_plugins = ["model_fixtures"]
 
@@ -24,10 +31,10 @@ def learning_rate(step):
 def train_theirs(model, batches):
     """The loss of every step, by plain torch.
 
-    torch's AdamW takes the decay from the weights first and then makes Adam's update, Keras' does so too, and Google's makes
-    one subtraction of both: the update does not depend on the weights, so all are the same. clip_grad_norm_ divides by the norm
-    plus 1e-6, Keras by the norm: Adam does not see such a factor.
-    """
+    torch's AdamW takes the decay from the weights first and then makes Adam's update, Keras' does
+    so too, and Google's makes one subtraction of both: the update does not depend on the weights,
+    so all are the same. clip_grad_norm_ divides by the norm plus 1e-6, Keras by the norm: Adam does
+    not see such a factor."""
     decayed, others = [], []
     for name, parameter in model.named_parameters():
         (others if name.endswith(".bias") or "LayerNorm" in name else decayed).append(parameter)
@@ -61,7 +68,11 @@ def train_ours(model, batches, **options):
 @pytest.fixture(scope="module")
 def batches(tiny_records):
     """Fifty batches of real records, with unequal numbers of tokens and of masked tokens."""
-    return list(tfrecords.read(tiny_records, "train", batch_size=8, seed=3, epochs=None).take(STEPS).as_numpy_iterator())
+    return list(
+        tfrecords.read(tiny_records, "train", batch_size=8, seed=3, epochs=None)
+        .take(STEPS)
+        .as_numpy_iterator()
+    )
 
 
 @pytest.fixture(autouse=True)

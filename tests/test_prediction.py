@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 from model_fixtures import RUN_SETTINGS, random_model, tiny_config
 
-from kbert.checkpoints import save_checkpoint
-from kbert.formats import export_saved_model, load
+from kbert.formats.load_and_save import export_saved_model, load
+from kbert.model.text_model import TextModel
 from kbert.prediction import Predictor, Word, load_predictor, predictor_of
-from kbert.runs import Run, load_run
-from kbert.text_model import TextModel
+from kbert.run.checkpoints import save_checkpoint
+from kbert.run.directory import Run, load_run
 from tfrecords import InputError
 
 pytest_plugins = ["model_fixtures"]
@@ -22,7 +22,9 @@ pytest_plugins = ["model_fixtures"]
 def saved_model(tiny_run, tmp_path_factory):
     run = load_run(tiny_run.directory)
     output = tmp_path_factory.mktemp("saved_model") / "bert"
-    return export_saved_model(run.load_model(), run.vocabulary, output, sequence_length=23, cased=False)
+    return export_saved_model(
+        run.load_model(), run.vocabulary, output, sequence_length=23, cased=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +70,18 @@ def test_a_model_of_single_segments_fills_masks_alone(tiny_vocabulary, tmp_path)
     save_checkpoint(run.checkpoints, model, 7)
     export_saved_model(model, tiny_vocabulary, tmp_path / "bert", sequence_length=23, cased=False)
     of_run, of_saved_model = load_predictor(run.directory), load_predictor(tmp_path / "bert")
-    for one, other in zip(of_run.fill_mask("ba [MASK] be")[0], of_saved_model.fill_mask("ba [MASK] be")[0], strict=True):
+    for one, other in zip(
+        of_run.fill_mask("ba [MASK] be")[0],
+        of_saved_model.fill_mask("ba [MASK] be")[0],
+        strict=True,
+    ):
         assert one.token == other.token
         assert one.probability == pytest.approx(other.probability, abs=1e-5)
     for predictor in (of_run, of_saved_model):
-        with pytest.raises(InputError, match=r"^Expected a model that was trained on sentence pairs\. Received: .*segments\.$"):
+        with pytest.raises(
+            InputError,
+            match=r"^Expected a model that was trained on sentence pairs\. Received: .*segments\.$",
+        ):
             predictor.next_sentence("ba be", "du")
 
 
@@ -81,7 +90,9 @@ def test_the_answers_are_those_of_the_text_model(predictors, tiny_run):
     answer = text_model.fill_mask(tf.constant(["ba [MASK] be"]))
     words = predictors[0].fill_mask("ba [MASK] be")[0]
     assert [word.token.encode() for word in words] == answer["tokens"][0, 0].numpy().tolist()
-    np.testing.assert_allclose([word.probability for word in words], answer["probabilities"][0, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        [word.probability for word in words], answer["probabilities"][0, 0], atol=1e-6
+    )
     answer = text_model.next_sentence(tf.constant(["ba be"]), tf.constant(["du"]))["probability"]
     assert predictors[0].next_sentence("ba be", "du") == pytest.approx(float(answer[0]), abs=1e-6)
 
@@ -112,14 +123,19 @@ def test_what_is_neither_is_refused(tmp_path, name):
 
 def test_a_damaged_saved_model_is_refused(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"\x00garbage")
-    with pytest.raises(InputError, match=r"Expected a SavedModel at .*\. Received: one that cannot be loaded") as caught:
+    with pytest.raises(
+        InputError, match=r"Expected a SavedModel at .*\. Received: one that cannot be loaded"
+    ) as caught:
         load_predictor(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_saved_model_of_something_else_is_refused(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
-    with pytest.raises(InputError, match=r"Expected a SavedModel by 'kbert export' .* Received: one without fill_mask"):
+    with pytest.raises(
+        InputError,
+        match=r"Expected a SavedModel by 'kbert export' .* Received: one without fill_mask",
+    ):
         load_predictor(tmp_path / "other")
 
 
@@ -133,18 +149,27 @@ def test_a_run_without_a_checkpoint_is_refused(tiny_run, tmp_path):
 def test_vectors_of_no_texts_and_of_what_is_no_text(predictors):
     for predictor in predictors:
         assert predictor.embed([]).shape == (0, 26)
-        np.testing.assert_allclose(predictor.embed(["ba \udcff"]), predictor.embed(["ba"]), atol=1e-6)
-        with pytest.raises(InputError, match=r"Expected a pooling among mean, cls, pooler\. Received: 'max'"):
+        np.testing.assert_allclose(
+            predictor.embed(["ba \udcff"]), predictor.embed(["ba"]), atol=1e-6
+        )
+        with pytest.raises(
+            InputError, match=r"Expected a pooling among mean, cls, pooler\. Received: 'max'"
+        ):
             predictor.embed(["ba"], "max")
 
 
 def test_a_pooler_that_is_not_there_is_not_asked(tiny_run):
     loaded = load(tiny_run.directory)
-    weights = {path: value for path, value in loaded.weights.items() if not path.startswith("pooler/")}
+    weights = {
+        path: value for path, value in loaded.weights.items() if not path.startswith("pooler/")
+    }
     with pytest.warns(UserWarning, match="is new"):
         predictor = predictor_of(dataclasses.replace(loaded, weights=weights))
     assert predictor.embed(["ba"], "cls").shape == (1, 26)
-    with pytest.raises(InputError, match=r"^Expected a model with a trained pooler\. Received: one that came without it\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"^Expected a model with a trained pooler\. Received: one that came without it\.$",
+    ):
         predictor.embed(["ba"], "pooler")
 
 

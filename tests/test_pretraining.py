@@ -14,16 +14,16 @@ import safetensors.numpy
 from click.testing import CliRunner
 from model_fixtures import RUN_SETTINGS, assert_equal_values, run_config, tiny_config, values_of
 
-import kbert.callbacks
-from kbert import runs
-from kbert.callbacks import TrainingError
-from kbert.checkpoints import list_checkpoints
+import kbert.run.callbacks
 from kbert.cli import main
 from kbert.config import PretrainingConfig
-from kbert.evaluation import baselines, evaluate, results_table
-from kbert.model import pretraining_model
+from kbert.model.bert import pretraining_model
 from kbert.prediction import load_predictor
 from kbert.pretraining import _segments, pretrain
+from kbert.run import directory as runs
+from kbert.run.checkpoints import list_checkpoints
+from kbert.run.errors import TrainingError
+from kbert.run.evaluation import baselines, evaluate, results_table
 from tfrecords import InputError, RecordsConfig, build_records
 from tfrecords.files import locked
 
@@ -34,7 +34,8 @@ SHORT = PretrainingConfig(steps=6, batch_size=8, evaluate_every=3, checkpoint_ev
 
 @dataclasses.dataclass(frozen=True)
 class OtherRun:
-    """A finished run on records of the kind of pairs that is named, and what `pretrain` returned for it."""
+    """A finished run on records of the kind of pairs that is named, and what `pretrain` returned
+    for it."""
 
     pairs: str
     records: pathlib.Path
@@ -45,7 +46,10 @@ class OtherRun:
 
 @pytest.fixture(scope="module", params=["sop", "none"])
 def other_run(request, records_by_pairs, tmp_path_factory):
-    records, directory = records_by_pairs[request.param], tmp_path_factory.mktemp("other_run") / "run"
+    records, directory = (
+        records_by_pairs[request.param],
+        tmp_path_factory.mktemp("other_run") / "run",
+    )
     model, results = pretrain(records, directory, bert=run_config(), pretraining=SHORT, verbose=0)
     return OtherRun(request.param, records, directory, model, results)
 
@@ -65,9 +69,16 @@ def test_a_run_leaves_all_that_belongs_to_it(tiny_run, tiny_vocabulary):
         "records.json",
     }
     run = runs.load_run(tiny_run.directory)
-    assert (run.bert, run.pretraining, run.sequence_length, run.cased) == (run_config(), RUN_SETTINGS, 23, False)
+    assert (run.bert, run.pretraining, run.sequence_length, run.cased) == (
+        run_config(),
+        RUN_SETTINGS,
+        23,
+        False,
+    )
     assert run.vocabulary == tiny_vocabulary
-    assert [path.name for path in list_checkpoints(run.checkpoints)] == [f"step-{step:09d}" for step in (40, 50, 60)]
+    assert [path.name for path in list_checkpoints(run.checkpoints)] == [
+        f"step-{step:09d}" for step in (40, 50, 60)
+    ]
     assert not list(tiny_run.directory.rglob("*.partial"))
     assert (tiny_run.directory / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -75,46 +86,66 @@ def test_a_run_leaves_all_that_belongs_to_it(tiny_run, tiny_vocabulary):
 def test_history_has_a_row_per_evaluation(tiny_run, tiny_records):
     rows = runs.read_history(runs.load_run(tiny_run.directory))
     assert [row["step"] for row in rows] == [25, 50, 60]
-    measured = {f"{kind}_{figure}" for kind in ("mlm", "nsp") for figure in ("loss", "accuracy")} | {"loss"}
-    expected = {"step", "seconds", "sequences_per_second", "learning_rate"} | measured | {f"val_{name}" for name in measured}
+    measured = {
+        f"{kind}_{figure}" for kind in ("mlm", "nsp") for figure in ("loss", "accuracy")
+    } | {"loss"}
+    expected = (
+        {"step", "seconds", "sequences_per_second", "learning_rate"}
+        | measured
+        | {f"val_{name}" for name in measured}
+    )
     for row in rows:
         assert set(row) == expected
         assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"], rel=0.05)
     # The rate of the next update, on the line from the peak at step 0 to 0 at step 60.
-    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01 * 35 / 60, 0.01 * 10 / 60, 0.0], rel=1e-5)
+    assert [row["learning_rate"] for row in rows] == pytest.approx(
+        [0.01 * 35 / 60, 0.01 * 10 / 60, 0.0], rel=1e-5
+    )
     assert rows[-1]["val_mlm_loss"] == pytest.approx(tiny_run.results["mlm_loss"], abs=1e-5)
     assert rows[-1]["val_nsp_accuracy"] == pytest.approx(tiny_run.results["nsp_accuracy"], abs=1e-5)
 
 
 def test_results_are_those_of_an_evaluation_at_the_end(tiny_run, tiny_records):
     assert tiny_run.results == tiny_run.evaluated
-    assert json.loads((tiny_run.directory / "results.json").read_text()) == {"step": 60, "held_out": tiny_run.results}
+    assert json.loads((tiny_run.directory / "results.json").read_text()) == {
+        "step": 60,
+        "held_out": tiny_run.results,
+    }
     assert tiny_run.results["unigram_loss"] == baselines(tiny_records).unigram_loss
 
 
 def test_the_loss_falls(tiny_run):
     rows = runs.read_history(runs.load_run(tiny_run.directory))
     assert rows[-1]["mlm_loss"] < rows[0]["mlm_loss"] - 0.2
-    assert tiny_run.results["mlm_loss"] < math.log(53) - 1  # from the loss of a model that knows nothing
+    assert (
+        tiny_run.results["mlm_loss"] < math.log(53) - 1
+    )  # from the loss of a model that knows nothing
     assert tiny_run.results["mlm_accuracy"] > 0.3
-    assert tiny_run.results["mlm_perplexity"] == pytest.approx(math.exp(tiny_run.results["mlm_loss"]))
+    assert tiny_run.results["mlm_perplexity"] == pytest.approx(
+        math.exp(tiny_run.results["mlm_loss"])
+    )
 
 
 def test_the_last_checkpoint_is_the_model_that_was_returned(tiny_run):
     values = saved_weights(list_checkpoints(tiny_run.directory / "checkpoints")[-1])
-    assert_equal_values({name.split("/", 1)[1]: value for name, value in values.items()}, tiny_run.weights)
+    assert_equal_values(
+        {name.split("/", 1)[1]: value for name, value in values.items()}, tiny_run.weights
+    )
 
 
 def test_dropout_needs_no_state_in_training(tiny_run):
-    counters = {path: int(value) for path, value in tiny_run.weights.items() if path.endswith("/counter")}
+    counters = {
+        path: int(value) for path, value in tiny_run.weights.items() if path.endswith("/counter")
+    }
     assert counters == dict.fromkeys(counters, 0)
     assert len(counters) == 4
 
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """A function that presses Ctrl-C before the checkpoint of `step` is written: what follows the one before it is lost."""
-    save = kbert.callbacks.save_checkpoint
+    """A function that presses Ctrl-C before the checkpoint of `step` is written: what follows the
+    one before it is lost."""
+    save = kbert.run.callbacks.save_checkpoint
 
     def stop(step):
         def save_or_stop(directory, model, now, **options):
@@ -122,14 +153,22 @@ def stop_at(monkeypatch):
                 raise KeyboardInterrupt
             return save(directory, model, now, **options)
 
-        monkeypatch.setattr("kbert.callbacks.save_checkpoint", save_or_stop)
+        monkeypatch.setattr("kbert.run.callbacks.save_checkpoint", save_or_stop)
 
     return stop
 
 
-def test_stopped_twice_and_continued_it_ends_with_the_same_weights(tiny_run, tiny_records, tmp_path, stop_at, capsys):
+def test_stopped_twice_and_continued_it_ends_with_the_same_weights(
+    tiny_run, tiny_records, tmp_path, stop_at, capsys
+):
     def run(verbose=0):
-        return pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=RUN_SETTINGS, verbose=verbose)
+        return pretrain(
+            tiny_records,
+            tmp_path / "run",
+            bert=run_config(),
+            pretraining=RUN_SETTINGS,
+            verbose=verbose,
+        )
 
     for stop, last in ((25, 20), (40, 30)):  # at an evaluation, and between two of them
         stop_at(stop)
@@ -142,7 +181,10 @@ def test_stopped_twice_and_continued_it_ends_with_the_same_weights(tiny_run, tin
     assert_equal_values(values_of([*model.variables, *model.optimizer.variables]), tiny_run.weights)
     assert results == tiny_run.results
     assert f"continuing {tmp_path / 'run'} at step 30 of 60" in capsys.readouterr().out
-    rows, whole = (runs.read_history(runs.load_run(directory)) for directory in (tmp_path / "run", tiny_run.directory))
+    rows, whole = (
+        runs.read_history(runs.load_run(directory))
+        for directory in (tmp_path / "run", tiny_run.directory)
+    )
     assert [row["step"] for row in rows] == [25, 50, 60]
     assert [row["val_mlm_loss"] for row in rows] == [row["val_mlm_loss"] for row in whole]
 
@@ -157,10 +199,14 @@ def test_the_kind_of_pairs_decides_what_a_run_learns(other_run):
         columns = measured | {"loss"}
         times = {"step", "seconds", "sequences_per_second", "learning_rate"}
         assert set(row) == times | columns | {f"val_{name}" for name in columns}
-        assert row["val_loss"] == pytest.approx(sum(row[f"val_{name}_loss"] for name in names), rel=0.05)
+        assert row["val_loss"] == pytest.approx(
+            sum(row[f"val_{name}_loss"] for name in names), rel=0.05
+        )
     assert measured < set(other_run.results)
     assert ("majority_loss" in other_run.results) == ("nsp" in names)
-    assert ("sentence order: accuracy" in results_table(other_run.results)) == (other_run.pairs == "sop")
+    assert ("sentence order: accuracy" in results_table(other_run.results)) == (
+        other_run.pairs == "sop"
+    )
     assert "next sentence" not in results_table(other_run.results)
     # What is loaded again is the model that was trained.
     loaded = run.load_model()
@@ -170,7 +216,9 @@ def test_the_kind_of_pairs_decides_what_a_run_learns(other_run):
 
 def test_a_run_of_other_pairs_is_continued(other_run, tmp_path, stop_at):
     def run():
-        return pretrain(other_run.records, tmp_path / "run", bert=run_config(), pretraining=SHORT, verbose=0)
+        return pretrain(
+            other_run.records, tmp_path / "run", bert=run_config(), pretraining=SHORT, verbose=0
+        )
 
     stop_at(4)
     with pytest.raises(KeyboardInterrupt):
@@ -186,11 +234,17 @@ def test_a_run_of_other_pairs_is_continued(other_run, tmp_path, stop_at):
 
 
 def test_a_run_of_other_pairs_answers(other_run, tmp_path):
-    exported = CliRunner().invoke(main, ["export", str(other_run.directory), "--output", str(tmp_path / "bert")])
+    exported = CliRunner().invoke(
+        main, ["export", str(other_run.directory), "--output", str(tmp_path / "bert")]
+    )
     assert exported.exit_code == 0
-    assert ("next_sentence" in (tmp_path / "bert" / "README.md").read_text()) == (other_run.pairs != "none")
+    assert ("next_sentence" in (tmp_path / "bert" / "README.md").read_text()) == (
+        other_run.pairs != "none"
+    )
     predictors = [load_predictor(other_run.directory), load_predictor(tmp_path / "bert")]
-    words = [[word.token for word in predictor.fill_mask("ba [MASK] be")[0]] for predictor in predictors]
+    words = [
+        [word.token for word in predictor.fill_mask("ba [MASK] be")[0]] for predictor in predictors
+    ]
     assert words[0] == words[1]
     for predictor in predictors:
         if other_run.pairs == "none":
@@ -202,9 +256,13 @@ def test_a_run_of_other_pairs_answers(other_run, tmp_path):
 
 def test_a_run_is_not_measured_on_records_of_other_pairs(other_run, records_by_pairs):
     for pairs in records_by_pairs.keys() - {other_run.pairs}:
-        done = CliRunner().invoke(main, ["evaluate", str(other_run.directory), str(records_by_pairs[pairs])])
+        done = CliRunner().invoke(
+            main, ["evaluate", str(other_run.directory), str(records_by_pairs[pairs])]
+        )
         assert done.exit_code == 2
-        assert done.stderr.startswith(f"Error: Expected records with the pairs of the run, '{other_run.pairs}'. Received: ")
+        assert done.stderr.startswith(
+            f"Error: Expected records with the pairs of the run, '{other_run.pairs}'. Received: "
+        )
         assert done.stderr.endswith(f"made with '{pairs}'.\n")
 
 
@@ -212,14 +270,22 @@ def test_other_pairs_in_the_same_directory_are_refused(other_run, tiny_records):
     before = {path: path.read_bytes() for path in other_run.directory.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=f"pairs: '{other_run.pairs}' before, 'nsp' now"):
         pretrain(tiny_records, other_run.directory, bert=run_config(), pretraining=SHORT, verbose=0)
-    assert {path: path.read_bytes() for path in other_run.directory.rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in other_run.directory.rglob("*") if path.is_file()
+    } == before
 
 
 def test_a_weight_for_what_is_not_learned_is_refused(records_by_pairs, tmp_path):
     settings = dataclasses.replace(SHORT, nsp_weight=0.5)
     message = r"^Expected no nsp_weight for records of single segments, .* Received: 0\.5; leave it at 1\.0\.$"
     with pytest.raises(InputError, match=message):
-        pretrain(records_by_pairs["none"], tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
+        pretrain(
+            records_by_pairs["none"],
+            tmp_path / "run",
+            bert=run_config(),
+            pretraining=settings,
+            verbose=0,
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -231,7 +297,10 @@ def test_a_directory_with_something_else_stays_as_it_is(tiny_records, tmp_path):
 
 
 def test_a_run_that_another_process_works_on_is_refused(tiny_records, tmp_path):
-    with locked(tmp_path / "run"), pytest.raises(InputError, match="a directory that another process works on"):
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(InputError, match="a directory that another process works on"),
+    ):
         pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=SHORT, verbose=0)
     assert not (tmp_path / "run").exists()  # not even a configuration
 
@@ -242,39 +311,71 @@ def test_a_finished_run_returns_at_once(tiny_run, tiny_records, monkeypatch):
 
     monkeypatch.setattr("keras.Model.fit", fail)
     monkeypatch.setattr("keras.Model.evaluate", fail)
-    before = {path: path.stat().st_mtime_ns for path in (tiny_run.directory / "checkpoints").rglob("*")}
-    model, results = pretrain(tiny_records, tiny_run.directory, bert=run_config(), pretraining=RUN_SETTINGS, verbose=0)
+    before = {
+        path: path.stat().st_mtime_ns for path in (tiny_run.directory / "checkpoints").rglob("*")
+    }
+    model, results = pretrain(
+        tiny_records, tiny_run.directory, bert=run_config(), pretraining=RUN_SETTINGS, verbose=0
+    )
     assert results == tiny_run.results
     assert_equal_values(values_of([*model.variables, *model.optimizer.variables]), tiny_run.weights)
-    assert {path: path.stat().st_mtime_ns for path in (tiny_run.directory / "checkpoints").rglob("*")} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in (tiny_run.directory / "checkpoints").rglob("*")
+    } == before
 
 
 @pytest.mark.parametrize(
     ("bert", "pretraining", "message"),
     [
-        (run_config(), dataclasses.replace(RUN_SETTINGS, steps=61), "pretraining.steps: 60 before, 61 now"),
-        (run_config(), dataclasses.replace(RUN_SETTINGS, seed=6), "pretraining.seed: 5 before, 6 now"),
+        (
+            run_config(),
+            dataclasses.replace(RUN_SETTINGS, steps=61),
+            "pretraining.steps: 60 before, 61 now",
+        ),
+        (
+            run_config(),
+            dataclasses.replace(RUN_SETTINGS, seed=6),
+            "pretraining.seed: 5 before, 6 now",
+        ),
         (tiny_config(num_layers=1, dropout=0.2), RUN_SETTINGS, "bert.dropout: 0.1 before, 0.2 now"),
         (tiny_config(num_layers=2), RUN_SETTINGS, "bert.num_layers: 1 before, 2 now"),
     ],
 )
-def test_another_configuration_in_the_same_directory_is_refused(tiny_run, tiny_records, bert, pretraining, message):
+def test_another_configuration_in_the_same_directory_is_refused(
+    tiny_run, tiny_records, bert, pretraining, message
+):
     before = {path: path.read_bytes() for path in tiny_run.directory.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=message):
         pretrain(tiny_records, tiny_run.directory, bert=bert, pretraining=pretraining, verbose=0)
-    assert {path: path.read_bytes() for path in tiny_run.directory.rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in tiny_run.directory.rglob("*") if path.is_file()
+    } == before
 
 
 @pytest.mark.parametrize(
     ("bert", "pretraining", "message"),
     [
-        (tiny_config(vocabulary_size=59), SHORT, r"Expected a model with the 53 pieces .* Received: vocabulary_size=59\."),
-        (tiny_config(max_positions=19), SHORT, r"Expected records of at most 19 tokens.*Received: 23 in"),
-        (tiny_config(), dataclasses.replace(SHORT, batch_size=1000), r"at least 1000 records in the split 'train'.*: 1"),
+        (
+            tiny_config(vocabulary_size=59),
+            SHORT,
+            r"Expected a model with the 53 pieces .* Received: vocabulary_size=59\.",
+        ),
+        (
+            tiny_config(max_positions=19),
+            SHORT,
+            r"Expected records of at most 19 tokens.*Received: 23 in",
+        ),
+        (
+            tiny_config(),
+            dataclasses.replace(SHORT, batch_size=1000),
+            r"at least 1000 records in the split 'train'.*: 1",
+        ),
         ("tiniest", SHORT, r"Expected a size among .* Received: 'tiniest'\."),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(tiny_records, tmp_path, bert, pretraining, message):
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    tiny_records, tmp_path, bert, pretraining, message
+):
     with pytest.raises(InputError, match=message):
         pretrain(tiny_records, tmp_path / "run", bert=bert, pretraining=pretraining, verbose=0)
     assert not (tmp_path / "run").exists()
@@ -282,7 +383,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny_records, t
 
 def test_records_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"Expected a directory of records\. Received: .*nowhere"):
-        pretrain(tmp_path / "nowhere", tmp_path / "run", bert=tiny_config(), pretraining=SHORT, verbose=0)
+        pretrain(
+            tmp_path / "nowhere", tmp_path / "run", bert=tiny_config(), pretraining=SHORT, verbose=0
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -314,15 +417,22 @@ def poisoned(monkeypatch):
     return poison
 
 
-@pytest.mark.parametrize(("poisoned_step", "named"), [(5, {6}), (6, {6, 7})], ids=["between checkpoints", "at a checkpoint"])
-def test_a_loss_that_is_not_a_number_stops_the_run(tiny_records, tmp_path, poisoned, poisoned_step, named):
+@pytest.mark.parametrize(
+    ("poisoned_step", "named"),
+    [(5, {6}), (6, {6, 7})],
+    ids=["between checkpoints", "at a checkpoint"],
+)
+def test_a_loss_that_is_not_a_number_stops_the_run(
+    tiny_records, tmp_path, poisoned, poisoned_step, named
+):
     settings = dataclasses.replace(SHORT, steps=12, evaluate_every=12, checkpoint_every=3)
     poisoned(poisoned_step)
     with pytest.raises(TrainingError) as caught:
         pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
     message = str(caught.value)
     assert "\n" not in message
-    # A loss is that of the weights before its update; bad weights may be named earlier, where they would be saved.
+    # A loss is that of the weights before its update; bad weights may be named earlier, where they
+    # would be saved.
     assert message.startswith(tuple(f"Step {step}: " for step in named))
     assert "Received: " in message
     assert str(tmp_path / "run" / "checkpoints") in message
@@ -334,7 +444,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tiny_records, tmp_path, poiso
 def test_a_run_without_a_checkpoint_does_not_promise_one(tiny_records, tmp_path, poisoned):
     poisoned(2)
     settings = dataclasses.replace(SHORT, evaluate_every=6, checkpoint_every=1000)
-    with pytest.raises(TrainingError, match=r"^Step 3: expected a finite loss\. Received: nan; there is no checkpoint yet"):
+    with pytest.raises(
+        TrainingError,
+        match=r"^Step 3: expected a finite loss\. Received: nan; there is no checkpoint yet",
+    ):
         pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
 
 
@@ -349,11 +462,17 @@ def test_a_full_disk_costs_checkpoints_and_no_training(tiny_records, tmp_path, m
 
     monkeypatch.setattr("safetensors.numpy.save_file", fail_at_first)
     settings = dataclasses.replace(SHORT, evaluate_every=6)
-    with pytest.warns(UserWarning, match=r"Step [24]: no checkpoint could be written \(.*No space left") as caught:
-        model, _ = pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
+    with pytest.warns(
+        UserWarning, match=r"Step [24]: no checkpoint could be written \(.*No space left"
+    ) as caught:
+        model, _ = pretrain(
+            tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0
+        )
     assert len(caught) == 2
     assert int(model.optimizer.iterations.numpy()) == 6
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000006"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [
+        "step-000000006"
+    ]
 
 
 def test_the_settings_reach_the_model(tiny_records, tmp_path):
@@ -368,13 +487,21 @@ def test_the_settings_reach_the_model(tiny_records, tmp_path):
         evaluate_steps=1,
         keep_checkpoints=2,
     )
-    model, results = pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
+    model, results = pretrain(
+        tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0
+    )
     assert model.get_layer("layer_0").compute_dtype == "bfloat16"
-    assert model.optimizer._learning_rate.get_config() == {"peak": 0.0, "steps": 6, "warmup_steps": 4, "power": 1.0}
+    assert model.optimizer._learning_rate.get_config() == {
+        "peak": 0.0,
+        "steps": 6,
+        "warmup_steps": 4,
+        "power": 1.0,
+    }
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2
     # Without a learning rate the weights stay those of the seed.
     assert_equal_values(
-        values_of(model.trainable_variables), values_of(pretraining_model(run_config(), seed=5).trainable_variables)
+        values_of(model.trainable_variables),
+        values_of(pretraining_model(run_config(), seed=5).trainable_variables),
     )
     rows = runs.read_history(runs.load_run(tmp_path / "run"))
     for row in rows:
@@ -385,12 +512,22 @@ def test_the_settings_reach_the_model(tiny_records, tmp_path):
     assert abs(rows[0]["val_mlm_loss"] - results["mlm_loss"]) > 1e-4
 
 
-def test_without_held_out_records_there_are_no_results(tiny_corpus, tiny_vocabulary, tmp_path, capsys):
-    config = RecordsConfig(sequence_length=23, max_predictions=3, duplicates=1, validation_fraction=0.0, seed=3)
+def test_without_held_out_records_there_are_no_results(
+    tiny_corpus, tiny_vocabulary, tmp_path, capsys
+):
+    config = RecordsConfig(
+        sequence_length=23, max_predictions=3, duplicates=1, validation_fraction=0.0, seed=3
+    )
     build_records([tiny_corpus], tiny_vocabulary, tmp_path / "records", config)
     settings = dataclasses.replace(SHORT, evaluate_every=4, evaluate_steps=1000)
     for _ in range(2):  # the second time it is finished
-        _, results = pretrain(tmp_path / "records", tmp_path / "run", bert=run_config(), pretraining=settings, verbose=1)
+        _, results = pretrain(
+            tmp_path / "records",
+            tmp_path / "run",
+            bert=run_config(),
+            pretraining=settings,
+            verbose=1,
+        )
         assert results is None
     assert "step 4 to 6 of 6" in capsys.readouterr().out
     rows = runs.read_history(runs.load_run(tmp_path / "run"))

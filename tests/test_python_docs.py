@@ -56,11 +56,14 @@ def docs(package):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         patch.syspath_prepend(package.parent)
-        return list(python_documents(["made_for_the_test"])), [str(warning.message) for warning in caught]
+        return list(python_documents(["made_for_the_test"])), [
+            str(warning.message) for warning in caught
+        ]
 
 
 def test_package_comes_last_and_is_not_imported(docs):
-    # One document for each module with more than one new sentence, the modules in the order of their paths.
+    # One document for each module with more than one new sentence, the modules in the order of
+    # their paths.
     assert docs[0][-3:] == [
         [
             "This module is the first of the package.",
@@ -92,8 +95,8 @@ def test_installation_gives_a_corpus(docs):
 
 
 def test_reading_the_documentation_warns_of_nothing(docs):
-    # Some modules of the standard library warn when they are imported. That is not the user's affair, and where warnings
-    # are errors the corpus must be the same.
+    # Some modules of the standard library warn when they are imported. That is not the user's
+    # affair, and where warnings are errors the corpus must be the same.
     assert docs[1] == []
 
 
@@ -148,7 +151,8 @@ def test_package_without_sources_is_refused(name, refused, monkeypatch, package)
             """,
             [
                 "Open the file and return a stream.  Raise OSError upon failure.",
-                "The mode is an optional string that specifies how the file is opened; see io.open and io.TextIOWrapper.",
+                "The mode is an optional string that specifies how the file is opened; see io.open "
+                "and io.TextIOWrapper.",
                 "A list item is a paragraph of its own, on more than one line.",
                 "Numbered items are like that, too.",
             ],

@@ -11,11 +11,21 @@ import pytest
 import tensorflow as tf
 from plain_records import parts, read_plain
 
-from tfrecords import Manifest, RecordsConfig, Tokenizer, Vocabulary, build_records, describe, load_manifest, read, reader
+from tfrecords import (
+    Manifest,
+    RecordsConfig,
+    Tokenizer,
+    Vocabulary,
+    build_records,
+    describe,
+    load_manifest,
+    read,
+    reader,
+)
+from tfrecords.build.shards import ShardMaker
+from tfrecords.documents import Documents
 from tfrecords.masking import Masking
-from tfrecords.pairs import Documents
 from tfrecords.schema import MASK_UNITS, Shard
-from tfrecords.shards import ShardMaker
 from tfrecords.vocabulary import SPECIAL_TOKENS
 from tfrecords.writer import write_shard
 
@@ -23,7 +33,8 @@ S, P = 7, 3
 
 
 def features(numbers):
-    """A record for each number, told by its first token: most arrays have no other value like it."""
+    """A record for each number, told by its first token: most arrays have no other value like
+    it."""
     n = np.asarray(numbers, np.int32)[:, None]
     return {
         "input_ids": n * 100 + np.arange(S, dtype=np.int32),
@@ -51,7 +62,8 @@ VOCABULARY = Vocabulary(SPECIAL_TOKENS + tuple(f"{'##' * (i % 3 == 0)}p{i}" for 
 
 
 def texts(numbers):
-    """[CLS] n [SEP] n [SEP], with one to three tokens n + 5 behind the first [SEP], for each number; and the lengths."""
+    """[CLS] n [SEP] n [SEP], with one to three tokens n + 5 behind the first [SEP], for each
+    number; and the lengths."""
     n = np.asarray(numbers, np.int32)[:, None]
     lengths = 5 + n[:, 0] % 3
     ids = np.where(np.arange(S) < lengths[:, None], n + 5, 0)
@@ -60,7 +72,9 @@ def texts(numbers):
     return ids.astype(np.int32), lengths.astype(np.int32)
 
 
-def made(directory, sizes, masking="static", compression="none", pairs="nsp", split="train", **config):
+def made(
+    directory, sizes, masking="static", compression="none", pairs="nsp", split="train", **config
+):
     """A Manifest of records 1, 2, ... in shards of these sizes; the static ones have no masks."""
     directory.mkdir()
     VOCABULARY.save(directory / "vocab.txt")
@@ -70,7 +84,10 @@ def made(directory, sizes, masking="static", compression="none", pairs="nsp", sp
         inside = (np.arange(S) < lengths[:, None]).astype(np.int32)
         labels = {} if pairs == "none" else {"next_sentence_labels": lengths[:, None] % 2}
         if masking == "dynamic":
-            batch = {"input_ids": ids, "first_length": np.full([size, 1], 3, np.int32)} | labels, {"input_ids": lengths}
+            batch = (
+                {"input_ids": ids, "first_length": np.full([size, 1], 3, np.int32)} | labels,
+                {"input_ids": lengths},
+            )
         else:
             nothing = np.zeros([size, P], np.int32)
             batch = (
@@ -95,7 +112,12 @@ def made(directory, sizes, masking="static", compression="none", pairs="nsp", sp
         vocabulary_size=len(VOCABULARY),
         vocabulary_sha256=VOCABULARY.sha256,
         config=RecordsConfig(
-            sequence_length=S, max_predictions=P, masking=masking, compression=compression, pairs=pairs, **config
+            sequence_length=S,
+            max_predictions=P,
+            masking=masking,
+            compression=compression,
+            pairs=pairs,
+            **config,
         ),
         shards=tuple(shards),
         counts={},
@@ -130,12 +152,18 @@ def restored(x, y, sample_weight):
 
 def made_numbers(dataset):
     """The numbers of the records in each batch, of records by `made`; 0 for what is filled up."""
-    return [np.maximum(restored(*batch)[:, 1] - 5, 0).tolist() for batch in dataset.as_numpy_iterator()]
+    return [
+        np.maximum(restored(*batch)[:, 1] - 5, 0).tolist() for batch in dataset.as_numpy_iterator()
+    ]
 
 
 def plain(batch):
     """A batch as one dict of lists, to compare."""
-    return {(part, name): value.tolist() for part, values in zip("xyw", batch, strict=True) for name, value in values.items()}
+    return {
+        (part, name): value.tolist()
+        for part, values in zip("xyw", batch, strict=True)
+        for name, value in values.items()
+    }
 
 
 def batches(dataset):
@@ -170,7 +198,9 @@ def test_batch_in_full(files):
         {"mlm": [[10, 11, 12], [20, 21, 22]], "nsp": [1, 0]},
         {"mlm": [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], "nsp": [1.0, 1.0]},
     )
-    got = tuple({name: value.tolist() for name, value in part.items()} for part in (x, y, sample_weight))
+    got = tuple(
+        {name: value.tolist() for name, value in part.items()} for part in (x, y, sample_weight)
+    )
     assert got == expected
 
 
@@ -195,8 +225,14 @@ def test_shapes_are_static_and_names_are_those_of_keras_hub(files):
 
 def test_every_record_as_parsed_by_hand(records, config):
     for split, shards in [("train", 3), ("validation", 1)]:
-        paths = [records / f"{split}-{index:05d}-of-{shards:05d}.tfrecord" for index in range(shards)]
-        expected = [record for path in paths for record in read_plain(path, config.sequence_length, config.max_predictions)]
+        paths = [
+            records / f"{split}-{index:05d}-of-{shards:05d}.tfrecord" for index in range(shards)
+        ]
+        expected = [
+            record
+            for path in paths
+            for record in read_plain(path, config.sequence_length, config.max_predictions)
+        ]
         got = list(read(records, split, batch_size=1, shuffle=False).as_numpy_iterator())
         assert len(got) == len(expected) > 10
         for (x, y, sample_weight), record in zip(got, expected, strict=True):
@@ -242,7 +278,13 @@ def test_order_does_not_depend_on_the_batch_size(tmp_path, small):
     for size in (3, 7):
         whole = 23 // size * size
         some = rows(read(manifest, batch_size=size, seed=3, epochs=2))
-        same(some, {key: np.concatenate([values[:whole], values[23 : 23 + whole]]) for key, values in one.items()})
+        same(
+            some,
+            {
+                key: np.concatenate([values[:whole], values[23 : 23 + whole]])
+                for key, values in one.items()
+            },
+        )
 
 
 def test_every_epoch_has_every_record_once(files):
@@ -257,7 +299,8 @@ def test_records_that_do_not_fill_a_batch_wait_for_the_next_epoch(files):
     for epoch in range(50):
         there = flat(batches[7 * epoch : 7 * (epoch + 1)])
         assert len(set(there)) == len(there) == 35
-    # Another two each time: each record is left out of an epoch with p = 2/37, of 50 epochs with p = 10 ** -63.
+    # Another two each time: each record is left out of an epoch with p = 2/37, of 50 epochs with p
+    # = 10 ** -63.
     counts = collections.Counter(flat(batches))
     assert set(counts) == set(range(1, 38))
     # Four standard deviations of a binomial of n = 50 and p = 35/37: 6.4.
@@ -268,14 +311,21 @@ def test_shuffling_mixes_all_records_of_a_window(tmp_path):
     # 30 epochs of 3 shards of 300 records, in one window: all orders of the 900 are alike.
     sizes, epochs = (300, 300, 300), 30
     manifest = made(tmp_path / "made", sizes)
-    order = np.reshape(made_numbers(read(manifest, batch_size=900, seed=1, epochs=epochs)), [epochs, 900]) - 1
+    order = (
+        np.reshape(
+            made_numbers(read(manifest, batch_size=900, seed=1, epochs=epochs)), [epochs, 900]
+        )
+        - 1
+    )
     assert (np.sort(order, axis=1) == np.arange(900)).all()
-    # Of the first 300, those of one shard are hypergeometric: mean 100, and a variance of 300 / 9 * 2 * 600 / 899.
+    # Of the first 300, those of one shard are hypergeometric: mean 100, and a variance of 300 / 9 *
+    # 2 * 600 / 899.
     for shard in range(3):
         there = (order[:, :300] // 300 == shard).sum(axis=1)
         assert abs(there - 100).max() < 4.5 * (300 * 2 / 9 * 600 / 899) ** 0.5
         assert abs(there.mean() - 100) < 4.5 * (300 * 2 / 9 * 600 / 899 / epochs) ** 0.5
-    # The mean of a record's position has the variance 900 ** 2 / 12 / epochs; of 900 the largest is within 4.5 deviations.
+    # The mean of a record's position has the variance 900 ** 2 / 12 / epochs; of 900 the largest is
+    # within 4.5 deviations.
     mean_positions = np.argsort(order, axis=1).mean(axis=0)
     assert abs(mean_positions - 449.5).max() < 4.5 * 900 / (12 * epochs) ** 0.5
     # A record is followed by its neighbour once in an epoch: a Poisson variable of mean 30.
@@ -288,16 +338,24 @@ def test_shuffling_in_small_windows_mixes_the_shards(tmp_path, small):
     small(window=60, block=10)
     epochs = 30
     manifest = made(tmp_path / "made", (300, 300, 300))
-    order = np.reshape(made_numbers(read(manifest, batch_size=900, seed=1, epochs=epochs)), [epochs, 900]) - 1
+    order = (
+        np.reshape(
+            made_numbers(read(manifest, batch_size=900, seed=1, epochs=epochs)), [epochs, 900]
+        )
+        - 1
+    )
     assert (np.sort(order, axis=1) == np.arange(900)).all()
-    # A window is 6 blocks of 90: it has them of all shards but with p = 3 * (2 / 3) ** 6 = 0.26 at most.
+    # A window is 6 blocks of 90: it has them of all shards but with p = 3 * (2 / 3) ** 6 = 0.26 at
+    # most.
     windows = order.reshape([epochs * 15, 60]) // 300
     mixed = np.mean([len(set(window)) == 3 for window in windows.tolist()])
     assert mixed > 0.74 - 4.5 * (0.26 * 0.74 / (epochs * 15)) ** 0.5
-    # The position of a block is uniform in 90 places, so its mean over epochs has the variance 90 ** 2 / 12 / epochs.
+    # The position of a block is uniform in 90 places, so its mean over epochs has the variance 90
+    # ** 2 / 12 / epochs.
     blocks = np.argsort(order, axis=1).reshape([epochs, 90, 10]).mean(axis=(0, 2))
     assert abs(blocks - 449.5).max() < 4.5 * 900 / (12 * epochs) ** 0.5
-    # In a window, 9 of the 59 others are of a record's own block; a neighbour is of it with p = 9 / 59, not always.
+    # In a window, 9 of the 59 others are of a record's own block; a neighbour is of it with p = 9 /
+    # 59, not always.
     own = (np.diff(order.reshape([-1, 60]) // 10, axis=1) == 0).mean()
     assert abs(own - 9 / 59) < 0.02
 
@@ -331,12 +389,18 @@ def test_every_start_step_gives_the_rest(tmp_path, small, masking, compression, 
         (6, 100, "gzip", False),
     ],
 )
-def test_every_number_of_records_can_be_passed_over(tmp_path, small, window, block, compression, shuffle):
+def test_every_number_of_records_can_be_passed_over(
+    tmp_path, small, window, block, compression, shuffle
+):
     small(window, block)
-    blocks = reader._blocks(made(tmp_path / "made", (11, 1, 0, 7, 5), compression=compression), "train")
+    blocks = reader._blocks(
+        made(tmp_path / "made", (11, 1, 0, 7, 5), compression=compression), "train"
+    )
 
     def rest(skipped):
-        return reader._epoch(blocks, skipped, 3, tf.constant(1, tf.int64), shuffle).unbatch().batch(24)
+        return (
+            reader._epoch(blocks, skipped, 3, tf.constant(1, tf.int64), shuffle).unbatch().batch(24)
+        )
 
     found = [
         list(zip(serialized.tolist(), keys.tolist(), strict=True))
@@ -349,9 +413,12 @@ def test_every_number_of_records_can_be_passed_over(tmp_path, small, window, blo
 
 
 def test_start_steps_of_many_records(tmp_path):
-    """100,003 records, four windows of the size that they have in use: from within, the border of and behind a window."""
+    """100,003 records, four windows of the size that they have in use: from within, the border of
+    and behind a window."""
     paths = [tmp_path / name for name in "abc"]
-    for path, (first, last) in zip(paths, [(1, 50_000), (50_000, 50_001), (50_001, 100_004)], strict=True):
+    for path, (first, last) in zip(
+        paths, [(1, 50_000), (50_000, 50_001), (50_001, 100_004)], strict=True
+    ):
         write_shard(path, "train", [(features(range(first, last)), None)])
     manifest = describe(paths)
     assert [len(shard.offsets) for shard in manifest.shards] == [13, 1, 13]
@@ -359,7 +426,10 @@ def test_start_steps_of_many_records(tmp_path):
     assert len(whole) == 200
     assert len(set(flat(whole[:100]))) == len(set(flat(whole[100:]))) == 99_700
     for step in (33, 166):
-        assert numbers(read(manifest, batch_size=997, seed=3, epochs=2, start_step=step)) == whole[step:]
+        assert (
+            numbers(read(manifest, batch_size=997, seed=3, epochs=2, start_step=step))
+            == whole[step:]
+        )
 
 
 def damage(path, start, end):
@@ -388,12 +458,17 @@ def test_blocks_before_the_start_are_not_read(tmp_path, small, monkeypatch, shuf
         first += shard.records
     for step in (4, 7):
         begin = step * 3 // 6 * 6
-        unread = {block_of[number] for number in order[:begin]} - {block_of[number] for number in order[begin:]}
+        unread = {block_of[number] for number in order[:begin]} - {
+            block_of[number] for number in order[begin:]
+        }
         copy = dataclasses.replace(manifest, directory=tmp_path / str(step))
         shutil.copytree(manifest.directory, copy.directory)
         for index, number in unread:
             damage(copy.directory / f"{index}.tfrecord", *places[index, number])
-        assert batches(read(copy, batch_size=3, start_step=steps + step, **settings)) == whole[steps + step :]
+        assert (
+            batches(read(copy, batch_size=3, start_step=steps + step, **settings))
+            == whole[steps + step :]
+        )
         assert unread
     # What comes before cannot be read, so it was not.
     with pytest.raises(tf.errors.DataLossError):
@@ -418,12 +493,18 @@ def test_shard_before_the_start_may_be_gone(tmp_path, small, monkeypatch, compre
 def test_without_end_the_epochs_follow_one_another(files):
     whole = numbers(read(files, batch_size=5, seed=3, epochs=4))
     assert numbers(read(files, batch_size=5, seed=3, epochs=None).take(28)) == whole
-    assert numbers(read(files, batch_size=5, seed=3, epochs=None, start_step=16).take(12)) == whole[16:]
+    assert (
+        numbers(read(files, batch_size=5, seed=3, epochs=None, start_step=16).take(12))
+        == whole[16:]
+    )
 
 
 def test_without_end_fit_is_told_so(files):
-    # Keras then asks for steps_per_epoch; with an unknown length it would never end the first epoch.
-    assert read(files, batch_size=5, epochs=None).cardinality().numpy() == tf.data.INFINITE_CARDINALITY
+    # Keras then asks for steps_per_epoch; with an unknown length it would never end the first
+    # epoch.
+    assert (
+        read(files, batch_size=5, epochs=None).cardinality().numpy() == tf.data.INFINITE_CARDINALITY
+    )
 
 
 def test_start_step_beyond_the_end_leaves_nothing(files):
@@ -451,7 +532,9 @@ def test_validation_split_is_not_shuffled_and_whole(records):
     assert len(batches) == -(-n // 7)
     assert sum(weight["nsp"].sum() for _, _, weight in batches) == n
     paths = manifest.files("validation")
-    expected = [record["input_ids"].tolist() for path in paths for record in read_plain(path, 29, 5)]
+    expected = [
+        record["input_ids"].tolist() for path in paths for record in read_plain(path, 29, 5)
+    ]
     assert [row for x, _, _ in batches for row in x["token_ids"].tolist()][:n] == expected
 
 
@@ -464,7 +547,9 @@ def test_batch_larger_than_the_validation_split_is_filled_up(records):
 
 def test_too_few_records_are_refused(files, records, refused):
     assert numbers(read(files, batch_size=37))[0] != list(range(1, 38))
-    with refused(r"Expected at least 38 records in the split 'train' of .*\. Received: 37; make more records or smaller"):
+    with refused(
+        r"Expected at least 38 records in the split 'train' of .*\. Received: 37; make more records or smaller"
+    ):
         read(files, batch_size=38)
     with refused(r"Expected at least 1 records in the split 'validation' of .*\. Received: 0;"):
         read(files, "validation", batch_size=1)
@@ -487,16 +572,30 @@ def test_files_by_another_tool_are_described(files, tmp_path):
     assert manifest.files("train") == [str(path) for path in files]
     assert [shard.records for shard in manifest.shards] == [17, 13, 7]
     assert manifest.shards[0] == Shard(
-        name=str(files[0]), split="train", records=17, bytes=files[0].stat().st_size, sha256="", offsets=(0,)
+        name=str(files[0]),
+        split="train",
+        records=17,
+        bytes=files[0].stat().st_size,
+        sha256="",
+        offsets=(0,),
     )
     assert describe(manifest) is manifest
 
 
 def test_one_file_a_pattern_and_a_list_in_its_own_order(files):
     folder = files[0].parent
-    assert describe(files[1]).files("train") == describe(str(files[1])).files("train") == [str(files[1])]
-    assert flat(numbers(read(f"{folder}/*.tfrecord", batch_size=1, shuffle=False))) == list(range(1, 38))
-    assert flat(numbers(read([files[2], str(files[0])], batch_size=1, shuffle=False))) == [*range(31, 38), *range(1, 18)]
+    assert (
+        describe(files[1]).files("train")
+        == describe(str(files[1])).files("train")
+        == [str(files[1])]
+    )
+    assert flat(numbers(read(f"{folder}/*.tfrecord", batch_size=1, shuffle=False))) == list(
+        range(1, 38)
+    )
+    assert flat(numbers(read([files[2], str(files[0])], batch_size=1, shuffle=False))) == [
+        *range(31, 38),
+        *range(1, 18),
+    ]
 
 
 def test_relative_name_is_read_from_where_one_is(files, monkeypatch):
@@ -521,10 +620,19 @@ def test_files_that_are_no_records_are_refused(tmp_path, files, refused):
     del some["segment_ids"], some["masked_lm_weights"]
     write_shard(tmp_path / "lacking.tfrecord", "train", [(some, None)])
     for name, pattern in [
-        ("text", r"text\.tfrecord: expected TFRecords of tf\.train\.Example\. Received: .*corrupted record"),
+        (
+            "text",
+            r"text\.tfrecord: expected TFRecords of tf\.train\.Example\. Received: .*corrupted record",
+        ),
         ("junk", r"junk\.tfrecord: expected TFRecords of tf\.train\.Example\. Received: .*pars"),
-        ("empty", r"empty\.tfrecord: expected records with input_ids, .*\. Received: records without input_ids,"),
-        ("lacking", r"lacking\.tfrecord: .*\. Received: records without segment_ids, masked_lm_weights\.$"),
+        (
+            "empty",
+            r"empty\.tfrecord: expected records with input_ids, .*\. Received: records without input_ids,",
+        ),
+        (
+            "lacking",
+            r"lacking\.tfrecord: .*\. Received: records without segment_ids, masked_lm_weights\.$",
+        ),
     ]:
         with refused(pattern):
             read(tmp_path / f"{name}.tfrecord", batch_size=1)
@@ -532,7 +640,9 @@ def test_files_that_are_no_records_are_refused(tmp_path, files, refused):
         read([files[0], tmp_path / "none.tfrecord"], batch_size=1)
     with refused(r"Expected files of records\. Received: none"):
         read([], batch_size=1)
-    with refused(r"Expected a directory of records\. Received: .*none\.tfrecord, which is no directory"):
+    with refused(
+        r"Expected a directory of records\. Received: .*none\.tfrecord, which is no directory"
+    ):
         read(tmp_path / "none.tfrecord", batch_size=1)
 
 
@@ -549,7 +659,9 @@ def test_file_that_is_cut_is_named_before_anything_is_read(tmp_path, files, refu
     broken = tmp_path / "broken.tfrecord"
     for content in (cut(files[1].read_bytes()), cut(gzip.compress(files[1].read_bytes()))):
         broken.write_bytes(content)
-        with refused(r"broken\.tfrecord: .*xpected .*Received: a file that is cut or damaged in record 1[0-9]\."):
+        with refused(
+            r"broken\.tfrecord: .*xpected .*Received: a file that is cut or damaged in record 1[0-9]\."
+        ):
             describe([files[0], broken])
 
 
@@ -576,7 +688,9 @@ def foreign(path, records, compression=None):
                 else tf.train.Feature(int64_list=tf.train.Int64List(value=values))
                 for name, values in record.items()
             }
-            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+            writer.write(
+                tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+            )
     return path
 
 
@@ -586,7 +700,8 @@ def listed(number):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """Records 1 to 23 by TensorFlow's own hand, in a plain file, a gzip file and another plain one."""
+    """Records 1 to 23 by TensorFlow's own hand, in a plain file, a gzip file and another plain
+    one."""
     return [
         foreign(tmp_path / "a.tfrecord", map(listed, range(1, 12))),
         foreign(tmp_path / "b.tfrecord", map(listed, range(12, 19)), "GZIP"),
@@ -597,7 +712,9 @@ def mixed(tmp_path):
 def test_records_by_tensorflow_plain_and_gzip(mixed, small):
     small(window=6, block=4)
     manifest = describe(f"{mixed[0].parent}/?.tfrecord")
-    assert [(shard.records, len(shard.offsets), shard.compression) for shard in manifest.shards] == [
+    assert [
+        (shard.records, len(shard.offsets), shard.compression) for shard in manifest.shards
+    ] == [
         (11, 3, "none"),
         (7, 0, "gzip"),
         (5, 2, "none"),
@@ -606,7 +723,12 @@ def test_records_by_tensorflow_plain_and_gzip(mixed, small):
     order = flat([[row[0] // 100 for row in batch["x", "token_ids"]] for batch in whole])
     assert len(set(order[:20])) == len(set(order[20:])) == 20
     assert order[:20] != sorted(order[:20]) != order[20:]
-    assert batches(read(manifest, batch_size=5, seed=3, epochs=2, vocabulary_size=10_000, start_step=3)) == whole[3:]
+    assert (
+        batches(
+            read(manifest, batch_size=5, seed=3, epochs=2, vocabulary_size=10_000, start_step=3)
+        )
+        == whole[3:]
+    )
     assert flat(numbers(read(mixed[1], batch_size=7, shuffle=False))) == list(range(12, 19))
     # What they hold is what our own writer's records hold.
     row = rows(read(mixed[0], batch_size=11, shuffle=False))
@@ -625,11 +747,26 @@ def test_records_by_tensorflow_plain_and_gzip(mixed, small):
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [
-        ({"input_ids": [1.0] * S}, rf"expected input_ids as int64_list of {S}\. Received: float_list of {S}\.$"),
-        ({"masked_lm_weights": [1] * P}, rf"expected masked_lm_weights as float_list of {P}\. Received: int64_list of {P}\.$"),
-        ({"next_sentence_labels": [0.0]}, r"expected next_sentence_labels as int64_list of 1\. Received: float_list of 1\.$"),
-        ({"next_sentence_labels": [0, 1]}, r"expected next_sentence_labels as int64_list of 1\. Received: int64_list of 2\.$"),
-        ({"segment_ids": [0] * 5}, rf"expected segment_ids as int64_list of {S}\. Received: int64_list of 5\.$"),
+        (
+            {"input_ids": [1.0] * S},
+            rf"expected input_ids as int64_list of {S}\. Received: float_list of {S}\.$",
+        ),
+        (
+            {"masked_lm_weights": [1] * P},
+            rf"expected masked_lm_weights as float_list of {P}\. Received: int64_list of {P}\.$",
+        ),
+        (
+            {"next_sentence_labels": [0.0]},
+            r"expected next_sentence_labels as int64_list of 1\. Received: float_list of 1\.$",
+        ),
+        (
+            {"next_sentence_labels": [0, 1]},
+            r"expected next_sentence_labels as int64_list of 1\. Received: int64_list of 2\.$",
+        ),
+        (
+            {"segment_ids": [0] * 5},
+            rf"expected segment_ids as int64_list of {S}\. Received: int64_list of 5\.$",
+        ),
         (
             {"masked_lm_positions": [1] * 4},
             rf"expected masked_lm_positions as int64_list of {P}\. Received: int64_list of 4\.$",
@@ -647,13 +784,17 @@ def test_first_record_without_values_is_refused(tmp_path, refused):
         example.features.feature[name].int64_list.SetInParent()
     with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
         writer.write(example.SerializeToString())
-    with refused(r"a\.tfrecord: expected input_ids as int64_list of 1\. Received: int64_list of 0\."):
+    with refused(
+        r"a\.tfrecord: expected input_ids as int64_list of 1\. Received: int64_list of 0\."
+    ):
         describe(tmp_path / "a.tfrecord")
 
 
 def test_later_record_of_another_length_stops_reading(tmp_path):
     path = foreign(tmp_path / "a.tfrecord", [listed(1), listed(2) | {"input_ids": [1] * 5}])
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Key: input_ids.*Number of int64 values != expected"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"Key: input_ids.*Number of int64 values != expected"
+    ):
         numbers(read(path, batch_size=1, shuffle=False))
 
 
@@ -678,15 +819,24 @@ def test_ids_and_positions_out_of_range_stop_reading(tmp_path, name, wrong, voca
     bad = listed(2)
     bad[name] = [*bad[name][:-1], wrong]
     path = foreign(tmp_path / "a.tfrecord", [listed(1), bad])
-    some = read(path, batch_size=1, shuffle=False, vocabulary_size=vocabulary_size).as_numpy_iterator()
+    some = read(
+        path, batch_size=1, shuffle=False, vocabulary_size=vocabulary_size
+    ).as_numpy_iterator()
     assert next(some)[0]["token_ids"].tolist() == [listed(1)["input_ids"]]
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         next(some)
-    assert f"{tmp_path}: expected {name} from 0 to {limit}. Received:] [{wrong}]" in str(caught.value)
+    assert f"{tmp_path}: expected {name} from 0 to {limit}. Received:] [{wrong}]" in str(
+        caught.value
+    )
 
 
 def test_largest_ids_and_positions_are_read(tmp_path):
-    most = {"input_ids": [996] * S, "masked_lm_ids": [996] * P, "masked_lm_positions": [S - 1] * P, "segment_ids": [1] * S}
+    most = {
+        "input_ids": [996] * S,
+        "masked_lm_ids": [996] * P,
+        "masked_lm_positions": [S - 1] * P,
+        "segment_ids": [1] * S,
+    }
     path = foreign(tmp_path / "a.tfrecord", [listed(1) | most])
     ((x, y, _),) = read(path, batch_size=1, vocabulary_size=997).as_numpy_iterator()
     assert x["token_ids"].tolist() == [[996] * S]
@@ -700,18 +850,42 @@ def test_batch_of_every_kind_of_pairs_and_masks_in_full(tmp_path, masking, pairs
     manifest = made(tmp_path / "made", (2, 1), masking, pairs=pairs, mask_rate=0.0)
     dataset = read(manifest, batch_size=5, shuffle=False)
     (batch,) = dataset.as_numpy_iterator()
-    nsp = ({"nsp": [0, 1, 1, 0, 0]}, {"nsp": [1.0, 1.0, 1.0, 0.0, 0.0]}) if pairs != "none" else ({}, {})
+    nsp = (
+        ({"nsp": [0, 1, 1, 0, 0]}, {"nsp": [1.0, 1.0, 1.0, 0.0, 0.0]})
+        if pairs != "none"
+        else ({}, {})
+    )
     expected = (
         {
-            "token_ids": [[2, 6, 3, 6, 6, 3, 0], [2, 7, 3, 7, 7, 7, 3], [2, 8, 3, 8, 3, 0, 0], [0] * S, [0] * S],
-            "segment_ids": [[0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0], [0] * S, [0] * S],
-            "padding_mask": [[1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0], [0] * S, [0] * S],
+            "token_ids": [
+                [2, 6, 3, 6, 6, 3, 0],
+                [2, 7, 3, 7, 7, 7, 3],
+                [2, 8, 3, 8, 3, 0, 0],
+                [0] * S,
+                [0] * S,
+            ],
+            "segment_ids": [
+                [0, 0, 0, 1, 1, 1, 0],
+                [0, 0, 0, 1, 1, 1, 1],
+                [0, 0, 0, 1, 1, 0, 0],
+                [0] * S,
+                [0] * S,
+            ],
+            "padding_mask": [
+                [1, 1, 1, 1, 1, 1, 0],
+                [1, 1, 1, 1, 1, 1, 1],
+                [1, 1, 1, 1, 1, 0, 0],
+                [0] * S,
+                [0] * S,
+            ],
             "mask_positions": [[0] * P] * 5,
         },
         {"mlm": [[0] * P] * 5} | nsp[0],
         {"mlm": [[0.0] * P] * 5} | nsp[1],
     )
-    assert tuple({name: value.tolist() for name, value in part.items()} for part in batch) == expected
+    assert (
+        tuple({name: value.tolist() for name, value in part.items()} for part in batch) == expected
+    )
     x, y, sample_weight = dataset.element_spec
     assert {name: (tuple(spec.shape), spec.dtype) for name, spec in x.items()} == {
         "token_ids": ((5, S), tf.int32),
@@ -721,7 +895,9 @@ def test_batch_of_every_kind_of_pairs_and_masks_in_full(tmp_path, masking, pairs
     }
     labels = {"nsp": ((5,), tf.int32)} if pairs != "none" else {}
     weights = {"nsp": ((5,), tf.float32)} if pairs != "none" else {}
-    assert {name: (tuple(spec.shape), spec.dtype) for name, spec in y.items()} == {"mlm": ((5, P), tf.int32)} | labels
+    assert {name: (tuple(spec.shape), spec.dtype) for name, spec in y.items()} == {
+        "mlm": ((5, P), tf.int32)
+    } | labels
     assert {name: (tuple(spec.shape), spec.dtype) for name, spec in sample_weight.items()} == {
         "mlm": ((5, P), tf.float32)
     } | weights
@@ -739,12 +915,16 @@ def test_masks_drawn_in_reading_are_of_the_seed_and_the_epoch(tmp_path):
             frozenset(positions[used > 0].tolist())
             for positions, used in zip(row["x", "mask_positions"], row["w", "mlm"], strict=True)
         ]
-        return [dict(zip((ids[some, 1] - 5).tolist(), where[some], strict=True)) for some in (slice(57), slice(57, 114))]
+        return [
+            dict(zip((ids[some, 1] - 5).tolist(), where[some], strict=True))
+            for some in (slice(57), slice(57, 114))
+        ]
 
     one, two = masks(seed=3)
     assert masks(seed=3) == [one, two]
     assert all(1 <= len(one[number]) <= P for number in one)
-    # Two or three of three to five positions: two draws are the same with p = 1 / 3 at most, in 57 records 19 +- 4 * 3.6.
+    # Two or three of three to five positions: two draws are the same with p = 1 / 3 at most, in 57
+    # records 19 +- 4 * 3.6.
     for others in (two, masks(seed=4)[0]):
         assert sum(one[number] == others[number] for number in one) < 34
 
@@ -754,15 +934,27 @@ def test_masks_in_validation_are_the_same_in_every_epoch_and_batch(tmp_path, sma
     manifest = made(tmp_path / "made", (11, 7, 5), "dynamic", split="validation")
     one = rows(read(manifest, "validation", batch_size=1, epochs=2))
     assert one["w", "mlm"].any()
-    first, second = ({key: values[some] for key, values in one.items()} for some in (slice(23), slice(23, 46)))
+    first, second = (
+        {key: values[some] for key, values in one.items()} for some in (slice(23), slice(23, 46))
+    )
     same(first, second)
-    same({key: values[:23] for key, values in rows(read(manifest, "validation", batch_size=7)).items()}, first)
+    same(
+        {
+            key: values[:23]
+            for key, values in rows(read(manifest, "validation", batch_size=7)).items()
+        },
+        first,
+    )
     other = rows(read(manifest, "validation", batch_size=23, seed=1))
     assert (other["x", "mask_positions"] != first["x", "mask_positions"]).any()
 
 
-def test_masked_in_reading_or_in_writing_it_is_the_same_text(tmp_path, corpus, vocabulary, config, records):
-    build_records([corpus], vocabulary, tmp_path / "dynamic", dataclasses.replace(config, masking="dynamic"))
+def test_masked_in_reading_or_in_writing_it_is_the_same_text(
+    tmp_path, corpus, vocabulary, config, records
+):
+    build_records(
+        [corpus], vocabulary, tmp_path / "dynamic", dataclasses.replace(config, masking="dynamic")
+    )
     manifest = load_manifest(tmp_path / "dynamic")
     number = manifest.num_records("train")
     (masked,) = read(tmp_path / "dynamic", batch_size=number, shuffle=False).as_numpy_iterator()
@@ -777,10 +969,18 @@ def test_masked_in_reading_or_in_writing_it_is_the_same_text(tmp_path, corpus, v
 def test_masks_drawn_in_reading_or_in_writing_have_the_same_statistics(tmp_path, unit):
     draw = np.random.default_rng(5)
     documents = Documents.of(
-        [[draw.integers(5, 997, draw.integers(1, 14)) for _ in range(draw.integers(2, 8))] for _ in range(211)]
+        [
+            [draw.integers(5, 997, draw.integers(1, 14)) for _ in range(draw.integers(2, 8))]
+            for _ in range(211)
+        ]
     )
     config = RecordsConfig(
-        sequence_length=31, max_predictions=P + 2, duplicates=3, mask_unit=unit, num_shards=1, validation_fraction=0.0
+        sequence_length=31,
+        max_predictions=P + 2,
+        duplicates=3,
+        mask_unit=unit,
+        num_shards=1,
+        validation_fraction=0.0,
     )
     found = {}
     for masking in ("static", "dynamic"):
@@ -820,7 +1020,10 @@ def test_masks_drawn_in_reading_or_in_writing_have_the_same_statistics(tmp_path,
     assert abs(difference.mean()) <= 4.5 * difference.std() / len(difference) ** 0.5
     if unit == "token":
         masking = Masking.of(VOCABULARY, config)
-        expected = [masking.num_predictions(length) for length in static[0]["padding_mask"].sum(axis=1).tolist()]
+        expected = [
+            masking.num_predictions(length)
+            for length in static[0]["padding_mask"].sum(axis=1).tolist()
+        ]
         assert predicted[0].tolist() == predicted[1].tolist() == expected
 
 
@@ -833,17 +1036,22 @@ def pipelines(manifest, number, batch_size, replicas=None, **settings):
                 manifest,
                 batch_size=batch_size,
                 input_context=tf.distribute.InputContext(
-                    num_input_pipelines=number, input_pipeline_id=index, num_replicas_in_sync=replicas or number
+                    num_input_pipelines=number,
+                    input_pipeline_id=index,
+                    num_replicas_in_sync=replicas or number,
                 ),
                 **settings,
             )
         )
         for index in range(number)
     ]
-    assert all(len(share["y", "mlm"]) == batch_size // number // each for some in shares for share in some)
+    assert all(
+        len(share["y", "mlm"]) == batch_size // number // each for some in shares for share in some
+    )
     steps = [[some[first : first + each] for first in range(0, len(some), each)] for some in shares]
     return [
-        {key: flat(share[key] for some in step for share in some) for key in step[0][0]} for step in zip(*steps, strict=True)
+        {key: flat(share[key] for some in step for share in some) for key in step[0][0]}
+        for step in zip(*steps, strict=True)
     ]
 
 
@@ -872,10 +1080,22 @@ def test_pipelines_share_a_batch_that_is_filled_up(tmp_path):
 
 @pytest.mark.parametrize(
     ("batch_size", "replicas", "number", "nearest"),
-    [(10, 4, 2, 8), (11, 4, 1, 12), (1, 4, 1, 4), (8, 2, 3, 6), (10, 2, 3, 12), (7, 1, 2, 8), (3, 8, 8, 8)],
+    [
+        (10, 4, 2, 8),
+        (11, 4, 1, 12),
+        (1, 4, 1, 4),
+        (8, 2, 3, 6),
+        (10, 2, 3, 12),
+        (7, 1, 2, 8),
+        (3, 8, 8, 8),
+    ],
 )
-def test_batch_that_cannot_be_shared_is_refused(files, refused, batch_size, replicas, number, nearest):
-    context = tf.distribute.InputContext(num_input_pipelines=number, input_pipeline_id=0, num_replicas_in_sync=replicas)
+def test_batch_that_cannot_be_shared_is_refused(
+    files, refused, batch_size, replicas, number, nearest
+):
+    context = tf.distribute.InputContext(
+        num_input_pipelines=number, input_pipeline_id=0, num_replicas_in_sync=replicas
+    )
     with refused(
         rf"Expected a batch size that {replicas} replicas and {number} input pipelines can share\. "
         rf"Received: {batch_size}; take {nearest}\."
@@ -889,8 +1109,17 @@ def test_records_of_the_model_gardens_script(tmp_path, corpus, documents, vocabu
     outputs = [tmp_path / "one.tfrecord", tmp_path / "two.tfrecord"]
     subprocess.run(
         [
-            *[sys.executable, "-m", "official.nlp.data.create_pretraining_data", f"--input_file={corpus}"],
-            *[f"--vocab_file={tmp_path / 'vocab.txt'}", f"--output_file={outputs[0]},{outputs[1]}", "--max_seq_length=29"],
+            *[
+                sys.executable,
+                "-m",
+                "official.nlp.data.create_pretraining_data",
+                f"--input_file={corpus}",
+            ],
+            *[
+                f"--vocab_file={tmp_path / 'vocab.txt'}",
+                f"--output_file={outputs[0]},{outputs[1]}",
+                "--max_seq_length=29",
+            ],
             *["--max_predictions_per_seq=5", "--dupe_factor=3", "--random_seed=7"],
         ],
         check=True,
@@ -908,19 +1137,24 @@ def test_records_of_the_model_gardens_script(tmp_path, corpus, documents, vocabu
         assert y["mlm"][0].tolist() == record["masked_lm_ids"].tolist()
         assert y["nsp"].tolist() == record["next_sentence_labels"].tolist()
         assert sample_weight["mlm"][0].tolist() == record["masked_lm_weights"].tolist()
-        # Its label means what ours means, and its tokens are ours: B goes on where A ends, or comes from elsewhere.
+        # Its label means what ours means, and its tokens are ours: B goes on where A ends, or comes
+        # from elsewhere.
         a, b = parts(record)
         assert np.diff(a).tolist() == [1] * (len(a) - 1)
         if y["nsp"][0] == 0:
             assert b[0] > a[-1]
             assert vocabulary.tokens[a[0]].split("s")[0] == vocabulary.tokens[b[0]].split("s")[0]
     sentences = [" ".join(sentence) for document in documents for sentence in document]
-    assert Tokenizer(vocabulary)(tf.constant(sentences)).flat_values.numpy().tolist() == list(range(5, len(vocabulary)))
+    assert Tokenizer(vocabulary)(tf.constant(sentences)).flat_values.numpy().tolist() == list(
+        range(5, len(vocabulary))
+    )
 
 
 def test_another_vocabulary_is_refused(records, vocabulary, refused):
     n = len(vocabulary)
-    with refused(rf"Expected records of a vocabulary of {n + 1:,} pieces\. Received: .*, written with one of {n:,}\."):
+    with refused(
+        rf"Expected records of a vocabulary of {n + 1:,} pieces\. Received: .*, written with one of {n:,}\."
+    ):
         read(records, batch_size=3, vocabulary_size=n + 1)
     next(iter(read(records, batch_size=3, vocabulary_size=n)))
 
@@ -928,6 +1162,8 @@ def test_another_vocabulary_is_refused(records, vocabulary, refused):
 def test_no_thread_tunes_the_reading(files):
     """It would hold up the end of every evaluation, by up to as long as that took."""
     assert read(files, batch_size=5).options().autotune.enabled is False
-    mapped = read(files, batch_size=5, shuffle=False).map(lambda *batch: batch, num_parallel_calls=tf.data.AUTOTUNE)
+    mapped = read(files, batch_size=5, shuffle=False).map(
+        lambda *batch: batch, num_parallel_calls=tf.data.AUTOTUNE
+    )
     assert mapped.options().autotune.enabled is False
     assert len(list(mapped)) == 8

@@ -17,7 +17,8 @@ def section(title):
 
 
 def shown_commands():
-    """The `kbert` command lines in the code blocks (fenced or indented by four or more) of README.md."""
+    """The `kbert` command lines in the code blocks (fenced or indented by four or more) of
+    README.md."""
     fenced = False
     for line in re.sub(r"\\\n\s*", "", README).splitlines():
         if line.strip().startswith("```"):
@@ -29,7 +30,9 @@ def shown_commands():
 
 
 def test_the_file_map_is_the_tree():
-    mapped = re.findall(r"^\s+((?:tfrecords|kbert|benchmarks)/\S+\.py)\s+\S", section("File map"), re.MULTILINE)
+    mapped = re.findall(
+        r"^\s+((?:tfrecords|kbert|benchmarks)/\S+\.py)\s+\S", section("File map"), re.MULTILINE
+    )
     tree = {
         str(path.relative_to(ROOT))
         for package in ("tfrecords", "kbert", "benchmarks")

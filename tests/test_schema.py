@@ -21,8 +21,19 @@ def manifest(tmp_path):
         max_predictions=5,
         vocabulary_size=997,
         vocabulary_sha256="f" * 64,
-        config=RecordsConfig(sequence_length=29, max_predictions=5, seed=(1 << 63) - 1, mask_rate=0.15),
-        shards=(Shard(name="a b é.tfrecord", split="train", records=7, bytes=17, sha256="0" * 64, offsets=(0, 11)),),
+        config=RecordsConfig(
+            sequence_length=29, max_predictions=5, seed=(1 << 63) - 1, mask_rate=0.15
+        ),
+        shards=(
+            Shard(
+                name="a b é.tfrecord",
+                split="train",
+                records=7,
+                bytes=17,
+                sha256="0" * 64,
+                offsets=(0, 11),
+            ),
+        ),
         counts={"corpus": {"documents": 3}, "train": {"records": 7}},
     )
 
@@ -46,9 +57,14 @@ def test_records_have_the_seven_features_of_google(records, config):
     for path in records.glob("*.tfrecord"):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             feature = tf.train.Example.FromString(record).features.feature
-            assert {name: len(value.int64_list.value or value.float_list.value) for name, value in feature.items()} == lengths
+            assert {
+                name: len(value.int64_list.value or value.float_list.value)
+                for name, value in feature.items()
+            } == lengths
             kinds = {name: value.WhichOneof("kind") for name, value in feature.items()}
-            assert kinds == dict.fromkeys(lengths, "int64_list") | {"masked_lm_weights": "float_list"}
+            assert kinds == dict.fromkeys(lengths, "int64_list") | {
+                "masked_lm_weights": "float_list"
+            }
 
 
 def test_records_are_well_formed(records, vocabulary):
@@ -61,11 +77,14 @@ def test_records_are_well_formed(records, vocabulary):
             assert 0 <= ids.min() <= ids.max() < len(vocabulary)
             ends = (ids == vocabulary.sep_id).nonzero()[0].tolist()
             assert ids[0] == vocabulary.cls_id
-            # A random replacement may be [SEP] by chance; these two stand at the ends of the segments.
+            # A random replacement may be [SEP] by chance; these two stand at the ends of the
+            # segments.
             first = length - segments.sum()
             assert {first - 1, length - 1} <= set(ends)
             assert segments.tolist() == [0] * first + [1] * (length - first) + [0] * (29 - length)
-            assert record["masked_lm_weights"].tolist() == [1.0] * num_predictions + [0.0] * (5 - num_predictions)
+            assert record["masked_lm_weights"].tolist() == [1.0] * num_predictions + [0.0] * (
+                5 - num_predictions
+            )
             assert num_predictions == min(5, max(1, round(int(length) * 0.15)))
             assert not record["masked_lm_ids"][num_predictions:].any()
             assert not record["masked_lm_positions"][num_predictions:].any()
@@ -114,7 +133,9 @@ def test_directory_may_be_moved(manifest, tmp_path_factory):
 def test_directory_without_finished_records_is_refused(tmp_path, refused):
     with refused(r"Expected a directory of records\. Received: .*none, which is no directory"):
         load_manifest(tmp_path / "none")
-    with refused(r"Expected manifest\.json in .*\. Received: a directory without it, so no finished records; make them"):
+    with refused(
+        r"Expected manifest\.json in .*\. Received: a directory without it, so no finished records; make them"
+    ):
         load_manifest(tmp_path)
 
 
@@ -124,15 +145,30 @@ def test_directory_without_finished_records_is_refused(tmp_path, refused):
         ({"version": 1}, r"manifest\.json: expected version 2\. Received: 1"),
         ({"version": 3}, r"manifest\.json: expected version 2\. Received: 3"),
         ({"version": ...}, r"manifest\.json: expected version 2\. Received: None"),
-        ({"unheard_of": 1}, r"manifest\.json: expected a manifest by 'kbert records'\. Received: .*unheard_of"),
-        ({"sequence_length": ...}, r"expected a manifest by 'kbert records'\. Received: .*sequence_length"),
+        (
+            {"unheard_of": 1},
+            r"manifest\.json: expected a manifest by 'kbert records'\. Received: .*unheard_of",
+        ),
+        (
+            {"sequence_length": ...},
+            r"expected a manifest by 'kbert records'\. Received: .*sequence_length",
+        ),
         ({"shards": ...}, r"expected a manifest by 'kbert records'\. Received: .*shards"),
-        ({"shards": [{"name": "a"}]}, r"expected a manifest by 'kbert records'\. Received: .*offsets"),
-        ({"shards": [{"name": "a", "offsets": []}]}, r"expected a manifest by 'kbert records'\. Received: .*split"),
+        (
+            {"shards": [{"name": "a"}]},
+            r"expected a manifest by 'kbert records'\. Received: .*offsets",
+        ),
+        (
+            {"shards": [{"name": "a", "offsets": []}]},
+            r"expected a manifest by 'kbert records'\. Received: .*split",
+        ),
         ({"shards": ["a"]}, r"expected a manifest by 'kbert records'\. Received: "),
         ({"shards": 7}, r"expected a manifest by 'kbert records'\. Received: "),
         ({"config": None}, r"expected a manifest by 'kbert records'\. Received: "),
-        ({"config": {"unheard_of": 1}}, r"expected a manifest by 'kbert records'\. Received: .*unheard_of"),
+        (
+            {"config": {"unheard_of": 1}},
+            r"expected a manifest by 'kbert records'\. Received: .*unheard_of",
+        ),
         ({"config": {"mask_rate": 2.0}}, r"Expected mask_rate from 0\.0 to 1\.0\. Received: 2\.0"),
     ],
 )
@@ -160,18 +196,24 @@ def test_shard_that_is_cut_or_missing_is_refused(manifest, refused):
         ):
             load_manifest(manifest.directory)
     shard.unlink()
-    with refused(r"a b é\.tfrecord: expected 17 bytes, as in the manifest\. Received: no such file"):
+    with refused(
+        r"a b é\.tfrecord: expected 17 bytes, as in the manifest\. Received: no such file"
+    ):
         load_manifest(manifest.directory)
 
 
-@pytest.mark.parametrize("name", ["../other/a.tfrecord", "/etc/passwd", "sub/a.tfrecord", "..", ".", ""])
+@pytest.mark.parametrize(
+    "name", ["../other/a.tfrecord", "/etc/passwd", "sub/a.tfrecord", "..", ".", ""]
+)
 def test_shard_elsewhere_is_refused(manifest, refused, name):
     other = manifest.directory.parent / "other"
     other.mkdir(exist_ok=True)
     (manifest.directory / "sub").mkdir()
     for directory in (other, manifest.directory / "sub"):
         (directory / "a.tfrecord").write_bytes(b"x" * 17)
-    dataclasses.replace(manifest, shards=(dataclasses.replace(manifest.shards[0], name=name),)).save()
+    dataclasses.replace(
+        manifest, shards=(dataclasses.replace(manifest.shards[0], name=name),)
+    ).save()
     (manifest.directory / "a b é.tfrecord").unlink()
     with refused(r"xpected"):
         load_manifest(manifest.directory)
@@ -181,7 +223,9 @@ def test_file_that_the_manifest_does_not_name_is_refused(manifest, refused):
     manifest.save()
     for name in ("train-00007-of-00007.tfrecord", "a.tfrecord.gz", "a.tfrecord.partial"):
         (manifest.directory / name).touch()
-        with refused(rf"{name}: expected only the files that the manifest names\. Received: another; remove it"):
+        with refused(
+            rf"{name}: expected only the files that the manifest names\. Received: another; remove it"
+        ):
             load_manifest(manifest.directory)
         (manifest.directory / name).unlink()
     (manifest.directory / "notes.txt").touch()
@@ -189,7 +233,8 @@ def test_file_that_the_manifest_does_not_name_is_refused(manifest, refused):
 
 
 def test_shard_cut_anywhere_is_named(manifest, refused):
-    """In a record and between two; the latter is a file of whole records, which only the manifest can tell from its own."""
+    """In a record and between two; the latter is a file of whole records, which only the manifest
+    can tell from its own."""
     batch = {"n": np.arange(21, dtype=np.int32).reshape([7, 3])}
     shard = write_shard(manifest.directory / "a b é.tfrecord", "train", [(batch, None)])
     dataclasses.replace(manifest, shards=(shard,)).save()
@@ -198,7 +243,9 @@ def test_shard_cut_anywhere_is_named(manifest, refused):
     assert len(content) % 7 == 0
     for size in (0, 1, len(content) // 7, len(content) - len(content) // 7, len(content) - 1):
         path.write_bytes(content[:size])
-        with refused(rf"a b é\.tfrecord: expected {len(content)} bytes, as in the manifest\. Received: {size} bytes;"):
+        with refused(
+            rf"a b é\.tfrecord: expected {len(content)} bytes, as in the manifest\. Received: {size} bytes;"
+        ):
             load_manifest(manifest.directory)
 
 
@@ -227,21 +274,45 @@ def test_one_flipped_bit_anywhere_is_noticed(manifest, refused):
         ("duplicates", 65537, r"Expected duplicates from 1 to 65536\. Received: 65537"),
         ("pairs", "mlm", r"Expected pairs among nsp, sop, none\. Received: 'mlm'"),
         ("masking", "both", r"Expected masking among static, dynamic\. Received: 'both'"),
-        ("mask_unit", "sentence", r"Expected mask_unit among token, word, ngram\. Received: 'sentence'"),
+        (
+            "mask_unit",
+            "sentence",
+            r"Expected mask_unit among token, word, ngram\. Received: 'sentence'",
+        ),
         ("compression", "zstd", r"Expected compression among none, gzip\. Received: 'zstd'"),
         ("mask_share", 1.01, r"Expected mask_share from 0\.0 to 1\.0\. Received: 1\.01"),
-        ("mask_share", 0.91, r"Expected mask_share and random_share of at most 1\.0 together\. Received: 0\.91 and 0\.1\."),
+        (
+            "mask_share",
+            0.91,
+            r"Expected mask_share and random_share of at most 1\.0 together\. Received: 0\.91 and 0\.1\.",
+        ),
         ("random_share", -0.1, r"Expected random_share from 0\.0 to 1\.0\. Received: -0\.1"),
-        ("random_share", 0.21, r"Expected mask_share and random_share of at most 1\.0 together\. Received: 0\.8 and 0\.21\."),
+        (
+            "random_share",
+            0.21,
+            r"Expected mask_share and random_share of at most 1\.0 together\. Received: 0\.8 and 0\.21\.",
+        ),
         ("mask_rate", -0.01, r"Expected mask_rate from 0\.0 to 1\.0\. Received: -0\.01"),
         ("mask_rate", 1.01, r"Expected mask_rate from 0\.0 to 1\.0\. Received: 1\.01"),
         ("mask_rate", float("nan"), r"Expected mask_rate from 0\.0 to 1\.0\. Received: nan"),
-        ("short_sequence_probability", 1.5, r"Expected short_sequence_probability from 0\.0 to 1\.0\. Received: 1\.5"),
-        ("validation_fraction", 0.51, r"Expected validation_fraction from 0\.0 to 0\.5\. Received: 0\.51"),
+        (
+            "short_sequence_probability",
+            1.5,
+            r"Expected short_sequence_probability from 0\.0 to 1\.0\. Received: 1\.5",
+        ),
+        (
+            "validation_fraction",
+            0.51,
+            r"Expected validation_fraction from 0\.0 to 0\.5\. Received: 0\.51",
+        ),
         ("num_shards", 0, r"Expected num_shards from 1 to 65536\. Received: 0"),
         ("num_shards", 65537, r"Expected num_shards from 1 to 65536\. Received: 65537"),
         ("seed", -1, r"Expected seed from 0 "),
-        ("seed", 1 << 63, r"Expected seed from 0 to 9223372036854775807\. Received: 9223372036854775808"),
+        (
+            "seed",
+            1 << 63,
+            r"Expected seed from 0 to 9223372036854775807\. Received: 9223372036854775808",
+        ),
     ],
 )
 def test_configuration_out_of_range_is_refused(refused, name, value, pattern):
@@ -290,7 +361,8 @@ def test_duplicates_that_are_not_given():
 
 def test_longest_text():
     assert [
-        RecordsConfig(sequence_length=29, max_predictions=5, pairs=pairs).longest_text for pairs in ("nsp", "sop", "none")
+        RecordsConfig(sequence_length=29, max_predictions=5, pairs=pairs).longest_text
+        for pairs in ("nsp", "sop", "none")
     ] == [
         26,
         26,
@@ -300,15 +372,29 @@ def test_longest_text():
 
 @pytest.mark.parametrize(
     ("fraction", "num_shards", "expected"),
-    [(0.0, 7, 0), (0.05, 1, 1), (0.05, 19, 1), (0.05, 30, 2), (0.05, 190, 10), (0.5, 7, 7), (0.001, 3, 1), (0.25, 9, 3)],
+    [
+        (0.0, 7, 0),
+        (0.05, 1, 1),
+        (0.05, 19, 1),
+        (0.05, 30, 2),
+        (0.05, 190, 10),
+        (0.5, 7, 7),
+        (0.001, 3, 1),
+        (0.25, 9, 3),
+    ],
 )
 def test_number_of_validation_shards(fraction, num_shards, expected):
     # As many of all shards as of all documents, and one at least where there is a validation split.
-    assert RecordsConfig(validation_fraction=fraction, num_shards=num_shards).num_validation_shards == expected
+    assert (
+        RecordsConfig(validation_fraction=fraction, num_shards=num_shards).num_validation_shards
+        == expected
+    )
 
 
 def test_configuration_is_frozen_named_and_knows_its_fields():
-    assert RecordsConfig() == RecordsConfig(sequence_length=128, max_predictions=20, duplicates=5, mask_rate=0.15, seed=12345)
+    assert RecordsConfig() == RecordsConfig(
+        sequence_length=128, max_predictions=20, duplicates=5, mask_rate=0.15, seed=12345
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         RecordsConfig().seed = 1
     with pytest.raises(TypeError, match="unheard_of"):
@@ -325,7 +411,9 @@ def test_damage_that_keeps_the_size_is_noticed(records, tmp_path, refused):
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    with refused(r"train-00001-of-00003\.tfrecord: expected the content with SHA-256 .* Received: .* damaged"):
+    with refused(
+        r"train-00001-of-00003\.tfrecord: expected the content with SHA-256 .* Received: .* damaged"
+    ):
         load_manifest(copy).verify()
 
 

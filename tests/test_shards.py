@@ -7,14 +7,17 @@ import tensorflow as tf
 from plain_records import parts, read_plain, unmasked
 
 from tfrecords import schema, shards
+from tfrecords.build.shards import ShardMaker
+from tfrecords.documents import Documents
 from tfrecords.framing import scan_records
-from tfrecords.pairs import Documents, make_pairs
-from tfrecords.shards import ShardMaker
+from tfrecords.pairs import make_pairs
 
 
 @pytest.fixture(scope="module")
 def all_documents(documents, vocabulary):
-    return Documents.of([[[vocabulary.ids[word] for word in words] for words in document] for document in documents])
+    return Documents.of(
+        [[[vocabulary.ids[word] for word in words] for words in document] for document in documents]
+    )
 
 
 @pytest.fixture
@@ -43,7 +46,9 @@ def examples(path, compression=""):
 
 def expected_pairs(all_documents, vocabulary, config, split, index):
     """The pairs and their order in a shard, as `make` draws them."""
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([config.seed, split, index])))
+    generator = np.random.Generator(
+        np.random.PCG64(np.random.SeedSequence([config.seed, split, index]))
+    )
     pairs = make_pairs(
         all_documents,
         config.pairs,
@@ -59,7 +64,9 @@ def expected_pairs(all_documents, vocabulary, config, split, index):
 
 @pytest.mark.parametrize("masking", schema.MASKINGS)
 @pytest.mark.parametrize("pairs", schema.PAIRS)
-def test_records_are_the_pairs_in_a_random_order(make, all_documents, vocabulary, config, pairs, masking):
+def test_records_are_the_pairs_in_a_random_order(
+    make, all_documents, vocabulary, config, pairs, masking
+):
     path, shard, counts = make(pairs=pairs, masking=masking)
     assert path.name == "train-00001-of-00003.tfrecord"
     config = dataclasses.replace(config, pairs=pairs, masking=masking)
@@ -69,7 +76,9 @@ def test_records_are_the_pairs_in_a_random_order(make, all_documents, vocabulary
     assert shard.records == counts["records"] == len(there) == len(order)
     for row, record in enumerate(there):
         ids = token_ids[row, : lengths[row]].tolist()
-        assert record.pop("next_sentence_labels", None) == (None if pairs == "none" else [labels[row]])
+        assert record.pop("next_sentence_labels", None) == (
+            None if pairs == "none" else [labels[row]]
+        )
         if masking == "dynamic":
             first_length = int(lengths[row] - segment_ids[row].sum())
             assert record == {"input_ids": ids, "first_length": [first_length]}
@@ -84,7 +93,9 @@ def test_records_are_the_pairs_in_a_random_order(make, all_documents, vocabulary
 def test_counts_are_true(make, all_documents, vocabulary, config, pairs):
     path, _, counts = make(pairs=pairs)
     there = examples(path)
-    expected, _ = expected_pairs(all_documents, vocabulary, dataclasses.replace(config, pairs=pairs), 0, 1)
+    expected, _ = expected_pairs(
+        all_documents, vocabulary, dataclasses.replace(config, pairs=pairs), 0, 1
+    )
     assert counts == {
         "documents": 43,
         "records": len(there),
@@ -114,7 +125,9 @@ def test_masks_do_not_depend_on_the_batches(make, monkeypatch, unit):
 def test_progress_is_reported(tmp_path, all_documents, vocabulary, config, monkeypatch):
     monkeypatch.setattr(shards, "_RECORDS_PER_BATCH", 31)
     reports = []
-    shard, _ = ShardMaker(vocabulary, config).make(all_documents, "train", 0, tmp_path, reports.append)
+    shard, _ = ShardMaker(vocabulary, config).make(
+        all_documents, "train", 0, tmp_path, reports.append
+    )
     assert sum(reports) == shard.records
     assert set(reports[:-1]) == {31}
 
@@ -128,7 +141,10 @@ def test_one_maker_makes_what_several_make(tmp_path, make, all_documents, vocabu
 
 def test_every_shard_of_every_split_has_draws_of_its_own(make):
     # With the same documents in all of them, nothing but the draws can make two shards differ.
-    found = [make(split, index) for split, index in [("train", 0), ("train", 1), ("train", 2), ("validation", 0)]]
+    found = [
+        make(split, index)
+        for split, index in [("train", 0), ("train", 1), ("train", 2), ("validation", 0)]
+    ]
     assert [path.name for path, _, _ in found] == [
         "train-00000-of-00003.tfrecord",
         "train-00001-of-00003.tfrecord",
@@ -141,11 +157,18 @@ def test_every_shard_of_every_split_has_draws_of_its_own(make):
 
 
 def test_masks_of_every_shard_are_its_own(make, all_documents):
-    # Single segments of one whole document each: the same pairs and nothing to draw but their order and the masks.
+    # Single segments of one whole document each: the same pairs and nothing to draw but their order
+    # and the masks.
     masks = {}
     for split, index in [("train", 0), ("train", 1), ("validation", 0)]:
         path, *_ = make(
-            split, index, pairs="none", sequence_length=257, max_predictions=5, short_sequence_probability=0.0, duplicates=1
+            split,
+            index,
+            pairs="none",
+            sequence_length=257,
+            max_predictions=5,
+            short_sequence_probability=0.0,
+            duplicates=1,
         )
         for record in examples(path):
             text = tuple(unmasked({name: np.array(values) for name, values in record.items()}))
@@ -160,7 +183,9 @@ def test_masks_of_every_shard_are_its_own(make, all_documents):
 @pytest.mark.parametrize("masking", schema.MASKINGS)
 def test_offsets_are_where_records_begin(make, monkeypatch, masking):
     monkeypatch.setattr(schema, "BLOCK_RECORDS", 13)
-    monkeypatch.setattr(shards, "_RECORDS_PER_BATCH", 31)  # batches and blocks do not begin at the same records
+    monkeypatch.setattr(
+        shards, "_RECORDS_PER_BATCH", 31
+    )  # batches and blocks do not begin at the same records
     path, shard, _ = make(masking=masking)
     records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
     assert len(shard.offsets) == -(-shard.records // 13) > 5
@@ -178,7 +203,11 @@ def test_compressed_shard_holds_the_same(make, masking):
     assert path.name == "train-00001-of-00003.tfrecord.gz"
     assert gzip.decompress(path.read_bytes()) == plain.read_bytes()
     assert compressed.bytes == path.stat().st_size < shard.bytes
-    assert (compressed.compression, compressed.offsets, compressed.records) == ("gzip", (), shard.records)
+    assert (compressed.compression, compressed.offsets, compressed.records) == (
+        "gzip",
+        (),
+        shard.records,
+    )
     assert counts_compressed == counts
     assert examples(path, "GZIP") == examples(plain)
     # No time and no name, which would make equal records unequal files.

@@ -1,4 +1,5 @@
-"""The tokenizer against a plain Python one (plain_tokenizer.py) and against the `tokenizers` library."""
+"""The tokenizer against a plain Python one (plain_tokenizer.py) and against the `tokenizers`
+library."""
 
 import os
 import random
@@ -23,16 +24,19 @@ def characters_in(ranges):
     return {chr(code) for end in ends for code in range(int(end[0], 16), int(end[-1], 16) + 1)}
 
 
-# Where TensorFlow differs from Python. tf.strings.lower has the tables of Unicode 13, so it leaves the capitals that came
-# with Unicode 14 as they are: five letters, and the Vithkuqi script.
-CAPITALS_OF_UNICODE_14 = characters_in("2C2F A7C0 A7D0 A7D6 A7D8 10570-1057A 1057C-1058A 1058C-10592 10594-10595")
+# Where TensorFlow differs from Python. tf.strings.lower has the tables of Unicode 13, so it leaves
+# the capitals that came with Unicode 14 as they are: five letters, and the Vithkuqi script.
+CAPITALS_OF_UNICODE_14 = characters_in(
+    "2C2F A7C0 A7D0 A7D6 A7D8 10570-1057A 1057C-1058A 1058C-10592 10594-10595"
+)
 
-# Where the `tokenizers` library (0.23) differs from google-research/bert, whose rules the plain tokenizer follows.
-# It drops the private use areas (all of category C).
+# Where the `tokenizers` library (0.23) differs from google-research/bert, whose rules the plain
+# tokenizer follows. It drops the private use areas (all of category C).
 PRIVATE_USE = characters_in("E000-F8FF")
 # It begins the ideographs of extension E at 2B920 for 2B820.
 IDEOGRAPHS_FORGOTTEN = characters_in("2B820-2B91F")
-# It has tables of Unicode 8. Punctuation, once that came later and once two characters that changed their category since:
+# It has tables of Unicode 8. Punctuation, once that came later and once two characters that changed
+# their category since:
 LATER_PUNCTUATION = characters_in("""
     061D 09FD 0A76 0C77 0C84 1B7D-1B7E 2E43-2E4F 2E52-2E5D 10EAD 10F55-10F59 10F86-10F89 1144B-1144F 1145A-1145B 1145D
     11660-1166C 116B9 1183B 11944-11946 119E2 11A3F-11A46 11A9A-11A9C 11A9E-11AA2 11B00-11B09 11C41-11C45 11C70-11C71
@@ -41,7 +45,8 @@ LATER_PUNCTUATION = characters_in("""
 """)
 # Format characters that came later.
 LATER_FORMATS = characters_in("0890-0891 08E2 110CD 13430-1343F")
-# Marks that came later or, like 1734, changed between Mn and Mc since; only the uncased tokenizer drops marks.
+# Marks that came later or, like 1734, changed between Mn and Mc since; only the uncased tokenizer
+# drops marks.
 LATER_MARKS = characters_in("""
     07FD 0898-089F 08CA-08E1 09FE 0AFA-0AFF 0B55 0C04 0C3C 0D00 0D3B-0D3C 0D81 0EBA 0ECE 1734 180F 1885-1886 1ABF-1ACE
     1DF6-1DFB A82C A8C5 A8FF A9BD 10D24-10D27 10EAB-10EAC 10EFD-10EFF 10F46-10F50 10F82-10F85 11070 11073-11074 110C2
@@ -70,15 +75,27 @@ SENTENCES = [
 @pytest.fixture(scope="module")
 def characters():
     """Every character of planes 0 to 3 that this Python's Unicode defines and UTF-8 can hold."""
-    return [chr(code) for code in range(0x40000) if unicodedata.category(chr(code)) not in ("Cn", "Cs")]
+    return [
+        chr(code) for code in range(0x40000) if unicodedata.category(chr(code)) not in ("Cn", "Cs")
+    ]
 
 
 @pytest.fixture(scope="module")
 def every_character(characters):
-    """A vocabulary in which every character that can come out is a piece, alone and inside a word, and some longer ones."""
-    out = {piece for character in characters for form in (character, character.lower()) for piece in form}
+    """A vocabulary in which every character that can come out is a piece, alone and inside a word,
+    and some longer ones."""
+    out = {
+        piece
+        for character in characters
+        for form in (character, character.lower())
+        for piece in form
+    }
     out |= {piece for character in out for piece in unicodedata.normalize("NFD", character)}
-    pieces = sorted(piece for piece in out if not piece.isspace() and unicodedata.category(piece) not in ("Cc", "Cf"))
+    pieces = sorted(
+        piece
+        for piece in out
+        if not piece.isspace() and unicodedata.category(piece) not in ("Cc", "Cf")
+    )
     pieces += ["ab", "abc", "στ", "MASK", "mask", "中文"]
     return Vocabulary((*SPECIAL_TOKENS, *pieces, *(f"##{piece}" for piece in pieces)))
 
@@ -95,7 +112,9 @@ def tokenizer(every_character, cased):
 
 @pytest.fixture(scope="module")
 def library(every_character, cased):
-    return tokenizers.BertWordPieceTokenizer(vocab=every_character.ids, lowercase=not cased, strip_accents=not cased)
+    return tokenizers.BertWordPieceTokenizer(
+        vocab=every_character.ids, lowercase=not cased, strip_accents=not cased
+    )
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +124,10 @@ def every_character_tokenised(characters, tokenizer):
 
 def pieces(tokenizer, texts):
     tokens = tokenizer.vocabulary.tokens
-    return [[tokens[index] for index in row] for row in tokenizer(tf.constant(texts, tf.string)).to_list()]
+    return [
+        [tokens[index] for index in row]
+        for row in tokenizer(tf.constant(texts, tf.string)).to_list()
+    ]
 
 
 def plain(texts, vocabulary, cased):
@@ -128,7 +150,14 @@ def test_worked_example():
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "run", "##ning", "##s", "!", "[", "]", "mask", "中"))
     tokenizer = Tokenizer(vocabulary)
     texts = ["Running runs!", "", "jump", "[MASK] RÚN", "run中run", "runn"]
-    assert tokenizer(tf.constant(texts)).to_list() == [[5, 6, 5, 7, 8], [], [1], [9, 11, 10, 5], [5, 12, 5], [1]]
+    assert tokenizer(tf.constant(texts)).to_list() == [
+        [5, 6, 5, 7, 8],
+        [],
+        [1],
+        [9, 11, 10, 5],
+        [5, 12, 5],
+        [1],
+    ]
     cased = Tokenizer(vocabulary, cased=True)(tf.constant(texts))
     assert cased.to_list() == [[1, 5, 7, 8], [], [1], [9, 1, 10, 1], [5, 12, 5], [1]]
 
@@ -136,19 +165,31 @@ def test_worked_example():
 def test_every_character_as_in_plain_python(
     characters, every_character, every_character_tokenised, tokenizer, cased, record_property
 ):
-    different = differing(characters, every_character_tokenised, plain(around(characters), every_character, cased))
+    different = differing(
+        characters, every_character_tokenised, plain(around(characters), every_character, cased)
+    )
     record_property("characters", len(characters))
-    record_property("different", " ".join(f"{ord(character):04X}" for character in sorted(different)))
+    record_property(
+        "different", " ".join(f"{ord(character):04X}" for character in sorted(different))
+    )
     assert len(characters) > 140_000
     assert different <= (set() if cased else CAPITALS_OF_UNICODE_14)
     # What differs is kept, as the cased tokenizer keeps it; nothing is lost.
     assert pieces(tokenizer, around(different)) == plain(around(different), every_character, True)
 
 
-def test_every_character_as_in_the_library(characters, every_character_tokenised, library, cased, record_property):
-    different = differing(characters, every_character_tokenised, of_library(library, around(characters)))
-    record_property("different", " ".join(f"{ord(character):04X}" for character in sorted(different)))
-    assert different <= UNLIKE_THE_LIBRARY | (set() if cased else LATER_MARKS | CAPITALS_OF_UNICODE_14)
+def test_every_character_as_in_the_library(
+    characters, every_character_tokenised, library, cased, record_property
+):
+    different = differing(
+        characters, every_character_tokenised, of_library(library, around(characters))
+    )
+    record_property(
+        "different", " ".join(f"{ord(character):04X}" for character in sorted(different))
+    )
+    assert different <= UNLIKE_THE_LIBRARY | (
+        set() if cased else LATER_MARKS | CAPITALS_OF_UNICODE_14
+    )
 
 
 def test_sentences_as_in_plain_python_and_the_library(tokenizer, library, every_character, cased):
@@ -172,23 +213,55 @@ def test_sentences_as_in_plain_python_and_the_library(tokenizer, library, every_
     ids=["MASK", "CLS", "private use", "final sigma", "100 characters", "101 characters"],
 )
 def test_known_differences_of_the_library(every_character, text, ours, librarys):
-    # google-research/bert does as the plain tokenizer: no special token in text, only Cc and Cf dropped, str.lower, 200.
-    library = tokenizers.BertWordPieceTokenizer(vocab=every_character.ids, lowercase=True, strip_accents=True)
-    assert pieces(Tokenizer(every_character, False), [text]) == plain([text], every_character, False) == [ours]
+    # google-research/bert does as the plain tokenizer: no special token in text, only Cc and Cf
+    # dropped, str.lower, 200.
+    library = tokenizers.BertWordPieceTokenizer(
+        vocab=every_character.ids, lowercase=True, strip_accents=True
+    )
+    assert (
+        pieces(Tokenizer(every_character, False), [text])
+        == plain([text], every_character, False)
+        == [ours]
+    )
     assert of_library(library, [text]) == [librarys]
 
 
 def test_random_strings_as_in_plain_python(characters, every_character, tokenizer, cased):
     draw = random.Random(3)
     everything = sorted(set(characters) - CAPITALS_OF_UNICODE_14)
-    telling = [*" \t\n\r\u00a0\u2028\u2029\u3000", *"\0\x01\x1c\x85\xad\u200b\u200d\ufeff\ufffd", *"aAbBcC09ΣσΑςİIıßẞéÉ"]
-    telling += [*"\u0300\u0323\u0345\u302e\U0001d165\u05b0", *"!#[]_-\u00b4`^$|。、؟—", *"中文가의がﬁǅ👍𐐀"]
-    telling += ["abc", "##", "##a", "[MASK]", "[UNK]", "[PAD]", "...", "  ", "ΑΣ", "x" * 67, "é" * 201]
+    telling = [
+        *" \t\n\r\u00a0\u2028\u2029\u3000",
+        *"\0\x01\x1c\x85\xad\u200b\u200d\ufeff\ufffd",
+        *"aAbBcC09ΣσΑςİIıßẞéÉ",
+    ]
+    telling += [
+        *"\u0300\u0323\u0345\u302e\U0001d165\u05b0",
+        *"!#[]_-\u00b4`^$|。、؟—",
+        *"中文가의がﬁǅ👍𐐀",
+    ]
+    telling += [
+        "abc",
+        "##",
+        "##a",
+        "[MASK]",
+        "[UNK]",
+        "[PAD]",
+        "...",
+        "  ",
+        "ΑΣ",
+        "x" * 67,
+        "é" * 201,
+    ]
     texts = [
-        "".join(draw.choice(draw.choice([telling, telling, everything])) for _ in range(draw.randrange(43)))
+        "".join(
+            draw.choice(draw.choice([telling, telling, everything]))
+            for _ in range(draw.randrange(43))
+        )
         for _ in range(5003)
     ]
-    for text, ours, theirs in zip(texts, pieces(tokenizer, texts), plain(texts, every_character, cased), strict=True):
+    for text, ours, theirs in zip(
+        texts, pieces(tokenizer, texts), plain(texts, every_character, cased), strict=True
+    ):
         assert ours == theirs, ascii(text)
 
 
@@ -197,7 +270,9 @@ def test_longest_piece_first_as_in_plain_python(seed):
     # Vocabularies with holes: many words cannot be made up and are [UNK] as a whole, never in part.
     draw = random.Random(seed)
     words = ["".join(draw.choices("abc", k=draw.randint(1, 4))) for _ in range(61)]
-    found = dict.fromkeys(prefix + word for prefix in ("", "##") for word in words if draw.random() < 0.5)
+    found = dict.fromkeys(
+        prefix + word for prefix in ("", "##") for word in words if draw.random() < 0.5
+    )
     found.pop("##" + "abc"[seed % 3], None)
     vocabulary = Vocabulary((*SPECIAL_TOKENS, *found))
     texts = ["".join(draw.choices("abc", k=draw.randint(1, 11))) for _ in range(1009)]
@@ -206,7 +281,9 @@ def test_longest_piece_first_as_in_plain_python(seed):
     assert 20 < ours.count(["[UNK]"]) < 900
 
 
-@pytest.mark.parametrize("character", ["x", "é", "あ", "𐍈"], ids=["1 byte", "2 bytes", "3 bytes", "4 bytes"])
+@pytest.mark.parametrize(
+    "character", ["x", "é", "あ", "𐍈"], ids=["1 byte", "2 bytes", "3 bytes", "4 bytes"]
+)
 def test_words_of_200_and_201_characters(tokenizer, every_character, cased, character):
     assert MAX_WORD_CHARACTERS == 200
     short, long = character * 200, character * 201
@@ -229,16 +306,26 @@ def test_words_of_200_and_201_characters(tokenizer, every_character, cased, char
 
 
 def test_million_characters_take_linear_time(tokenizer, cased):
-    # Two seconds are enough for the slowest of these; an algorithm of quadratic time would need hours.
+    # Two seconds are enough for the slowest of these; an algorithm of quadratic time would need
+    # hours.
     million = 1_000_000
     start = time.monotonic()
-    lengths = tokenizer(tf.constant(["x" * million, "é" * million, "x!" * (million // 2), "中" * million])).row_lengths()
+    lengths = tokenizer(
+        tf.constant(["x" * million, "é" * million, "x!" * (million // 2), "中" * million])
+    ).row_lengths()
     assert lengths.numpy().tolist() == [1, 1, million, million]
     assert time.monotonic() - start < 60
 
 
 def test_special_tokens_typed_in_text_stay_text(tokenizer):
-    texts = [*SPECIAL_TOKENS, "a[MASK]b", "[CLS] a [SEP] b [SEP]", "[mask]", "[MASK][MASK]", "##[PAD]"]
+    texts = [
+        *SPECIAL_TOKENS,
+        "a[MASK]b",
+        "[CLS] a [SEP] b [SEP]",
+        "[mask]",
+        "[MASK][MASK]",
+        "##[PAD]",
+    ]
     ids = tokenizer(tf.constant(texts))
     assert not set(ids.flat_values.numpy().tolist()) & set(range(5))
     assert ids.row_lengths().numpy().min() >= 3
@@ -276,8 +363,12 @@ def test_empty_string_and_empty_batch(tokenizer):
 def test_graph_and_tf_data_as_eager(tokenizer):
     texts = [*SENTENCES, "", "x" * 201, "[MASK]"]
     eager = tokenizer(tf.constant(texts))
-    graph = tf.function(tokenizer, input_signature=[tf.TensorSpec([None], tf.string)])(tf.constant(texts))
-    dataset = tf.data.Dataset.from_tensor_slices(texts).batch(5).map(tokenizer, num_parallel_calls=2)
+    graph = tf.function(tokenizer, input_signature=[tf.TensorSpec([None], tf.string)])(
+        tf.constant(texts)
+    )
+    dataset = (
+        tf.data.Dataset.from_tensor_slices(texts).batch(5).map(tokenizer, num_parallel_calls=2)
+    )
     assert graph.to_list() == eager.to_list()
     assert [row for batch in dataset for row in batch.to_list()] == eager.to_list()
     assert dataset.element_spec.dtype == tf.int32
@@ -297,15 +388,23 @@ def test_vocabulary_of_special_tokens_alone_is_refused(refused):
 
 
 def test_language_of_the_machine_changes_nothing():
-    # Where the language is Turkish, ICU lowers I to ı unless it is told not to. The tokens must not show whose machine it is.
+    # Where the language is Turkish, ICU lowers I to ı unless it is told not to. The tokens must not
+    # show whose machine it is.
     program = """if True:
         import tensorflow as tf
         from tfrecords import Tokenizer, Vocabulary
         vocabulary = Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "title", "i", "ı"))
         print(Tokenizer(vocabulary)(tf.constant(["TITLE I İ Ì I\u0307 ı"])).to_list())
     """
-    environment = {**os.environ, "LC_ALL": "tr_TR.UTF-8", "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    environment = {
+        **os.environ,
+        "LC_ALL": "tr_TR.UTF-8",
+        "PYTHONUTF8": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
     assert run.stdout == "[[5, 6, 6, 6, 6, 7]]\n"
 
 
@@ -313,7 +412,10 @@ def test_printable_ascii_takes_the_short_way_to_the_same(tokenizer, every_charac
     draw = random.Random(5)
     printable = [chr(code) for code in range(ord(" "), ord("~") + 1)]
     telling = ["[MASK]", "##", "abc", "ABC", " ", "  ", "x" * 199, "X" * 201, "mask", "."]
-    texts = ["".join(draw.choice(draw.choice([printable, telling])) for _ in range(draw.randrange(43))) for _ in range(2003)]
+    texts = [
+        "".join(draw.choice(draw.choice([printable, telling])) for _ in range(draw.randrange(43)))
+        for _ in range(2003)
+    ]
     texts += ["", " ", "x" * 200, "X" * 201, f"a {'x' * 1009}.", *printable]
     ids = tokenizer(tf.constant(texts), printable_ascii=True)
     assert ids.to_list() == tokenizer(tf.constant(texts)).to_list()
@@ -324,8 +426,18 @@ def test_printable_ascii_takes_the_short_way_to_the_same(tokenizer, every_charac
 @pytest.mark.parametrize("printable_ascii", [True, False])
 def test_normalize_ascii_in_full(printable_ascii):
     texts = tf.constant(["Run, RUN!", "", " a  B ~", "[MASK]"])
-    assert normalize(texts, True, printable_ascii).numpy().tolist() == [b"Run, RUN!", b"", b" a  B ~", b"[MASK]"]
-    assert normalize(texts, False, printable_ascii).numpy().tolist() == [b"run, run!", b"", b" a  b ~", b"[mask]"]
+    assert normalize(texts, True, printable_ascii).numpy().tolist() == [
+        b"Run, RUN!",
+        b"",
+        b" a  B ~",
+        b"[MASK]",
+    ]
+    assert normalize(texts, False, printable_ascii).numpy().tolist() == [
+        b"run, run!",
+        b"",
+        b" a  b ~",
+        b"[mask]",
+    ]
 
 
 def test_normalize_and_set_words_apart_in_full():
@@ -339,7 +451,10 @@ def test_normalize_and_set_words_apart_in_full():
 def test_words_set_apart_are_those_of_plain_python(characters, cased):
     everything = sorted(set(characters) - CAPITALS_OF_UNICODE_14)
     draw = random.Random(9)
-    texts = ["".join(draw.choices(everything, k=29)) + " " + "".join(draw.choices("aB.-中é ", k=29)) for _ in range(503)]
+    texts = [
+        "".join(draw.choices(everything, k=29)) + " " + "".join(draw.choices("aB.-中é ", k=29))
+        for _ in range(503)
+    ]
     ours = set_words_apart(normalize(tf.constant(texts), cased)).numpy()
     for text, apart in zip(texts, ours, strict=True):
         assert apart.decode().split() == plain_tokenizer.split_words(text, cased), ascii(text)

@@ -1,4 +1,5 @@
-"""What goes wrong around a run that is being trained: each is said in one line, and nothing that was written is lost."""
+"""What goes wrong around a run that is being trained: each is said in one line, and nothing that
+was written is lost."""
 
 import dataclasses
 import json
@@ -15,15 +16,23 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 from click.testing import CliRunner
-from model_fixtures import ROOT, RUN_SETTINGS, assert_equal_values, run_config, tiny_config, values_of
+from model_fixtures import (
+    ROOT,
+    RUN_SETTINGS,
+    assert_equal_values,
+    run_config,
+    tiny_config,
+    values_of,
+)
 
-import kbert.callbacks
-from kbert import runs
-from kbert.callbacks import StopOnSignal
-from kbert.checkpoints import list_checkpoints
+import kbert.run.callbacks
 from kbert.cli import main
 from kbert.config import PretrainingConfig
-from kbert.pretraining import check_shares, pretrain
+from kbert.pretraining import pretrain
+from kbert.run import directory as runs
+from kbert.run.callbacks import StopOnSignal
+from kbert.run.checkpoints import list_checkpoints
+from kbert.run.distribution import check_shares
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
@@ -50,37 +59,50 @@ def test_a_run_whose_newest_checkpoints_are_damaged_goes_back(tiny_run, tiny_rec
     directory = tmp_path / "run"
     shutil.copytree(tiny_run.directory, directory)
     *_, truncated, flipped = list_checkpoints(directory / "checkpoints")
-    (truncated / "weights.safetensors").write_bytes((truncated / "weights.safetensors").read_bytes()[:-9])
+    (truncated / "weights.safetensors").write_bytes(
+        (truncated / "weights.safetensors").read_bytes()[:-9]
+    )
     flip(flipped / "weights.safetensors")
     with pytest.warns(UserWarning) as caught:
-        model, results = pretrain(tiny_records, directory, bert=run_config(), pretraining=RUN_SETTINGS, verbose=0)
+        model, results = pretrain(
+            tiny_records, directory, bert=run_config(), pretraining=RUN_SETTINGS, verbose=0
+        )
     named = [str(warning.message).split(" is damaged and passed over: ")[0] for warning in caught]
     assert named == [f"The checkpoint {flipped}", f"The checkpoint {truncated}"]
     assert_equal_values(values_of([*model.variables, *model.optimizer.variables]), tiny_run.weights)
     assert results == tiny_run.results
     whole = list_checkpoints(tiny_run.directory / "checkpoints")[-1]
-    assert (flipped / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert (flipped / "weights.safetensors").read_bytes() == (
+        whole / "weights.safetensors"
+    ).read_bytes()
 
 
 def test_a_disk_that_is_really_full_costs_a_warning(tiny_records, tmp_path, monkeypatch):
     # From step 3 to 4 no file may be longer than 100 bytes: no checkpoint, no history, no picture.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ended = kbert.callbacks.Keeper.on_train_batch_end
+    ended = kbert.run.callbacks.Keeper.on_train_batch_end
 
     def on_train_batch_end(keeper, batch, logs=None):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100 if 3 <= keeper.step + 1 < 5 else soft, hard))
         ended(keeper, batch, logs)
 
-    monkeypatch.setattr("kbert.callbacks.Keeper.on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr("kbert.run.callbacks.Keeper.on_train_batch_end", on_train_batch_end)
     settings = dataclasses.replace(SHORT, checkpoint_every=1, keep_checkpoints=9)
     try:
         with pytest.warns(UserWarning) as caught:
-            model, _ = pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
+            model, _ = pretrain(
+                tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     said = [str(warning.message) for warning in caught]
     assert [one.split(" could be")[0] for one in said] == [
-        *("Step 3: no checkpoint", "Step 3: no history", "Step 3: no checkpoint", "Step 4: no checkpoint")
+        *(
+            "Step 3: no checkpoint",
+            "Step 3: no history",
+            "Step 3: no checkpoint",
+            "Step 4: no checkpoint",
+        )
     ]
     assert all(one.endswith("training goes on.") and "ile too large" in one for one in said)
     assert [row["step"] for row in runs.read_history(runs.load_run(tmp_path / "run"))] == [6]
@@ -149,15 +171,29 @@ def test_signals_are_left_alone_outside_of_the_main_thread(handlers):
 
 def test_a_loss_that_is_not_a_number_ends_the_command(tiny_records, tmp_path, monkeypatch):
     monkeypatch.setattr("kbert.BertConfig.of_size", lambda *_, **__: run_config(), raising=False)
-    options = ("--steps=9", "--warmup-steps=9", "--learning-rate=1e30", "--checkpoint-every=1", "--batch-size=8")
-    words = ["pretrain", str(tiny_records), f"--output={tmp_path / 'run'}", *options, "--evaluate-every=9"]
+    options = (
+        "--steps=9",
+        "--warmup-steps=9",
+        "--learning-rate=1e30",
+        "--checkpoint-every=1",
+        "--batch-size=8",
+    )
+    words = [
+        "pretrain",
+        str(tiny_records),
+        f"--output={tmp_path / 'run'}",
+        *options,
+        "--evaluate-every=9",
+    ]
     seen = []
     for _ in range(2):  # again, it comes to the same end
         done = CliRunner().invoke(main, words)
         (kept,) = list_checkpoints(tmp_path / "run" / "checkpoints")[-1:]
         assert done.exit_code == 1
         (line,) = done.stderr.splitlines()
-        assert line.startswith(f"Error: Step {int(kept.name[-9:]) + 1}: expected a finite loss. Received: ")
+        assert line.startswith(
+            f"Error: Step {int(kept.name[-9:]) + 1}: expected a finite loss. Received: "
+        )
         assert f"the last good checkpoint is {kept}" in line
         values = safetensors.numpy.load_file(kept / "weights.safetensors")
         assert all(np.isfinite(value).all() for value in values.values())
@@ -169,35 +205,51 @@ def test_a_loss_that_is_not_a_number_ends_the_command(tiny_records, tmp_path, mo
 
 
 def test_patience_stops_early_and_resumes_with_the_same_count(tiny_records, tmp_path, monkeypatch):
-    # Without a learning rate no evaluation is better than the first: the third in a row is the last.
-    settings = dataclasses.replace(SHORT, steps=40, learning_rate=0.0, evaluate_every=4, checkpoint_every=3, patience=3)
+    # Without a learning rate no evaluation is better than the first: the third in a row is the
+    # last.
+    settings = dataclasses.replace(
+        SHORT, steps=40, learning_rate=0.0, evaluate_every=4, checkpoint_every=3, patience=3
+    )
 
     def run(name):
-        return pretrain(tiny_records, tmp_path / name, bert=run_config(), pretraining=settings, verbose=0)
+        return pretrain(
+            tiny_records, tmp_path / name, bert=run_config(), pretraining=settings, verbose=0
+        )
 
     def history(name):
-        return [(row["step"], row["val_loss"]) for row in runs.read_history(runs.load_run(tmp_path / name))]
+        return [
+            (row["step"], row["val_loss"])
+            for row in runs.read_history(runs.load_run(tmp_path / name))
+        ]
 
     _, results = run("whole")
     assert [step for step, _ in history("whole")] == [4, 8, 12, 16]
-    assert json.loads((tmp_path / "whole" / "results.json").read_text()) == {"step": 16, "held_out": results}
+    assert json.loads((tmp_path / "whole" / "results.json").read_text()) == {
+        "step": 16,
+        "held_out": results,
+    }
 
-    # Stops between evaluations, in the middle of one whose step has a checkpoint, and before the results.
-    save, test_began = kbert.callbacks.save_checkpoint, kbert.callbacks.Keeper.on_test_begin
+    # Stops between evaluations, in the middle of one whose step has a checkpoint, and before the
+    # results.
+    save, test_began = kbert.run.callbacks.save_checkpoint, kbert.run.callbacks.Keeper.on_test_begin
 
     def press(*_, **__):
         raise KeyboardInterrupt
 
     def save_until(step):
-        return lambda directory, model, now, **options: (press if now == step else save)(directory, model, now, **options)
+        return lambda directory, model, now, **options: (press if now == step else save)(
+            directory, model, now, **options
+        )
 
     def test_until(step):
-        return lambda keeper, logs=None: (press if keeper.step == step else test_began)(keeper, logs)
+        return lambda keeper, logs=None: (press if keeper.step == step else test_began)(
+            keeper, logs
+        )
 
     for home, name, stop, last in (
-        ("kbert.callbacks", "save_checkpoint", save_until(9), 8),
-        ("kbert.callbacks.Keeper", "on_test_begin", test_until(12), 12),
-        ("kbert.runs", "save_results", press, 16),
+        ("kbert.run.callbacks", "save_checkpoint", save_until(9), 8),
+        ("kbert.run.callbacks.Keeper", "on_test_begin", test_until(12), 12),
+        ("kbert.run.directory", "save_results", press, 16),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(f"{home}.{name}", stop)
@@ -227,23 +279,37 @@ def test_a_run_starts_from_anothers_weights_and_nothing_else(tiny_run, tiny_reco
     )
     expected = {path: tiny_run.weights[path] for path in values_of(model.variables)}
     assert_equal_values(values_of(model.variables), expected)
-    # The records have 23 tokens, the model 29 positions, and those that nothing was read at are kept too.
+    # The records have 23 tokens, the model 29 positions, and those that nothing was read at are
+    # kept too.
     assert expected["embeddings/position_embeddings"].shape == (29, 26)
     assert int(model.optimizer.iterations.numpy()) == 2
     names = [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
     assert names == ["step-000000001", "step-000000002"]
-    # The means of the optimizer after one update from zero are a tenth of one gradient, a thousandth of its square.
-    state = safetensors.numpy.load_file(tmp_path / "run" / "checkpoints" / names[0] / "weights.safetensors")
+    # The means of the optimizer after one update from zero are a tenth of one gradient, a
+    # thousandth of its square.
+    state = safetensors.numpy.load_file(
+        tmp_path / "run" / "checkpoints" / names[0] / "weights.safetensors"
+    )
     assert int(state["optimizer/bert_adamw/iteration"]) == 1
-    pairs = [(name, name.replace("_momentum", "_velocity")) for name in state if name.endswith("_momentum")]
+    pairs = [
+        (name, name.replace("_momentum", "_velocity"))
+        for name in state
+        if name.endswith("_momentum")
+    ]
     assert len(pairs) == len(model.trainable_variables)
     for momentum, velocity in pairs:
-        np.testing.assert_allclose(state[velocity], 0.001 * (state[momentum] / 0.1) ** 2, rtol=1e-3, atol=1e-12)
+        np.testing.assert_allclose(
+            state[velocity], 0.001 * (state[momentum] / 0.1) ** 2, rtol=1e-3, atol=1e-12
+        )
 
 
-def test_anothers_weights_that_do_not_fit_are_refused(tiny_run, tiny_records, tiny_corpus, tiny_vocabulary, tmp_path):
+def test_anothers_weights_that_do_not_fit_are_refused(
+    tiny_run, tiny_records, tiny_corpus, tiny_vocabulary, tmp_path
+):
     words = tuple(reversed(tiny_vocabulary.tokens[len(SPECIAL_TOKENS) :]))
-    config = RecordsConfig(sequence_length=23, max_predictions=3, duplicates=1, validation_fraction=0.2, seed=3)
+    config = RecordsConfig(
+        sequence_length=23, max_predictions=3, duplicates=1, validation_fraction=0.2, seed=3
+    )
     build_records([tiny_corpus], Vocabulary(SPECIAL_TOKENS + words), tmp_path / "other", config)
     for records, bert, init_from, message in (
         (
@@ -253,11 +319,23 @@ def test_anothers_weights_that_do_not_fit_are_refused(tiny_run, tiny_records, ti
             r"the vocabulary of .*, \w{12}\. Received: .*, made with \w{12}; ",
         ),
         (tiny_records, tiny_config(), tiny_run.directory, r"another: num_layers: 1 there, 2 here"),
-        (tiny_records, tiny_config(num_layers=1, max_positions=31), tiny_run.directory, "max_positions: 29 there, 31 here"),
+        (
+            tiny_records,
+            tiny_config(num_layers=1, max_positions=31),
+            tiny_run.directory,
+            "max_positions: 29 there, 31 here",
+        ),
         (tiny_records, run_config(), tmp_path, "Expected a run by 'kbert pretrain' or a BERT"),
     ):
         with pytest.raises(InputError, match=message) as caught:
-            pretrain(records, tmp_path / "run", bert=bert, pretraining=SHORT, init_from=init_from, verbose=0)
+            pretrain(
+                records,
+                tmp_path / "run",
+                bert=bert,
+                pretraining=SHORT,
+                init_from=init_from,
+                verbose=0,
+            )
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
 
@@ -283,13 +361,19 @@ RECORD_DAMAGES = {
     "bit-flipped": flip,
     "missing": lambda shard: shard.unlink(),
     "of zero bytes": lambda shard: shard.write_bytes(b""),
-    "one too many": lambda shard: shutil.copy(shard, shard.with_name("train-00007-of-00001.tfrecord")),
-    "vocabulary": lambda shard: (shard.parent / "vocab.txt").write_text("\n".join(SPECIAL_TOKENS) + "\nba\n"),
+    "one too many": lambda shard: shutil.copy(
+        shard, shard.with_name("train-00007-of-00001.tfrecord")
+    ),
+    "vocabulary": lambda shard: (shard.parent / "vocab.txt").write_text(
+        "\n".join(SPECIAL_TOKENS) + "\nba\n"
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", RECORD_DAMAGES.values(), ids=RECORD_DAMAGES.keys())
-def test_damaged_records_are_named_before_anything_is_written(tiny_records, tmp_path, damage, refused):
+def test_damaged_records_are_named_before_anything_is_written(
+    tiny_records, tmp_path, damage, refused
+):
     records = tmp_path / "records"
     shutil.copytree(tiny_records, records)
     damage(records / "train-00000-of-00001.tfrecord")
@@ -304,19 +388,33 @@ def test_damaged_records_are_named_before_anything_is_written(tiny_records, tmp_
 @pytest.mark.parametrize(
     ("batch_size", "replicas", "accumulate", "message"),
     [
-        (10, 4, 1, r"a batch size that 4 devices with 1 micro-batch each share evenly\. Received: 10; take 8\."),
-        (10, 1, 3, r"a batch size that 1 device with 3 micro-batches each share evenly\. Received: 10; take 9\."),
+        (
+            10,
+            4,
+            1,
+            r"a batch size that 4 devices with 1 micro-batch each share evenly\. Received: 10; take 8\.",
+        ),
+        (
+            10,
+            1,
+            3,
+            r"a batch size that 1 device with 3 micro-batches each share evenly\. Received: 10; take 9\.",
+        ),
         (1, 2, 2, r"Received: 1; take 4\."),
     ],
 )
-def test_a_batch_that_cannot_be_shared_out_is_refused(batch_size, replicas, accumulate, message, refused):
+def test_a_batch_that_cannot_be_shared_out_is_refused(
+    batch_size, replicas, accumulate, message, refused
+):
     with refused(message):
         check_shares(batch_size, replicas, accumulate)
     check_shares(12 * replicas, replicas, accumulate)
 
 
 def tf_config(workers=("localhost:12345",), **task):
-    return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": 0} | task})
+    return json.dumps(
+        {"cluster": {"worker": workers}, "task": {"type": "worker", "index": 0} | task}
+    )
 
 
 @pytest.mark.parametrize(
@@ -326,23 +424,51 @@ def tf_config(workers=("localhost:12345",), **task):
         ("multi-worker", "worker 0", "Expected TF_CONFIG such as"),
         ("multi-worker", '["localhost:12345"]', "Expected TF_CONFIG such as"),
         ("multi-worker", '{"task": {"type": "worker", "index": 0}}', "(KeyError: 'cluster')"),
-        ("multi-worker", tf_config(index=1), "it may have workers alone, and the task's index among them"),
-        ("multi-worker", tf_config(index=-1), "it may have workers alone, and the task's index among them"),
-        ("multi-worker", tf_config(type="ps"), "it may have workers alone, and the task's index among them"),
+        (
+            "multi-worker",
+            tf_config(index=1),
+            "it may have workers alone, and the task's index among them",
+        ),
+        (
+            "multi-worker",
+            tf_config(index=-1),
+            "it may have workers alone, and the task's index among them",
+        ),
+        (
+            "multi-worker",
+            tf_config(type="ps"),
+            "it may have workers alone, and the task's index among them",
+        ),
         ("multi-worker", tf_config(workers=["localhost"]), "a worker's address is host:port"),
         ("multi-worker", tf_config(workers=[12345]), "a worker's address is host:port"),
         ("auto", tf_config(workers=["localhost:"]), "a worker's address is host:port"),
-        ("mirrored", None, "Expected at least 2 devices for the strategy 'mirrored'. Received: 1; take one."),
+        (
+            "mirrored",
+            None,
+            "Expected at least 2 devices for the strategy 'mirrored'. Received: 1; take one.",
+        ),
         ("tpu", None, "Expected a TPU. Received: none ("),
         ("parameter-server", None, "Received: 'parameter-server'; take multi-worker."),
-        ("many", None, "Expected a strategy among auto, one, mirrored, multi-worker, tpu. Received: 'many'."),
+        (
+            "many",
+            None,
+            "Expected a strategy among auto, one, mirrored, multi-worker, tpu. Received: 'many'.",
+        ),
     ],
 )
-def test_devices_that_are_not_there_are_one_line(tiny_records, tmp_path, monkeypatch, strategy, config, message):
+def test_devices_that_are_not_there_are_one_line(
+    tiny_records, tmp_path, monkeypatch, strategy, config, message
+):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", config)
-    words = ["pretrain", str(tiny_records), f"--output={tmp_path / 'run'}", "--size=tiny", "--batch-size=8"]
+    words = [
+        "pretrain",
+        str(tiny_records),
+        f"--output={tmp_path / 'run'}",
+        "--size=tiny",
+        "--batch-size=8",
+    ]
     done = CliRunner().invoke(main, [*words, f"--strategy={strategy}"])
     assert done.exit_code == 2, done.output
     (line,) = done.stderr.splitlines()
@@ -354,7 +480,14 @@ def test_devices_that_are_not_there_are_one_line(tiny_records, tmp_path, monkeyp
 def test_an_address_in_use_is_one_line(tiny_records, tmp_path):
     with socket.create_server(("localhost", 0)) as taken:
         config = tf_config(workers=[f"localhost:{taken.getsockname()[1]}", "localhost:9"])
-        command = [sys.executable, "-m", "kbert", "pretrain", str(tiny_records), f"--output={tmp_path / 'run'}"]
+        command = [
+            sys.executable,
+            "-m",
+            "kbert",
+            "pretrain",
+            str(tiny_records),
+            f"--output={tmp_path / 'run'}",
+        ]
         done = subprocess.run(
             [*command, "--size=tiny", "--batch-size=8", "--strategy=multi-worker"],
             env={"PYTHONPATH": str(ROOT), "PATH": "", "TF_CONFIG": config},
@@ -363,7 +496,9 @@ def test_an_address_in_use_is_one_line(tiny_records, tmp_path):
             timeout=300,
         )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("Error: Expected to listen at this worker's address in TF_CONFIG and to reach the others. ")
+    assert done.stderr.startswith(
+        "Error: Expected to listen at this worker's address in TF_CONFIG and to reach the others. "
+    )
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -372,7 +507,13 @@ def test_an_address_in_use_is_one_line(tiny_records, tmp_path):
 
 
 def test_figures_for_tensorboard(tiny_records, tmp_path):
-    pretrain(*(tiny_records, tmp_path / "run"), bert=run_config(), pretraining=SHORT, tensorboard=True, verbose=0)
+    pretrain(
+        *(tiny_records, tmp_path / "run"),
+        bert=run_config(),
+        pretraining=SHORT,
+        tensorboard=True,
+        verbose=0,
+    )
     seen = {}
     for split in ("train", "validation"):
         (file,) = (tmp_path / "run" / "tensorboard" / split).iterdir()
@@ -390,15 +531,25 @@ def test_figures_for_tensorboard(tiny_records, tmp_path):
     for row in runs.read_history(runs.load_run(tmp_path / "run")):
         for name in names:
             assert seen["train", row["step"], name] == pytest.approx(row[name], abs=1e-5)
-            assert seen["validation", row["step"], name] == pytest.approx(row[f"val_{name}"], abs=1e-5)
+            assert seen["validation", row["step"], name] == pytest.approx(
+                row[f"val_{name}"], abs=1e-5
+            )
 
 
 def test_without_tensorboard_it_says_what_to_install(tiny_records, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    words = ["pretrain", str(tiny_records), f"--output={tmp_path / 'run'}", "--size=tiny", "--batch-size=8", "--tensorboard"]
+    words = [
+        "pretrain",
+        str(tiny_records),
+        f"--output={tmp_path / 'run'}",
+        "--size=tiny",
+        "--batch-size=8",
+        "--tensorboard",
+    ]
     done = CliRunner().invoke(main, words)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == (
-        "Error: Expected the package tensorboard. Received: none; pip install '.[tensorboard]' in the clone.\n"
+        "Error: Expected the package tensorboard. Received: none; pip install '.[tensorboard]' in "
+        "the clone.\n"
     )
     assert not (tmp_path / "run").exists()

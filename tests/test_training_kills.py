@@ -1,4 +1,5 @@
-"""Runs that are killed, interrupted and stopped at any moment, and then continued: they end as if nothing had been.
+"""Runs that are killed, interrupted and stopped at any moment, and then continued: they end as if
+nothing had been.
 
 The records are shuffled and there is dropout, so that a state which a checkpoint lacks would show.
 """
@@ -13,15 +14,21 @@ import warnings
 import pytest
 from training_processes import Model, Processes
 
-from kbert import runs
-from kbert.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
+from kbert.run import directory as runs
+from kbert.run.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
 
 pytest_plugins = ["model_fixtures"]
 
 NUM_KILLS = 30
 NUM_CHECKPOINT_KILLS = 50
 OPTIONS = (
-    *("--steps=107", "--batch-size=8", "--learning-rate=0.01", "--evaluate-every=20", "--checkpoint-every=3"),
+    *(
+        "--steps=107",
+        "--batch-size=8",
+        "--learning-rate=0.01",
+        "--evaluate-every=20",
+        "--checkpoint-every=3",
+    ),
     *("--keep-checkpoints=2", "--seed=5"),
 )
 
@@ -42,13 +49,19 @@ def whole(processes, tiny_records, tmp_path_factory):
 
 
 def outcome(directory):
-    """What must not depend on stops: the bytes of the last checkpoint, the results, the held-out part of the history."""
+    """What must not depend on stops: the bytes of the last checkpoint, the results, the held-out
+    part of the history."""
     rows = runs.read_history(runs.load_run(directory))
     return {
-        "weights": (list_checkpoints(directory / "checkpoints")[-1] / "weights.safetensors").read_bytes(),
+        "weights": (
+            list_checkpoints(directory / "checkpoints")[-1] / "weights.safetensors"
+        ).read_bytes(),
         "names": sorted(path.name for path in directory.rglob("*")),
         "results": json.loads((directory / "results.json").read_text()),
-        "held-out": [{name: row[name] for name in row if name == "step" or name.startswith("val_")} for row in rows],
+        "held-out": [
+            {name: row[name] for name in row if name == "step" or name.startswith("val_")}
+            for row in rows
+        ],
     }
 
 
@@ -58,7 +71,9 @@ def newest_step(directory):
 
 
 def steps(process, word):
-    return [int(step) for name, step, *_ in ([*mark, ""] for mark in process.marks()) if name == word]
+    return [
+        int(step) for name, step, *_ in ([*mark, ""] for mark in process.marks()) if name == word
+    ]
 
 
 def finish(processes, records, directory):
@@ -69,8 +84,15 @@ def finish(processes, records, directory):
 
 def test_thirty_kills_at_random_moments(processes, whole, tiny_records, tmp_path):
     draw, seen = random.Random(3), collections.Counter()
-    # A mark, how many of them may pass, and how long after it the kill comes: the compilation takes seconds.
-    moments = [("resuming", 1, 1.0), ("training", 1, 2.0), ("step", 9, 0.01), ("saving", 5, 0.02), ("evaluating", 1, 0.2)]
+    # A mark, how many of them may pass, and how long after it the kill comes: the compilation takes
+    # seconds.
+    moments = [
+        ("resuming", 1, 1.0),
+        ("training", 1, 2.0),
+        ("step", 9, 0.01),
+        ("saving", 5, 0.02),
+        ("evaluating", 1, 0.2),
+    ]
     moments = moments * (NUM_KILLS // len(moments))
     draw.shuffle(moments)
     directory, kills = tmp_path / "0", 0
@@ -115,7 +137,9 @@ def test_fifty_kills_while_checkpoints_are_written(processes, tmp_path):
         model.train_until(step + 1)
         save_checkpoint(directory, model, step + 1)
         kept = range(max(1, step - 1), step + 2)
-        assert sorted(path.name for path in directory.iterdir()) == [f"step-{one:09d}" for one in kept]
+        assert sorted(path.name for path in directory.iterdir()) == [
+            f"step-{one:09d}" for one in kept
+        ]
     assert torn >= NUM_CHECKPOINT_KILLS // 5
 
 
@@ -142,4 +166,11 @@ def test_a_signal_saves_a_checkpoint_of_the_very_step(processes, whole, tiny_rec
         assert not (directory / "results.json").exists()
     finish(processes, tiny_records, directory)
     assert outcome(directory) == outcome(whole)
-    assert {row["step"] for row in runs.read_history(runs.load_run(directory))} == {20, 40, 60, 80, 100, 107}
+    assert {row["step"] for row in runs.read_history(runs.load_run(directory))} == {
+        20,
+        40,
+        60,
+        80,
+        100,
+        107,
+    }

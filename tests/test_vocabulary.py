@@ -10,7 +10,9 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 
 def test_file_is_one_piece_per_line(tmp_path):
     path = tmp_path / "vocab.txt"
-    vocabulary = Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "run", "##ning", "é", "中"))
+    vocabulary = Vocabulary(
+        ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "run", "##ning", "é", "中")
+    )
     vocabulary.save(path)
     assert path.read_bytes() == (SPECIAL + "run\n##ning\né\n中\n").encode()
     assert Vocabulary.load(path) == vocabulary
@@ -31,7 +33,13 @@ def test_only_line_feeds_end_a_line(tmp_path):
 
 def test_special_ids_are_where_the_special_tokens_stand():
     vocabulary = Vocabulary(("run", "[MASK]", "[SEP]", "##ning", "[CLS]", "[UNK]", "!", "[PAD]"))
-    ids = vocabulary.pad_id, vocabulary.unk_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id
+    ids = (
+        vocabulary.pad_id,
+        vocabulary.unk_id,
+        vocabulary.cls_id,
+        vocabulary.sep_id,
+        vocabulary.mask_id,
+    )
     assert ids == (7, 5, 4, 2, 1)
     assert vocabulary.ids == {
         "run": 0, "[MASK]": 1, "[SEP]": 2, "##ning": 3, "[CLS]": 4, "[UNK]": 5, "!": 6, "[PAD]": 7
@@ -63,7 +71,9 @@ def test_text_of_joins_pieces():
 
 def test_hash_depends_on_order_and_content():
     pieces = tuple(SPECIAL.split())
-    hashes = {Vocabulary(pieces + more).sha256 for more in [("a", "b"), ("b", "a"), ("a",), ("a", "##b")]}
+    hashes = {
+        Vocabulary(pieces + more).sha256 for more in [("a", "b"), ("b", "a"), ("a",), ("a", "##b")]
+    }
     assert len(hashes) == 4
 
 
@@ -71,22 +81,52 @@ def test_hash_depends_on_order_and_content():
     ("content", "pattern"),
     [
         (b"", r"vocab\.txt:1: expected one piece without white space.*Received: ''"),
-        (b"[PAD]\n[UNK]\n[CLS]\nrun\n", r"vocab\.txt: expected the special tokens.*Received: .* without \[SEP\] \[MASK\]"),
-        (SPECIAL.encode() + b"run\nrun\n", r"vocab\.txt:7: expected each piece once\. Received: 'run', as in line 6"),
-        (b"[PAD]\n" + SPECIAL.encode(), r"vocab\.txt:2: expected each piece once\. Received: '\[PAD\]', as in line 1"),
+        (
+            b"[PAD]\n[UNK]\n[CLS]\nrun\n",
+            r"vocab\.txt: expected the special tokens.*Received: .* without \[SEP\] \[MASK\]",
+        ),
+        (
+            SPECIAL.encode() + b"run\nrun\n",
+            r"vocab\.txt:7: expected each piece once\. Received: 'run', as in line 6",
+        ),
+        (
+            b"[PAD]\n" + SPECIAL.encode(),
+            r"vocab\.txt:2: expected each piece once\. Received: '\[PAD\]', as in line 1",
+        ),
         (SPECIAL.encode() + b"run\n\n##ning\n", r"vocab\.txt:7: expected one piece .*Received: ''"),
         (SPECIAL.encode() + b"run\n\n", r"vocab\.txt:7: expected one piece .*Received: ''"),
         (SPECIAL.encode() + b"run \n", r"vocab\.txt:6: expected one piece .*Received: 'run '"),
         (SPECIAL.encode() + b"\trun\n", r"vocab\.txt:6: expected one piece .*Received: '\\trun'"),
-        (SPECIAL.replace("\n", "\r\n").encode(), r"vocab\.txt:1: expected Unix line ends\. Received: a carriage return"),
-        (SPECIAL.encode() + b"run\r\n", r"vocab\.txt:6: expected Unix line ends\. Received: a carriage return"),
+        (
+            SPECIAL.replace("\n", "\r\n").encode(),
+            r"vocab\.txt:1: expected Unix line ends\. Received: a carriage return",
+        ),
+        (
+            SPECIAL.encode() + b"run\r\n",
+            r"vocab\.txt:6: expected Unix line ends\. Received: a carriage return",
+        ),
         (SPECIAL.encode() + b"run\n \n", r"vocab\.txt:7: expected one piece .*Received: ' '"),
-        (SPECIAL.encode() + b"a\nb\nc\nb\nd \n", r"vocab\.txt:9: expected each piece once\. Received: 'b', as in line 7"),
+        (
+            SPECIAL.encode() + b"a\nb\nc\nb\nd \n",
+            r"vocab\.txt:9: expected each piece once\. Received: 'b', as in line 7",
+        ),
         (b"\n" + SPECIAL.encode() + b"run\n", r"vocab\.txt:1: expected one piece .*Received: ''"),
-        (SPECIAL.replace("[SEP]\n", "").encode() + b"run\n", r"vocab\.txt: expected .*Received: a vocabulary without \[SEP\];"),
-        (SPECIAL.lower().encode() + b"run\n", r"vocab\.txt: .* without \[PAD\] \[UNK\] \[CLS\] \[SEP\] \[MASK\]; add them"),
-        (SPECIAL.encode(), r"vocab\.txt: expected pieces of words\. Received: a vocabulary of special tokens alone"),
-        (SPECIAL.encode() + b"r\xffn\n", r"vocab\.txt: expected UTF-8\. Received: an invalid byte at offset 32"),
+        (
+            SPECIAL.replace("[SEP]\n", "").encode() + b"run\n",
+            r"vocab\.txt: expected .*Received: a vocabulary without \[SEP\];",
+        ),
+        (
+            SPECIAL.lower().encode() + b"run\n",
+            r"vocab\.txt: .* without \[PAD\] \[UNK\] \[CLS\] \[SEP\] \[MASK\]; add them",
+        ),
+        (
+            SPECIAL.encode(),
+            r"vocab\.txt: expected pieces of words\. Received: a vocabulary of special tokens alone",
+        ),
+        (
+            SPECIAL.encode() + b"r\xffn\n",
+            r"vocab\.txt: expected UTF-8\. Received: an invalid byte at offset 32",
+        ),
     ],
 )
 def test_broken_file_is_refused_with_its_line(tmp_path, refused, content, pattern):
@@ -97,7 +137,9 @@ def test_broken_file_is_refused_with_its_line(tmp_path, refused, content, patter
 
 
 def test_file_that_is_not_there_is_refused(tmp_path, refused):
-    with refused(re.escape(f"Expected a vocabulary file at {tmp_path / 'none.txt'}. Received: No such file")):
+    with refused(
+        re.escape(f"Expected a vocabulary file at {tmp_path / 'none.txt'}. Received: No such file")
+    ):
         Vocabulary.load(tmp_path / "none.txt")
     with refused(re.escape(f"Expected a vocabulary file at {tmp_path}. Received: Is a directory")):
         Vocabulary.load(tmp_path)

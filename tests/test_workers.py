@@ -68,7 +68,10 @@ def test_one_worker_is_this_process():
     with Workers(1, Job, 5) as own:
         assert list(own.map("square", [3, 2, 5])) == [(3, 9), (2, 4), (5, 25)]
         # The object is made once.
-        assert [result for _, result in own.map("calls", "ab")] == [(os.getpid(), 6), (os.getpid(), 7)]
+        assert [result for _, result in own.map("calls", "ab")] == [
+            (os.getpid(), 6),
+            (os.getpid(), 7),
+        ]
         assert [result for _, result in own.map("calls", "c")] == [(os.getpid(), 8)]
         assert not multiprocessing.active_children()
 
@@ -100,12 +103,17 @@ def test_progress_is_reported_with_its_task(count):
     reports = []
     with Workers(count, Job) as own:
         list(own.map("wait", [0.01, 0.03], lambda *what: reports.append(what)))
-    assert sorted(reports) == sorted((task, what, task) for task in (0.01, 0.03) for what in ("begun", "waited"))
+    assert sorted(reports) == sorted(
+        (task, what, task) for task in (0.01, 0.03) for what in ("begun", "waited")
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_a_worker_raises_is_raised(count):
-    with Workers(count, Job) as own, pytest.raises(InputError, match=r"^Expected b\. Received: a\.$"):
+    with (
+        Workers(count, Job) as own,
+        pytest.raises(InputError, match=r"^Expected b\. Received: a\.$"),
+    ):
         list(own.map("fail", ["input", "input"]))
     with Workers(count, Job) as own:
         with pytest.raises(OSError, match="No space left on device") as caught:
@@ -116,13 +124,16 @@ def test_what_a_worker_raises_is_raised(count):
 
 
 @pytest.mark.parametrize(
-    ("task", "how"), [("a.txt from 7 to 9", r"signal 9\)"), ("exit", r"exit code 3\)")], ids=["killed", "exit"]
+    ("task", "how"),
+    [("a.txt from 7 to 9", r"signal 9\)"), ("exit", r"exit code 3\)")],
+    ids=["killed", "exit"],
 )
 def test_death_of_a_worker_is_an_error_that_names_its_task(task, how):
     begin = time.monotonic()
     with Workers(2, Job) as own:
         with pytest.raises(
-            WorkerError, match=rf"the end \({how} of the one that was on {task};.*run the same command"
+            WorkerError,
+            match=rf"the end \({how} of the one that was on {task};.*run the same command",
         ) as caught:
             list(own.map("die", ["other", "another", task, *["more"] * 7]))
         assert "\n" not in str(caught.value)
@@ -192,12 +203,19 @@ def test_the_parent_still_hears_ctrl_c(pool):
 
 def test_no_more_workers_than_are_worth_their_start(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
-    assert [automatic_workers(seconds) for seconds in (0.0, 9.9, 10.1, 35.0, 1e6)] == [1, 1, 2, 4, 7]
+    assert [automatic_workers(seconds) for seconds in (0.0, 9.9, 10.1, 35.0, 1e6)] == [
+        1,
+        1,
+        2,
+        4,
+        7,
+    ]
 
 
 @pytest.mark.parametrize("thread", ["main", "other"])
 def test_ctrl_c_waits_for_the_start_of_a_process(thread):
-    # The kernel gives a signal to any thread that does not block it, and Python raises in the main thread all the same.
+    # The kernel gives a signal to any thread that does not block it, and Python raises in the main
+    # thread all the same.
     begun, ended = threading.Event(), threading.Event()
     other = threading.Thread(target=lambda: (begun.set(), ended.wait()))
     if thread == "other":

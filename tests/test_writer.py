@@ -9,7 +9,19 @@ import tensorflow as tf
 from tfrecords.schema import Shard
 from tfrecords.writer import encode_records, write_shard
 
-BOUNDARIES = [0, 1, 127, 128, 16383, 16384, (1 << 21) - 1, 1 << 21, (1 << 28) - 1, 1 << 28, (1 << 31) - 1]
+BOUNDARIES = [
+    0,
+    1,
+    127,
+    128,
+    16383,
+    16384,
+    (1 << 21) - 1,
+    1 << 21,
+    (1 << 28) - 1,
+    1 << 28,
+    (1 << 31) - 1,
+]
 
 
 def example(features, row, lengths=None):
@@ -45,7 +57,8 @@ def data(features, lengths=None):
 def random_features(num_records, lengths, seed=0):
     draw = np.random.default_rng(seed)
     features = {
-        name: (1 << draw.integers(0, 31, [num_records, length])) + draw.integers(-1, 1, [num_records, length])
+        name: (1 << draw.integers(0, 31, [num_records, length]))
+        + draw.integers(-1, 1, [num_records, length])
         for name, length in lengths.items()
     }
     features = {name: values.astype(np.int32) for name, values in features.items()}
@@ -57,8 +70,11 @@ def batches_of(*numbers):
 
 
 def test_one_record_in_full():
-    content, starts = encode_records({"b": np.array([[1, 300]], np.int32), "a": np.array([[1.0]], np.float32)})
-    # Example { features { {"a": float_list {1.0}}, {"b": int64_list {1, 300}} } }, the features in the order of their names.
+    content, starts = encode_records(
+        {"b": np.array([[1, 300]], np.int32), "a": np.array([[1.0]], np.float32)}
+    )
+    # Example { features { {"a": float_list {1.0}}, {"b": int64_list {1, 300}} } }, the features in
+    # the order of their names.
     a = b"\x0a\x01a" + b"\x12\x08" + b"\x12\x06" + b"\x0a\x04" + b"\x00\x00\x80\x3f"
     b = b"\x0a\x01b" + b"\x12\x07" + b"\x1a\x05" + b"\x0a\x03" + b"\x01\xac\x02"
     inner = b"\x0a" + bytes([len(a)]) + a + b"\x0a" + bytes([len(b)]) + b
@@ -73,7 +89,10 @@ def test_boundaries_come_back():
     features = {"numbers": np.array([BOUNDARIES, BOUNDARIES[::-1]], np.int32)}
     for row, record in enumerate(data(features)):
         parsed = tf.train.Example.FromString(record)
-        assert list(parsed.features.feature["numbers"].int64_list.value) == features["numbers"][row].tolist()
+        assert (
+            list(parsed.features.feature["numbers"].int64_list.value)
+            == features["numbers"][row].tolist()
+        )
 
 
 @pytest.mark.parametrize("number", BOUNDARIES)
@@ -84,11 +103,16 @@ def test_every_boundary_has_the_bytes_of_protocol_buffers(number):
 
 @pytest.mark.parametrize("length", [1, 13, 31, 32, 127, 128, 129, 4099, 16384])
 def test_lists_of_every_length_have_the_bytes_of_tensorflow(tmp_path, length):
-    # The lengths of the parts are varints, too, and pass the same boundaries; the file has the CRCs as well.
-    features = random_features(7, {"input_ids": length, "a_much_longer_name_than_the_others_have": 5, "z": 1}, seed=length)
+    # The lengths of the parts are varints, too, and pass the same boundaries; the file has the CRCs
+    # as well.
+    features = random_features(
+        7, {"input_ids": length, "a_much_longer_name_than_the_others_have": 5, "z": 1}, seed=length
+    )
     content, starts = encode_records(features)
     assert content.tobytes() == plain_file(tmp_path / "plain", features)
-    sizes = [len(example(features, row).SerializeToString(deterministic=True)) + 16 for row in range(7)]
+    sizes = [
+        len(example(features, row).SerializeToString(deterministic=True)) + 16 for row in range(7)
+    ]
     assert starts.tolist() == [0, *np.cumsum(sizes)]
 
 
@@ -98,12 +122,21 @@ def test_random_features_have_the_bytes_of_tensorflow(tmp_path, seed):
     num_records, features = int(draw.integers(1, 29)), {}
     for index in range(draw.integers(1, 8)):
         # A name of more than 127 bytes has a length of two.
-        name, length = chr(draw.integers(97, 123)) * int(draw.integers(1, 151)) + f"é{index}", int(draw.integers(1, 61))
+        name, length = (
+            chr(draw.integers(97, 123)) * int(draw.integers(1, 151)) + f"é{index}",
+            int(draw.integers(1, 61)),
+        )
         if draw.random() < 0.3:
-            features[name] = draw.integers(0, 1 << 32, [num_records, length], np.uint32).view(np.float32)
+            features[name] = draw.integers(0, 1 << 32, [num_records, length], np.uint32).view(
+                np.float32
+            )
         else:
-            features[name] = (draw.integers(0, 1 << 31, [num_records, length]) >> draw.integers(0, 31)).astype(np.int32)
-    features = {name: np.nan_to_num(x) if x.dtype == np.float32 else x for name, x in features.items()}
+            features[name] = (
+                draw.integers(0, 1 << 31, [num_records, length]) >> draw.integers(0, 31)
+            ).astype(np.int32)
+    features = {
+        name: np.nan_to_num(x) if x.dtype == np.float32 else x for name, x in features.items()
+    }
     expected = plain_file(tmp_path / "plain", features)
     assert encode_records(features)[0].tobytes() == expected
     # Not every array is laid out row by row.
@@ -113,7 +146,10 @@ def test_random_features_have_the_bytes_of_tensorflow(tmp_path, seed):
 
 def test_ragged_lists_have_the_bytes_of_tensorflow(tmp_path):
     features = random_features(13, {"input_ids": 31, "other": 5})
-    lengths = {"input_ids": np.arange(1, 32)[[0, 1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 30]], "other": np.full(13, 5)}
+    lengths = {
+        "input_ids": np.arange(1, 32)[[0, 1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 30]],
+        "other": np.full(13, 5),
+    }
     content, _ = encode_records(features, lengths)
     assert content.tobytes() == plain_file(tmp_path / "plain", features, lengths)
     assert data(features, {"other": lengths["other"]}) == data(features)
@@ -144,11 +180,16 @@ def test_ragged_lists_come_back(tmp_path, length):
 def test_floats_keep_their_bits():
     values = np.array([[0.0, -0.0, 1.0, -1.5, np.inf, 1e-45, 3.4e38]], np.float32)
     parsed = tf.train.Example.FromString(data({"weights": values})[0])
-    assert np.array(parsed.features.feature["weights"].float_list.value, np.float32).tobytes() == values.tobytes()
+    assert (
+        np.array(parsed.features.feature["weights"].float_list.value, np.float32).tobytes()
+        == values.tobytes()
+    )
 
 
 def test_no_records():
-    content, starts = encode_records({"n": np.zeros([0, 3], np.int32), "w": np.zeros([0, 2], np.float32)})
+    content, starts = encode_records(
+        {"n": np.zeros([0, 3], np.int32), "w": np.zeros([0, 2], np.float32)}
+    )
     assert (content.tolist(), starts.tolist()) == ([], [0])
 
 
@@ -171,7 +212,9 @@ def test_shard_says_what_was_written(tmp_path):
     assert write_shard(tmp_path / "again.tfrecord", "train", iter(batches)).sha256 == shard.sha256
 
 
-@pytest.mark.parametrize("sizes", [(1,), (4,), (5,), (8,), (3, 1, 4), (3, 2, 0, 7, 13, 1), (1,) * 9, (0, 0), (17, 1)])
+@pytest.mark.parametrize(
+    "sizes", [(1,), (4,), (5,), (8,), (3, 1, 4), (3, 2, 0, 7, 13, 1), (1,) * 9, (0, 0), (17, 1)]
+)
 def test_offsets_are_those_of_every_so_many_records(tmp_path, monkeypatch, sizes):
     monkeypatch.setattr("tfrecords.schema.BLOCK_RECORDS", 4)
     batches = batches_of(*sizes)
@@ -193,12 +236,20 @@ def test_gzip_has_the_same_records_and_is_deterministic(tmp_path):
     shard = write_shard(tmp_path / "a.tfrecord.gz", "train", batches, "gzip")
     content = (tmp_path / "a.tfrecord.gz").read_bytes()
     assert gzip.decompress(content) == (tmp_path / "a.tfrecord").read_bytes()
-    assert (shard.records, shard.bytes, shard.offsets, shard.compression) == (9, len(content), (), "gzip")
+    assert (shard.records, shard.bytes, shard.offsets, shard.compression) == (
+        9,
+        len(content),
+        (),
+        "gzip",
+    )
     assert shard.sha256 == hashlib.sha256(content).hexdigest() != plain.sha256
     assert len(list(tf.data.TFRecordDataset(str(tmp_path / "a.tfrecord.gz"), "GZIP"))) == 9
     # Neither the time nor the name is in it.
     assert content[3:8] == b"\0" * 5
-    assert write_shard(tmp_path / "of another name.gz", "train", batches, "gzip").sha256 == shard.sha256
+    assert (
+        write_shard(tmp_path / "of another name.gz", "train", batches, "gzip").sha256
+        == shard.sha256
+    )
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])

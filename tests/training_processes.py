@@ -1,9 +1,9 @@
 """Runs `kbert pretrain`, and the writing of checkpoints, in processes that the tests kill.
 
-A process that starts Python and imports TensorFlow takes seconds. So this file, run as a script, imports it once, does nothing
-with it, and forks for every job, a line of JSON on standard input. What a process is doing it tells by marks, lines of a file,
-so that the tests can wait for a moment and see afterwards how far it got.
-"""
+A process that starts Python and imports TensorFlow takes seconds. So this file, run as a script,
+imports it once, does nothing with it, and forks for every job, a line of JSON on standard input.
+What a process is doing it tells by marks, lines of a file, so that the tests can wait for a moment
+and see afterwards how far it got."""
 
 import contextlib
 import json
@@ -40,23 +40,37 @@ class Process:
 
     def marks(self):
         """The marks so far, as lists of words."""
-        return [line.split() for line in self._marks.read_text().split("\n")[:-1]] if self._marks.exists() else []
+        return (
+            [line.split() for line in self._marks.read_text().split("\n")[:-1]]
+            if self._marks.exists()
+            else []
+        )
 
     def wait_for(self, *words, count=1, seconds=300.0):
-        """Waits until there are `count` marks that begin with these words, or the process has ended; tells which."""
+        """Waits until there are `count` marks that begin with these words, or the process has
+        ended; tells which."""
         end = time.monotonic() + seconds
         while True:
-            living = self._code is None and pathlib.Path(f"/proc/{self.pid}").exists() and not self._is_zombie()
+            living = (
+                self._code is None
+                and pathlib.Path(f"/proc/{self.pid}").exists()
+                and not self._is_zombie()
+            )
             if sum(mark[: len(words)] == list(words) for mark in self.marks()) >= count:
                 return True
             if not living:
                 return False
-            assert time.monotonic() < end, f"no {words} in {self.marks()[-3:]}; {self.said()[-2000:]}"
+            assert time.monotonic() < end, (
+                f"no {words} in {self.marks()[-3:]}; {self.said()[-2000:]}"
+            )
             time.sleep(0.001)
 
     def _is_zombie(self):
         with contextlib.suppress(OSError):
-            return pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            return (
+                pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+                == "Z"
+            )
         return True
 
     def send(self, number):
@@ -75,7 +89,8 @@ class Process:
         return self.wait()
 
     def written(self):
-        """The files that it opened for writing, renamed or removed below the directory of --output."""
+        """The files that it opened for writing, renamed or removed below the directory of
+        --output."""
         return [words for name, *words in self.marks() if name == "file"]
 
     def said(self):
@@ -92,10 +107,13 @@ class Processes:
         self._last = None
 
     def __enter__(self):
-        environment = {key: value for key, value in os.environ.items() if key not in ("TF_CONFIG", "XLA_FLAGS")}
+        environment = {
+            key: value for key, value in os.environ.items() if key not in ("TF_CONFIG", "XLA_FLAGS")
+        }
         self._server = subprocess.Popen(
             [sys.executable, __file__],
-            env=environment | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
+            env=environment
+            | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -143,9 +161,13 @@ def serve():
         if pid == 0:
             work(json.loads(line))
         print(json.dumps({"pid": pid}), flush=True)
-        # Until the next job the number stays that of the process which ended: a late signal cannot meet another one.
+        # Until the next job the number stays that of the process which ended: a late signal cannot
+        # meet another one.
         end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        print(json.dumps({"code": end.si_status if end.si_code == os.CLD_EXITED else -end.si_status}), flush=True)
+        print(
+            json.dumps({"code": end.si_status if end.si_code == os.CLD_EXITED else -end.si_status}),
+            flush=True,
+        )
 
 
 def work(line):
@@ -155,24 +177,30 @@ def work(line):
     os.dup2(output, 2)
     marks = os.open(line["marks"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.environ |= line["environment"]
-    JOBS[line["job"]](lambda *words: os.write(marks, (" ".join(map(str, words)) + "\n").encode()), *line["arguments"])
+    JOBS[line["job"]](
+        lambda *words: os.write(marks, (" ".join(map(str, words)) + "\n").encode()),
+        *line["arguments"],
+    )
 
 
 def pretrain(mark, *arguments):
-    """`kbert pretrain` with the model of `run_config` for every size; marks its steps, evaluations and what it writes."""
+    """`kbert pretrain` with the model of `run_config` for every size; marks its steps, evaluations
+    and what it writes."""
     from model_fixtures import run_config
 
     import kbert
     import kbert.cli
-    import kbert.speed
-    from kbert import runs
-    from kbert.callbacks import Keeper
+    import kbert.speed.machine
+    from kbert.run import directory as runs
+    from kbert.run.callbacks import Keeper
 
     if devices := int(os.environ.get("LOGICAL_DEVICES", "0")):
         import tensorflow as tf
 
         (cpu,) = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * devices
+        )
 
     def marked(home, name, *words, after=()):
         function = getattr(home, name)
@@ -187,17 +215,25 @@ def pretrain(mark, *arguments):
 
         setattr(home, name, and_mark)
 
-    directory = next(one for one in arguments if one.startswith("--output=")).removeprefix("--output=")
+    directory = next(one for one in arguments if one.startswith("--output=")).removeprefix(
+        "--output="
+    )
 
     def note(event, arguments):
         writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
-        writes |= event == "open" and len(arguments) > 2 and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        writes |= (
+            event == "open"
+            and len(arguments) > 2
+            and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        )
         if writes and str(arguments[0]).startswith(directory):
             mark("file", event, str(arguments[0]).removeprefix(directory))
 
     sys.addaudithook(note)
     kbert.BertConfig.of_size = lambda *_, **__: run_config()
-    kbert.speed.matrix_product_rate = lambda *_: 1e12  # which would measure for half a second
+    kbert.speed.machine.matrix_product_rate = lambda *_: (
+        1e12
+    )  # which would measure for half a second
     marked(kbert.pretraining, "restore_checkpoint", "resuming")
     marked(Keeper, "on_epoch_begin", "training")
     marked(Keeper, "on_train_batch_end", after=("step",))
@@ -236,7 +272,7 @@ class Model:
 
 def write_checkpoints(mark, directory):
     """Restores the newest checkpoint and writes one after the other from there on, without end."""
-    from kbert.checkpoints import restore_checkpoint, save_checkpoint
+    from kbert.run.checkpoints import restore_checkpoint, save_checkpoint
 
     model = Model()
     step = restore_checkpoint(directory, model) or 0

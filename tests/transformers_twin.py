@@ -1,4 +1,5 @@
-"""BERT of `transformers` beside a kbert model: the same shape, the same weights, the same batches."""
+"""BERT of `transformers` beside a kbert model: the same shape, the same weights, the same
+batches."""
 
 import numpy as np
 import torch
@@ -8,7 +9,8 @@ HUGGING_FACE_GELU = {True: "gelu", False: "gelu_pytorch_tanh"}
 
 
 def from_transformers(state, num_layers):
-    """Copies of the weights of a BertForPreTraining (its state_dict), by the paths of a kbert model."""
+    """Copies of the weights of a BertForPreTraining (its state_dict), by the paths of a kbert
+    model."""
     state = {name: value.numpy().copy() for name, value in state.items()}
 
     def dense(path, name):
@@ -30,9 +32,13 @@ def from_transformers(state, num_layers):
     }
     for index in range(num_layers):
         ours, theirs = f"layer_{index}", f"bert.encoder.layer.{index}"
-        thirds = [dense(part, f"{theirs}.attention.self.{part}") for part in ("query", "key", "value")]
+        thirds = [
+            dense(part, f"{theirs}.attention.self.{part}") for part in ("query", "key", "value")
+        ]
         for kind in ("kernel", "bias"):
-            parts = [value for third in thirds for path, value in third.items() if path.endswith(kind)]
+            parts = [
+                value for third in thirds for path, value in third.items() if path.endswith(kind)
+            ]
             weights[f"{ours}/qkv/{kind}"] = np.concatenate(parts, axis=-1)
         weights |= dense(f"{ours}/attention_output", f"{theirs}.attention.output.dense")
         weights |= norm(f"{ours}/attention_norm", f"{theirs}.attention.output.LayerNorm")
@@ -69,10 +75,13 @@ def transformers_model(config):
 
 
 def randomize_transformers(model):
-    """Moves every weight off its initial value, so that no default is left that could hide a fault."""
+    """Moves every weight off its initial value, so that no default is left that could hide a
+    fault."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape) + (1.0 if "LayerNorm.weight" in name else 0.0))
+            parameter.copy_(
+                0.3 * torch.randn(parameter.shape) + (1.0 if "LayerNorm.weight" in name else 0.0)
+            )
     return model
 
 
@@ -88,8 +97,11 @@ def transformers_outputs(model, x, **labels):
 
 
 def labels_of(x, y, sample_weight):
-    """The labels of a batch as the model of transformers takes them: -100 where no token is to be predicted."""
+    """The labels of a batch as the model of transformers takes them: -100 where no token is to be
+    predicted."""
     labels = np.full(x["token_ids"].shape, -100)
-    for row, (positions, weights) in enumerate(zip(x["mask_positions"], sample_weight["mlm"], strict=True)):
+    for row, (positions, weights) in enumerate(
+        zip(x["mask_positions"], sample_weight["mlm"], strict=True)
+    ):
         labels[row, positions[weights == 1]] = y["mlm"][row, weights == 1]
     return {"labels": labels, "next_sentence_label": y["nsp"]}

@@ -1,4 +1,5 @@
-"""The error that is the user's to mend, and the checks that most often raise it; the error of a process that died."""
+"""The error that is the user's to mend, and the checks that most often raise it; the error of a
+process that died."""
 
 import math
 import numbers
@@ -7,13 +8,13 @@ import numbers
 class InputError(ValueError):
     """What the user gave cannot be used.
 
-    The message is one line: what was expected, what was received, where, and what to do. The command line prints it and
-    exits with code 2; in Python it is a ValueError.
-    """
+    The message is one line: what was expected, what was received, where, and what to do. The
+    command line prints it and exits with code 2; in Python it is a ValueError."""
 
 
 class WorkerError(RuntimeError):
-    """A process that works on a part of a job died; the message is one line that names what it was on."""
+    """A process that works on a part of a job died; the message is one line that names what it was
+    on."""
 
 
 def check_choice(config, name, choices):
@@ -32,7 +33,8 @@ def check_integer(config, name, low):
 
 
 def check_range(config, name, low, high):
-    """Raises InputError if the field `name` is not a finite number from `low` to `high` (None: no bound)."""
+    """Raises InputError if the field `name` is not a finite number from `low` to `high` (None: no
+    bound)."""
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputError(f"Expected {name} to be a number. Received: {value!r}.")

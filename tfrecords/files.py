@@ -19,12 +19,13 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Yields a temporary path beside `path`; it takes the name `path`, fsynced, when the block ends without an error.
+    """Yields a temporary path beside `path`; it takes the name `path`, fsynced, when the block ends
+    without an error.
 
-    A killed process leaves at most a file or directory with the suffix `.partial`, which the next attempt removes; the
-    name itself always holds the old content or the new. A directory is put in place only of none or of an empty one. Of two
-    attempts at once, each writes to a temporary path of its own, and one of them may fail.
-    """
+    A killed process leaves at most a file or directory with the suffix `.partial`, which the next
+    attempt removes; the name itself always holds the old content or the new. A directory is put in
+    place only of none or of an empty one. Of two attempts at once, each writes to a temporary path
+    of its own, and one of them may fail."""
     path = pathlib.Path(path).absolute()  # "." has no name
     for leftover in path.parent.glob(partial_pattern(path.name)):
         _remove(leftover)
@@ -68,7 +69,8 @@ def is_gzip(path):
 
 
 def sha256(path, report=lambda _: None):
-    """The SHA-256 of a file's content, in hexadecimal; `report` is called with the number of bytes after every MiB."""
+    """The SHA-256 of a file's content, in hexadecimal; `report` is called with the number of bytes
+    after every MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -99,9 +101,13 @@ def read_json(path, what):
     except FileNotFoundError:
         raise InputError(f"Expected {what} at {path}. Received: no such file.") from None
     except (ValueError, OSError) as error:
-        raise InputError(f"Expected {what} at {path}. Received: a file that cannot be read as JSON ({error}).") from None
+        raise InputError(
+            f"Expected {what} at {path}. Received: a file that cannot be read as JSON ({error})."
+        ) from None
     if not isinstance(value, dict):
-        raise InputError(f"Expected {what} at {path}, a JSON object. Received: a {type(value).__name__}.")
+        raise InputError(
+            f"Expected {what} at {path}, a JSON object. Received: a {type(value).__name__}."
+        )
     return value
 
 
@@ -113,9 +119,14 @@ def new_file(path):
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        raise InputError(f"Expected the name of a file to write. Received: the directory {path}; name a file in it.")
+        raise InputError(
+            f"Expected the name of a file to write. Received: the directory {path}; name a file in "
+            "it."
+        )
     if path.exists():
-        raise InputError(f"Expected a new file. Received: {path}, which exists; name another or remove it.")
+        raise InputError(
+            f"Expected a new file. Received: {path}, which exists; name another or remove it."
+        )
     make_directory(path.parent)
     return path
 
@@ -132,12 +143,20 @@ def new_directory(path, leftovers=""):
     """
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
-        raise InputError(f"Expected the name of a directory to make. Received: {path}, which is a file; name another.")
+        raise InputError(
+            f"Expected the name of a directory to make. Received: {path}, which is a file; name "
+            "another."
+        )
     there = sorted(path.iterdir()) if path.exists() else []
-    there = [file for file in there if file.name != LOCK and not fnmatch.fnmatchcase(file.name, leftovers)]
+    there = [
+        file
+        for file in there
+        if file.name != LOCK and not fnmatch.fnmatchcase(file.name, leftovers)
+    ]
     if there:
         raise InputError(
-            f"Expected an empty or new directory. Received: {path}, which already holds {there[0].name}"
+            f"Expected an empty or new directory. Received: {path}, which already holds "
+            f"{there[0].name}"
             + (f" and {len(there) - 1} more" if len(there) > 1 else "")
             + "; name another or empty it."
         )
@@ -145,22 +164,24 @@ def new_directory(path, leftovers=""):
 
 
 def claim_directory(path, identity, name):
-    """Makes the directory `path` the place of the job that `identity` describes, or recognises it as that already.
+    """Makes the directory `path` the place of the job that `identity` describes, or recognises it
+    as that already.
 
-    The identity is kept as JSON in the file `name`, so that a rerun of the same job continues in the same directory
-    and any other job is refused.
+    The identity is kept as JSON in the file `name`, so that a rerun of the same job continues in
+    the same directory and any other job is refused.
 
     Args:
         path: The directory.
-        identity: A flat dict of JSON values: everything the job's output depends on, and its "kind" in words.
+        identity: A flat dict of JSON values: everything the job's output depends on, and its "kind"
+            in words.
         name: The file in the directory that keeps the identity.
 
     Returns:
         The directory as a Path.
 
     Raises:
-        InputError: The directory holds something else, or the same job with another configuration; the message names
-            the differences.
+        InputError: The directory holds something else, or the same job with another configuration;
+            the message names the differences.
     """
     path = pathlib.Path(path)
     identity = json.loads(json.dumps(identity))
@@ -169,12 +190,14 @@ def claim_directory(path, identity, name):
         if there.get("kind") != identity["kind"]:
             received = there.get("kind", "something else")
             raise InputError(
-                f"Expected a directory for {identity['kind']}. Received: {path}, which holds {received}; name another."
+                f"Expected a directory for {identity['kind']}. Received: {path}, which holds "
+                f"{received}; name another."
             )
         differences = difference(there, identity)
         if differences:
             raise InputError(
-                f"Expected the configuration that {path} was made with. Received another: {differences}; "
+                f"Expected the configuration that {path} was made with. Received another: "
+                f"{differences}; "
                 "use the same, name another directory, or remove this one."
             )
         return path
@@ -185,10 +208,11 @@ def claim_directory(path, identity, name):
 
 @contextlib.contextmanager
 def locked(directory):
-    """Makes `directory` if need be and holds it against other processes that would work on the same.
+    """Makes `directory` if need be and holds it against other processes that would work on the
+    same.
 
-    The lock is a file `.lock` in it, held with flock, so that it ends with the process. It is removed at the end, and so is
-    the directory if nothing is in it.
+    The lock is a file `.lock` in it, held with flock, so that it ends with the process. It is
+    removed at the end, and so is the directory if nothing is in it.
 
     Yields:
         The directory as a Path.
@@ -198,7 +222,10 @@ def locked(directory):
     """
     directory = pathlib.Path(directory)
     if directory.exists() and not directory.is_dir():
-        raise InputError(f"Expected the name of a directory. Received: {directory}, which is a file; name another.")
+        raise InputError(
+            f"Expected the name of a directory. Received: {directory}, which is a file; name "
+            "another."
+        )
     lock = directory / LOCK
     file = _lock(lock)
     try:
@@ -211,7 +238,8 @@ def locked(directory):
 
 
 def _lock(path):
-    # Another process that has just ended may remove the directory before we open the file, and the file before we lock it.
+    # Another process that has just ended may remove the directory before we open the file, and the
+    # file before we lock it.
     while True:
         make_directory(path.parent)
         try:
@@ -223,12 +251,14 @@ def _lock(path):
         except BlockingIOError:
             file.close()
             raise InputError(
-                f"Expected {path.parent} to be free. Received: a directory that another process works on; wait for it."
+                f"Expected {path.parent} to be free. Received: a directory that another process "
+                "works on; wait for it."
             ) from None
         except OSError as error:
             file.close()
             raise InputError(
-                f"Expected a file system with locks (flock) at {path.parent}. Received: {error.strerror}; mount it with them."
+                f"Expected a file system with locks (flock) at {path.parent}. Received: "
+                f"{error.strerror}; mount it with them."
             ) from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -237,7 +267,8 @@ def _lock(path):
 
 
 def difference(before, after):
-    """Says how two dicts differ, in one line: `"seed: 1 before, 2 now; size: ..."`; empty if they do not."""
+    """Says how two dicts differ, in one line: `"seed: 1 before, 2 now; size: ..."`; empty if they
+    do not."""
     return "; ".join(
         f"{key}: {before.get(key)!r} before, {after.get(key)!r} now"
         for key in sorted(before.keys() | after.keys())
@@ -246,12 +277,15 @@ def difference(before, after):
 
 
 def make_directory(path):
-    """Makes the directory `path` with its parents, if it does not exist, and returns it as a Path."""
+    """Makes the directory `path` with its parents, if it does not exist, and returns it as a
+    Path."""
     path = pathlib.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if isinstance(error, FileExistsError) and not os.path.lexists(path):
             return make_directory(path)  # another process has just removed it
-        raise InputError(f"Expected a directory that can be made at {path}. Received: {error.strerror}.") from None
+        raise InputError(
+            f"Expected a directory that can be made at {path}. Received: {error.strerror}."
+        ) from None
     return path

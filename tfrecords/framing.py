@@ -20,7 +20,8 @@ def scan_records(path):
         path: A file, plain or gzip (told by its first bytes).
 
     Returns:
-        The number of records, the offset of every BLOCK_RECORDS-th of them (empty for gzip), and "none" or "gzip".
+        The number of records, the offset of every BLOCK_RECORDS-th of them (empty for gzip), and
+        "none" or "gzip".
 
     Raises:
         InputError: The file ends inside a record.
@@ -36,7 +37,8 @@ def scan_records(path):
 
 def _cut(path, count):
     return InputError(
-        f"{path}: expected TFRecords of tf.train.Example. Received: a file that is cut or damaged in record {count:,}."
+        f"{path}: expected TFRecords of tf.train.Example. Received: a file that is cut or damaged "
+        f"in record {count:,}."
     )
 
 

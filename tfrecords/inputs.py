@@ -1,4 +1,5 @@
-"""Where text comes from: files, directories, patterns and standard input, plain or compressed, whole or in pieces."""
+"""Where text comes from: files, directories, patterns and standard input, plain or compressed,
+whole or in pieces."""
 
 import bz2
 import contextlib
@@ -31,7 +32,15 @@ _MAGIC = {
     "xz": re.compile(rb"\xfd7zXZ\x00"),
     "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
 }
-_UNREADABLE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_UNREADABLE = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 # The white lines that part documents; the first line of a document follows so many or more.
 _WHITE_LINES = {"sentences": 1, "text": 2, "jsonl": 0}
@@ -44,7 +53,8 @@ class Piece:
     Args:
         path: The file.
         start: The offset of its first byte; of a Parquet file, the first row group.
-        end: The offset after its last byte, or the row group after its last; None for the end of the file.
+        end: The offset after its last byte, or the row group after its last; None for the end of
+            the file.
         size: About how many bytes it stands for, where start and end do not tell.
     """
 
@@ -70,31 +80,39 @@ class Piece:
 def input_files(inputs):
     """Expands files, directories and patterns to a list of files.
 
-    A directory stands for all files below it, sorted by path, but for those whose names begin with a dot; a pattern
-    (`*`, `?`, `[]`, and `**` for any directories) stands for all files that it matches or that are below what it matches,
-    sorted by path. "-", standard input, stays what it is; see `spool`.
+    A directory stands for all files below it, sorted by path, but for those whose names begin with
+    a dot; a pattern (`*`, `?`, `[]`, and `**` for any directories) stands for all files that it
+    matches or that are below what it matches, sorted by path. "-", standard input, stays what it
+    is; see `spool`.
 
     Args:
         inputs: Paths, or one.
 
     Raises:
-        InputError: Nothing is there, it is not a regular file, it cannot be read, or a file is there twice.
+        InputError: Nothing is there, it is not a regular file, it cannot be read, or a file is
+            there twice.
     """
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
     try:
         files = [file for path in inputs for file in _files_of(pathlib.Path(path))]
     except OSError as error:
-        raise InputError(f"Expected readable text files. Received: {error.filename} ({error.strerror}).") from None
+        raise InputError(
+            f"Expected readable text files. Received: {error.filename} ({error.strerror})."
+        ) from None
     if not files:
         raise InputError("Expected at least one text file. Received: none.")
     seen = {}
     for file in files:
         other = seen.setdefault(file.resolve(), file)
         if other is not file:
-            raise InputError(f"Expected each text file once. Received: {file}, which is {other}; name it once.")
+            raise InputError(
+                f"Expected each text file once. Received: {file}, which is {other}; name it once."
+            )
         if file != STANDARD_INPUT and not os.access(file, os.R_OK):
-            raise InputError(f"Expected a readable text file. Received: {file} (Permission denied).")
+            raise InputError(
+                f"Expected a readable text file. Received: {file} (Permission denied)."
+            )
     return files
 
 
@@ -106,13 +124,20 @@ def _files_of(path):
     if path.is_file():
         return [path]
     if path.exists():
-        raise InputError(f"Expected a text file or a directory. Received: {path}, which is neither.")
+        raise InputError(
+            f"Expected a text file or a directory. Received: {path}, which is neither."
+        )
     if path.is_symlink():
-        raise InputError(f"Expected a text file or a directory. Received: {path}, a symbolic link that leads nowhere.")
+        raise InputError(
+            f"Expected a text file or a directory. Received: {path}, a symbolic link that leads "
+            "nowhere."
+        )
     if glob.has_magic(str(path)):
         matches = glob.glob(str(path), recursive=True)
         if not matches:
-            raise InputError(f"Expected text files. Received: {path}, a pattern that matches nothing.")
+            raise InputError(
+                f"Expected text files. Received: {path}, a pattern that matches nothing."
+            )
         # A directory may match as well as what is in it.
         return sorted({file for match in matches for file in _files_of(pathlib.Path(match))})
     raise InputError(f"Expected a text file or a directory at {path}. Received: no such file.")
@@ -120,17 +145,24 @@ def _files_of(path):
 
 def _files_below(directory):
     def refuse(error):
-        raise InputError(f"Expected a directory that can be read. Received: {error.filename} ({error.strerror}).") from None
+        raise InputError(
+            f"Expected a directory that can be read. Received: {error.filename} ({error.strerror})."
+        ) from None
 
     files = []
     for parent, directories, names in os.walk(directory, onerror=refuse):
         directories[:] = [name for name in directories if not name.startswith(".")]
         paths = [pathlib.Path(parent, name) for name in names if not name.startswith(".")]
-        links = [pathlib.Path(parent, name) for name in directories if pathlib.Path(parent, name).is_symlink()]
+        links = [
+            pathlib.Path(parent, name)
+            for name in directories
+            if pathlib.Path(parent, name).is_symlink()
+        ]
         for path in paths + links:
             if not path.is_file():
                 raise InputError(
-                    f"Expected text files in {directory}. Received: {path}, which is none; name what it stands for."
+                    f"Expected text files in {directory}. Received: {path}, which is none; name "
+                    "what it stands for."
                 )
         files += paths
     if not files:
@@ -139,7 +171,8 @@ def _files_below(directory):
 
 
 def spool(files, path):
-    """Returns `files` with "-" replaced by `path`, a file that standard input is copied to: it has to be read twice."""
+    """Returns `files` with "-" replaced by `path`, a file that standard input is copied to: it has
+    to be read twice."""
     if STANDARD_INPUT not in files:
         return files
     with open(path, "wb") as file:
@@ -149,7 +182,8 @@ def spool(files, path):
 
 @contextlib.contextmanager
 def opened(path):
-    """Opens a file of text for reading bytes, decompressed if its first bytes are those of gzip, bzip2, xz or zstd.
+    """Opens a file of text for reading bytes, decompressed if its first bytes are those of gzip,
+    bzip2, xz or zstd.
 
     Yields:
         The file to read from, and the one on the disk, which tells how far the reading is.
@@ -165,10 +199,14 @@ def opened(path):
             yield (file if kind is None else stack.enter_context(_decompressed(file, kind))), file
     except OSError as error:
         if error.errno in _UNREADABLE:
-            raise InputError(f"Expected a readable text file. Received: {path} ({error.strerror}).") from None
+            raise InputError(
+                f"Expected a readable text file. Received: {path} ({error.strerror})."
+            ) from None
         if kind and error.errno is None:
             raise _damaged(path, kind, error) from None
-        error.filename = error.filename or str(path)  # of a disk or a network: nothing that another text would mend
+        error.filename = error.filename or str(
+            path
+        )  # of a disk or a network: nothing that another text would mend
         raise
     except Exception as error:
         # The errors of zstd are of a module that is loaded only when it is needed.
@@ -179,12 +217,14 @@ def opened(path):
 
 def _damaged(path, kind, error):
     return InputError(
-        f"{path}: expected a whole {kind} file. Received: one that is cut or damaged ({error}); fetch or compress it again."
+        f"{path}: expected a whole {kind} file. Received: one that is cut or damaged ({error}); "
+        "fetch or compress it again."
     )
 
 
 def compression(file):
-    """Tells by its first bytes what an open file is compressed with: gzip, bzip2, xz, zstd or None."""
+    """Tells by its first bytes what an open file is compressed with: gzip, bzip2, xz, zstd or
+    None."""
     start = file.peek(6)
     return next((kind for kind, magic in _MAGIC.items() if magic.match(start)), None)
 
@@ -201,7 +241,8 @@ def _decompressed(file, kind):
 
 
 class _Streams(io.RawIOBase):
-    """Compressed streams, one after the other, as one file; bz2.open and lzma.open take a damaged one for the end."""
+    """Compressed streams, one after the other, as one file; bz2.open and lzma.open take a damaged
+    one for the end."""
 
     def __init__(self, file, decompressor):
         self._file = file
@@ -230,10 +271,11 @@ class _Streams(io.RawIOBase):
 
 
 def pieces(files, format, piece_bytes=PIECE_BYTES):
-    """Cuts files into pieces of about `piece_bytes`, each of whole documents; a compressed file is one piece.
+    """Cuts files into pieces of about `piece_bytes`, each of whole documents; a compressed file is
+    one piece.
 
-    However the documents are cut into pieces, the pieces one after the other are the documents in their order.
-    """
+    However the documents are cut into pieces, the pieces one after the other are the documents in
+    their order."""
     return [piece for path in files for piece in _pieces_of(str(path), format, piece_bytes)]
 
 
@@ -269,7 +311,10 @@ def batches(the_pieces, batch_bytes=PIECE_BYTES):
 def _pieces_of(path, format, piece_bytes):
     if format == "parquet":
         with parquet_file(path) as file:
-            sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)]
+            sizes = [
+                file.metadata.row_group(group).total_byte_size
+                for group in range(file.num_row_groups)
+            ]
             return [Piece(path, group, group + 1, size) for group, size in enumerate(sizes)]
     size = pathlib.Path(path).stat().st_size
     with open(path, "rb") as file:
@@ -286,9 +331,13 @@ def _pieces_of(path, format, piece_bytes):
 
 
 def _document_start(file, offset, white_lines):
-    """The offset of the first line after `offset` that has so many white lines before it, or None; found in one reading."""
+    """The offset of the first line after `offset` that has so many white lines before it, or None;
+    found in one reading."""
     file.seek(offset)
-    count, begins = 0, False  # whether a line begins here: `offset` may be inside one, and a long line comes in parts
+    count, begins = (
+        0,
+        False,
+    )  # whether a line begins here: `offset` may be inside one, and a long line comes in parts
     while line := file.readline(LINE_BYTES):
         if begins:
             if line.strip() and count >= white_lines:
@@ -299,11 +348,12 @@ def _document_start(file, offset, white_lines):
 
 
 def line_blocks(file, piece):
-    """Yields the bytes of a piece as (offset, bytes, part): whole lines, many at a time, or a part of a long line.
+    """Yields the bytes of a piece as (offset, bytes, part): whole lines, many at a time, or a part
+    of a long line.
 
-    A line of more than LINE_BYTES comes in parts, numbered from 1, none of which is white unless the whole line is; whole
-    lines have the part 0. Where a line is cut depends on nothing but the line.
-    """
+    A line of more than LINE_BYTES comes in parts, numbered from 1, none of which is white unless
+    the whole line is; whole lines have the part 0. Where a line is cut depends on nothing but the
+    line."""
     if piece.start:
         file.seek(piece.start)
     offset, rest, part = piece.start, b"", 0
@@ -334,7 +384,8 @@ def line_blocks(file, piece):
 
 
 def _cut(line):
-    """Where to cut the first LINE_BYTES of a long line: after white space, or else where the last character begins."""
+    """Where to cut the first LINE_BYTES of a long line: after white space, or else where the last
+    character begins."""
     cut = max(line.rfind(b" "), line.rfind(b"\t")) + 1
     if cut:
         return cut
@@ -356,17 +407,27 @@ def parquet_file(path):
         import pyarrow.parquet
     except ImportError:
         raise InputError(
-            "Expected the package pyarrow, which reads Parquet. Received: none; pip install '.[parquet]' in the clone."
+            "Expected the package pyarrow, which reads Parquet. Received: none; pip install "
+            "'.[parquet]' in the clone."
         ) from None
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             if "text" not in file.schema_arrow.names:
                 names = ", ".join(file.schema_arrow.names)
-                raise InputError(f"{path}: expected a column 'text'. Received: columns {names}; rename the one with the text.")
+                raise InputError(
+                    f"{path}: expected a column 'text'. Received: columns {names}; rename the one "
+                    "with the text."
+                )
             yield file
     except MemoryError:  # pyarrow's is an ArrowException too
         raise
     except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and error.errno not in _UNREADABLE:
+        if (
+            isinstance(error, OSError)
+            and error.errno is not None
+            and error.errno not in _UNREADABLE
+        ):
             raise
-        raise InputError(f"{path}: expected a Parquet file. Received: {str(error).splitlines()[0]}.") from None
+        raise InputError(
+            f"{path}: expected a Parquet file. Received: {str(error).splitlines()[0]}."
+        ) from None

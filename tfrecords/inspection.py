@@ -1,4 +1,5 @@
-"""What is in a directory of records, in words: counts, warnings, decoded examples, and whether every record is sound."""
+"""What is in a directory of records, in words: counts, warnings, decoded examples, and whether
+every record is sound."""
 
 import tensorflow as tf
 
@@ -9,14 +10,18 @@ from tfrecords.reader import features_of, limits_of, read
 from tfrecords.schema import load_manifest
 
 _RECORDS_PER_BATCH = 1024
-_LABELS = {"nsp": ("B follows A (0)", "B is random (1)"), "sop": ("A and B in order (0)", "A and B swapped (1)")}
+_LABELS = {
+    "nsp": ("B follows A (0)", "B is random (1)"),
+    "sop": ("A and B in order (0)", "A and B swapped (1)"),
+}
 
 
 def inspect(directory, num_examples=3, verify=False):
-    """Describes records as text: shapes, counts per split, warnings where a count looks wrong, and decoded examples.
+    """Describes records as text: shapes, counts per split, warnings where a count looks wrong, and
+    decoded examples.
 
-    In an example, `[MASK→word]` stands for a masked piece and its label, `[other→word]` for one that was replaced, and
-    `[word=]` for one that is predicted but left as it is.
+    In an example, `[MASK→word]` stands for a masked piece and its label, `[other→word]` for one
+    that was replaced, and `[word=]` for one that is predicted but left as it is.
 
     Args:
         directory: A directory of records with a manifest.
@@ -33,26 +38,44 @@ def inspect(directory, num_examples=3, verify=False):
     if verify:
         verify_records(manifest)
     config, corpus = manifest.config, manifest.counts["corpus"]
-    masking = "masked when written" if config.masking == "static" else "masked in reading, other masks in every epoch"
+    masking = (
+        "masked when written"
+        if config.masking == "static"
+        else "masked in reading, other masks in every epoch"
+    )
     lines = [
-        f"{manifest.directory}: records of S = {manifest.sequence_length} tokens with P = {manifest.max_predictions} slots "
+        f"{manifest.directory}: records of S = {manifest.sequence_length} tokens with P = "
+        f"{manifest.max_predictions} slots "
         f"for masked tokens ({config.mask_unit}s, {masking}), pairs: {config.pairs}, "
         f"{manifest.vocabulary_size:,} pieces of vocabulary ({manifest.vocabulary_sha256[:12]})",
-        f"corpus: {corpus['documents']:,} documents, {corpus['sentences']:,} sentences, {corpus['tokens']:,} tokens, "
+        f"corpus: {corpus['documents']:,} documents, {corpus['sentences']:,} sentences, "
+        f"{corpus['tokens']:,} tokens, "
         f"{corpus['unknown_tokens'] / corpus['tokens']:.2%} of them [UNK]; "
         f"{corpus['long_sentences']:,} sentences longer than a sequence are cut",
     ]
-    lines += [f"  {value:,} {_COUNTED[name]}" for name, value in corpus.items() if value and name in _COUNTED]
-    lines += [f"{split}: {_split_line(manifest, split, counts)}" for split, counts in _splits(manifest)]
+    lines += [
+        f"  {value:,} {_COUNTED[name]}"
+        for name, value in corpus.items()
+        if value and name in _COUNTED
+    ]
+    lines += [
+        f"{split}: {_split_line(manifest, split, counts)}" for split, counts in _splits(manifest)
+    ]
     if verify:
         lines.append(f"all {sum(shard.records for shard in manifest.shards):,} records are sound")
     lines += [f"warning: {warning}" for warning in _warnings(manifest)]
     if num_examples:
-        lines += ["", "[MASK→x]: x is masked; [y→x]: x is replaced by y; [x=]: x is predicted but left; …: a word is cut here"]
+        lines += [
+            "",
+            "[MASK→x]: x is masked; [y→x]: x is replaced by y; [x=]: x is predicted but left; …: a "
+            "word is cut here",
+        ]
     vocabulary = manifest.load_vocabulary()
     split = manifest.shards[0].split
     for number, (*example, label) in enumerate(_examples(manifest, split, num_examples)):
-        title = f"{split} record {number}:" + (f" {_LABELS[config.pairs][label]}" if label is not None else "")
+        title = f"{split} record {number}:" + (
+            f" {_LABELS[config.pairs][label]}" if label is not None else ""
+        )
         lines += ["", title, decode(*example, vocabulary)]
     return "\n".join(lines)
 
@@ -75,13 +98,16 @@ def _split_line(manifest, split, counts):
     records = counts["records"]
     shards = [shard for shard in manifest.shards if shard.split == split]
     parts = [
-        f"{records:,} records in {len(shards)} files ({sum(shard.bytes for shard in shards) / 1e6:,.1f} MB) from "
+        f"{records:,} records in {len(shards)} files "
+        f"({sum(shard.bytes for shard in shards) / 1e6:,.1f} MB) from "
         f"{counts['documents']:,} documents"
     ]
     if records and manifest.pairs != "none":
         what = "random next sentences" if manifest.pairs == "nsp" else "swapped"
         parts.append(f"{counts['positive_labels'] / records:.1%} {what}")
-        parts.append(f"{counts['truncated'] / records:.1%} cut to length (BERT fills pairs up and cuts them)")
+        parts.append(
+            f"{counts['truncated'] / records:.1%} cut to length (BERT fills pairs up and cuts them)"
+        )
     if records:
         parts.append(f"{1 - counts['tokens'] / (records * manifest.sequence_length):.1%} padding")
     if counts["masked_tokens"]:
@@ -100,22 +126,29 @@ def _warnings(manifest):
         )
     if corpus["sentences"] > 1000 * corpus["documents"]:
         yield (
-            f"{corpus['sentences'] / corpus['documents']:,.0f} sentences in a document; do empty lines part the documents, "
+            f"{corpus['sentences'] / corpus['documents']:,.0f} sentences in a document; do empty "
+            "lines part the documents, "
             "as the format asks?"
         )
     if corpus["long_sentences"] > 0.1 * corpus["sentences"]:
         yield (
-            f"{corpus['long_sentences'] / corpus['sentences']:.0%} of the sentences are longer than a sequence; are these "
+            f"{corpus['long_sentences'] / corpus['sentences']:.0%} of the sentences are longer "
+            "than a sequence; are these "
             "paragraphs, for --format text?"
         )
     for split, counts in _splits(manifest):
         if not counts["records"]:
             yield f"there are no records in the {split} split."
-        if manifest.pairs != "none" and not 0.3 * counts["records"] <= counts["positive_labels"] <= 0.7 * counts["records"]:
+        if (
+            manifest.pairs != "none"
+            and not 0.3 * counts["records"] <= counts["positive_labels"] <= 0.7 * counts["records"]
+        ):
             kind = "random" if manifest.pairs == "nsp" else "swapped"
             yield (
-                f"{counts['positive_labels'] / counts['records']:.0%} of the {split} pairs are {kind}, where about 50 % is "
-                "usual; documents of one or two sentences make such records: do empty lines part documents, and line ends "
+                f"{counts['positive_labels'] / counts['records']:.0%} of the {split} pairs are "
+                f"{kind}, where about 50 % is "
+                "usual; documents of one or two sentences make such records: do empty lines part "
+                "documents, and line ends "
                 "sentences?"
             )
         if counts["tokens"] < 0.5 * counts["records"] * manifest.sequence_length:
@@ -123,25 +156,36 @@ def _warnings(manifest):
 
 
 def _examples(manifest, split, count):
-    """Yields (token_ids, labels, positions, weights, label of the pair or None) of a split's first records, as arrays."""
+    """Yields (token_ids, labels, positions, weights, label of the pair or None) of a split's first
+    records, as arrays."""
     count = min(count, manifest.num_records(split))
     if not count:
         return
     try:
         # Read ahead, and so found damaged, are more records than are shown.
-        batches = list(read(manifest, split, batch_size=1, shuffle=False).take(count).as_numpy_iterator())
+        batches = list(
+            read(manifest, split, batch_size=1, shuffle=False).take(count).as_numpy_iterator()
+        )
     except tf.errors.DataLossError as error:
         raise InputError(
-            f"{manifest.directory}: expected whole records. Received: damage ({error.message}); --verify names the file."
+            f"{manifest.directory}: expected whole records. Received: damage ({error.message}); "
+            "--verify names the file."
         ) from None
     for x, y, sample_weight in batches:
         length = int(x["padding_mask"][0].sum())
         label = int(y["nsp"][0]) if "nsp" in y else None
-        yield x["token_ids"][0, :length], y["mlm"][0], x["mask_positions"][0], sample_weight["mlm"][0], label
+        yield (
+            x["token_ids"][0, :length],
+            y["mlm"][0],
+            x["mask_positions"][0],
+            sample_weight["mlm"][0],
+            label,
+        )
 
 
 def verify_records(manifest):
-    """Reads all records: hashes, framing and CRCs of the files, numbers of records, ids, positions and labels in range.
+    """Reads all records: hashes, framing and CRCs of the files, numbers of records, ids, positions
+    and labels in range.
 
     Raises:
         InputError: Something is wrong; the message names the file, and the record where it can.
@@ -153,33 +197,49 @@ def verify_records(manifest):
         count = 0
         try:
             for batch in records.batch(_RECORDS_PER_BATCH):
-                _verify_values(tf.io.parse_example(batch, features_of(manifest)), manifest, path, count)
+                _verify_values(
+                    tf.io.parse_example(batch, features_of(manifest)), manifest, path, count
+                )
                 count += len(batch)
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
             raise InputError(
-                f"{path}: expected whole records. Received: damage behind record {count:,} ({error.message})."
+                f"{path}: expected whole records. Received: damage behind record {count:,} "
+                f"({error.message})."
             ) from None
         if shard.compression == "none" and (offsets := scan_records(path)[1]) != shard.offsets:
-            raise InputError(f"{path}: expected blocks of records at {shard.offsets}, as in the manifest. Received: {offsets}.")
+            raise InputError(
+                f"{path}: expected blocks of records at {shard.offsets}, as in the manifest. "
+                f"Received: {offsets}."
+            )
         if count != shard.records:
-            raise InputError(f"{path}: expected {shard.records:,} records, as in the manifest. Received: {count:,}.")
+            raise InputError(
+                f"{path}: expected {shard.records:,} records, as in the manifest. Received: "
+                f"{count:,}."
+            )
 
 
 _NUM_IDS = "a number of input_ids"
 
 
 def _verify_values(features, manifest, path, first):
-    limits = limits_of(manifest.sequence_length, manifest.vocabulary_size) | {_NUM_IDS: manifest.sequence_length + 1}
+    limits = limits_of(manifest.sequence_length, manifest.vocabulary_size) | {
+        _NUM_IDS: manifest.sequence_length + 1
+    }
     if manifest.config.masking == "dynamic":
         features = features | {_NUM_IDS: features[schema.INPUT_IDS].row_lengths()[:, None]}
     for name, values in features.items():
         if name in limits:
-            dense = values.to_tensor().numpy() if isinstance(values, tf.RaggedTensor) else values.numpy()
+            dense = (
+                values.to_tensor().numpy()
+                if isinstance(values, tf.RaggedTensor)
+                else values.numpy()
+            )
             wrong = (dense < 0) | (dense >= limits[name])
             if wrong.any():
                 record = int(wrong.any(axis=1).argmax())
                 raise InputError(
-                    f"{path}, record {first + record:,}: expected {name} from 0 to {limits[name] - 1:,}. "
+                    f"{path}, record {first + record:,}: expected {name} from 0 to "
+                    f"{limits[name] - 1:,}. "
                     f"Received: {dense[record][wrong[record]][0]}."
                 )
 
@@ -200,6 +260,13 @@ def decode(token_ids, labels, positions, weights, vocabulary):
             original = vocabulary.tokens[label]
             joint, word = ("##", original[2:]) if original.startswith("##") else ("", original)
             shown = pieces[position].strip("[]").removeprefix("##")
-            pieces[position] = f"{joint}[{word}=]" if pieces[position] == original else f"{joint}[{shown}→{word}]"
-    text = " ".join(pieces).replace("[CLS] ##", "[CLS] …").replace("[SEP] ##", "[SEP] …").replace(" ##", "")
+            pieces[position] = (
+                f"{joint}[{word}=]" if pieces[position] == original else f"{joint}[{shown}→{word}]"
+            )
+    text = (
+        " ".join(pieces)
+        .replace("[CLS] ##", "[CLS] …")
+        .replace("[SEP] ##", "[SEP] …")
+        .replace(" ##", "")
+    )
     return "  " + text.replace(" [SEP] ", " [SEP]\n  ", 1)

@@ -1,10 +1,10 @@
 """One masking of token ids for writing records and for reading them.
 
-Devlin et al. 2019, section 3.1 and appendix A.1; create_masked_lm_predictions of google-research/bert, for whole words too;
-n-grams as in Lan et al. 2020 (ALBERT), section 3.1. The masks of a record are a pure function of its tokens and its key: they
-depend neither on the batch that it comes in nor on its place there. The loops compile (numba); a plain version that is fed
-the same draws gives the same masks, and stands in tests/test_masking.py.
-"""
+Devlin et al. 2019, section 3.1 and appendix A.1; create_masked_lm_predictions of
+google-research/bert, for whole words too; n-grams as in Lan et al. 2020 (ALBERT), section 3.1. The
+masks of a record are a pure function of its tokens and its key: they depend neither on the batch
+that it comes in nor on its place there. The loops compile (numba); a plain version that is fed the
+same draws gives the same masks, and stands in tests/test_masking.py."""
 
 import collections
 import dataclasses
@@ -25,12 +25,16 @@ class Masking:
     """What to mask.
 
     Args:
-        vocabulary: A Vocabulary: the special tokens, the ids to replace with, and the pieces `##...` that continue a word.
+        vocabulary: A Vocabulary: the special tokens, the ids to replace with, and the pieces
+            `##...` that continue a word.
         max_predictions: P, the number of slots for predicted tokens in a sequence.
-        mask_rate: The share of a sequence's tokens, special ones included, that is predicted; from 0 to 1.
+        mask_rate: The share of a sequence's tokens, special ones included, that is predicted; from
+            0 to 1.
         mask_share: The share of the predicted tokens that becomes [MASK]; from 0 to 1.
-        random_share: The share of them that becomes a random token; from 0 to 1 - mask_share. The rest stays.
-        unit: What is drawn: "token" (any piece), "word" (all the pieces of a word) or "ngram" (1 to 3 words in a row).
+        random_share: The share of them that becomes a random token; from 0 to 1 - mask_share. The
+            rest stays.
+        unit: What is drawn: "token" (any piece), "word" (all the pieces of a word) or "ngram" (1 to
+            3 words in a row).
 
     Raises:
         ValueError: There is no such unit.
@@ -45,7 +49,10 @@ class Masking:
 
     def __post_init__(self):
         if self.unit not in MASK_UNITS:
-            raise ValueError(f"Expected a unit of masking among {', '.join(MASK_UNITS)}. Received: {self.unit!r}.")
+            raise ValueError(
+                f"Expected a unit of masking among {', '.join(MASK_UNITS)}. Received: "
+                f"{self.unit!r}."
+            )
 
     @classmethod
     def of(cls, vocabulary, config):
@@ -60,7 +67,8 @@ class Masking:
         )
 
     def num_predictions(self, lengths):
-        """How many tokens are predicted in sequences of so many tokens, special ones included: at least 1, at most P.
+        """How many tokens are predicted in sequences of so many tokens, special ones included: at
+        least 1, at most P.
 
         Args:
             lengths: int [B].
@@ -85,15 +93,20 @@ class Masking:
             random_end=int((self.mask_share + self.random_share) * 2**31),
             whole_words=self.unit != "token",
             continues_word=np.array([token.startswith("##") for token in self.vocabulary.tokens]),
-            ngram_ends=np.array(_ngram_ends(LONGEST_NGRAM if self.unit == "ngram" else 1), np.int64),
+            ngram_ends=np.array(
+                _ngram_ends(LONGEST_NGRAM if self.unit == "ngram" else 1), np.int64
+            ),
         )
 
 
 _Rule = collections.namedtuple(
-    "_Rule", "cls_id sep_id mask_id vocabulary_size mask_end random_end whole_words continues_word ngram_ends"
+    "_Rule",
+    "cls_id sep_id mask_id vocabulary_size mask_end random_end whole_words continues_word "
+    "ngram_ends",
 )
-"""A Masking in numbers. A draw below `mask_end` says [MASK], else one below `random_end` a random token; a draw at or above
-`ngram_ends[n - 1]` says more than n words. `continues_word` is bool [V]."""
+"""A Masking in numbers. A draw below `mask_end` says [MASK], else one below `random_end` a random
+token; a draw at or above `ngram_ends[n - 1]` says more than n words. `continues_word` is bool
+[V]."""
 
 
 def _ngram_ends(longest):
@@ -109,9 +122,10 @@ def _ngram_ends(longest):
 def mask_tokens(token_ids, lengths, masking, keys):
     """Masks a batch of sequences.
 
-    Of each sequence, `masking.num_predictions(length)` tokens are predicted, drawn without replacement from all but [CLS]
-    and [SEP]. Of those, 80 % (`mask_share`) become [MASK], 10 % (`random_share`) a random token and 10 % stay, each drawn by
-    itself. For one sequence, with 101 = [CLS], 102 = [SEP], 103 = [MASK]:
+    Of each sequence, `masking.num_predictions(length)` tokens are predicted, drawn without
+    replacement from all but [CLS] and [SEP]. Of those, 80 % (`mask_share`) become [MASK], 10 %
+    (`random_share`) a random token and 10 % stay, each drawn by itself. For one sequence, with 101
+    = [CLS], 102 = [SEP], 103 = [MASK]:
 
         token_ids       101  7  8 102  9  5 102   0        lengths  7
         masked_ids      101  7 103 102  9  5 102   0
@@ -119,8 +133,8 @@ def mask_tokens(token_ids, lengths, masking, keys):
         labels            8   0
         weights         1.0 0.0
 
-    Words are taken whole with the units "word" and "ngram", so that there may be fewer predictions, and none at all if every
-    word of the sequence is longer than their number; see `_choose_words`.
+    Words are taken whole with the units "word" and "ngram", so that there may be fewer predictions,
+    and none at all if every word of the sequence is longer than their number; see `_choose_words`.
 
     Args:
         token_ids: int32 [B, S], zero-padded, S at least P.
@@ -129,8 +143,9 @@ def mask_tokens(token_ids, lengths, masking, keys):
         keys: int64 [B], the key of each sequence's draws; see `keys.record_keys`.
 
     Returns:
-        A dict of `token_ids` (int32 [B, S], masked), `positions` (int32 [B, P], ascending, then zeros), `labels` (int32
-        [B, P], the original ids there, then zeros) and `weights` (float32 [B, P], 1 on slots in use, else 0).
+        A dict of `token_ids` (int32 [B, S], masked), `positions` (int32 [B, P], ascending, then
+        zeros), `labels` (int32 [B, P], the original ids there, then zeros) and `weights` (float32
+        [B, P], 1 on slots in use, else 0).
     """
     slots = len(token_ids), masking.max_predictions
     masked = {
@@ -139,22 +154,38 @@ def mask_tokens(token_ids, lengths, masking, keys):
         "labels": np.zeros(slots, np.int32),
         "weights": np.zeros(slots, np.float32),
     }
-    # Copies, since an array that is read-only would be another type to numba, which it would compile for once more.
+    # Copies, since an array that is read-only would be another type to numba, which it would
+    # compile for once more.
     lengths, keys = np.array(lengths, np.int64), np.array(keys, np.int64)
     _mask(lengths, keys, masking.num_predictions(lengths), masking.rule, *masked.values())
     return masked
 
 
 def mask_tensors(token_ids, lengths, masking, keys):
-    """`mask_tokens` for tensors, in the graphs of tf.data too. S has to be known when the graph is made; B need not be."""
+    """`mask_tokens` for tensors, in the graphs of tf.data too. S has to be known when the graph is
+    made; B need not be."""
 
     def mask(token_ids, lengths, keys):
         return tuple(mask_tokens(token_ids, lengths, masking, keys).values())
 
-    names, types = ("token_ids", "positions", "labels", "weights"), [tf.int32, tf.int32, tf.int32, tf.float32]
-    masked = dict(zip(names, tf.numpy_function(mask, [token_ids, lengths, keys], types, stateful=False), strict=True))
+    names, types = (
+        ("token_ids", "positions", "labels", "weights"),
+        [tf.int32, tf.int32, tf.int32, tf.float32],
+    )
+    masked = dict(
+        zip(
+            names,
+            tf.numpy_function(mask, [token_ids, lengths, keys], types, stateful=False),
+            strict=True,
+        )
+    )
     for name, values in masked.items():
-        values.set_shape([token_ids.shape[0], token_ids.shape[1] if name == "token_ids" else masking.max_predictions])
+        values.set_shape(
+            [
+                token_ids.shape[0],
+                token_ids.shape[1] if name == "token_ids" else masking.max_predictions,
+            ]
+        )
     return masked
 
 
@@ -162,16 +193,17 @@ def mask_tensors(token_ids, lengths, masking, keys):
 def _mask(lengths, keys, num_predictions, rule, token_ids, positions, labels, weights):
     """Masks `token_ids` in place and fills the other three; arguments as in `mask_tokens`.
 
-    A record has S draws for the order of its positions; P for what becomes of its slots; P for the random tokens; and, for
-    n-grams alone, S for n at its positions.
-    """
+    A record has S draws for the order of its positions; P for what becomes of its slots; P for the
+    random tokens; and, for n-grams alone, S for n at its positions."""
     sequence_length, num_slots = token_ids.shape[1], positions.shape[1]
     chosen_in_row = np.empty(sequence_length, np.bool_)
     chosen_positions = np.empty(sequence_length + 1, np.int64)
     for row in range(len(token_ids)):
         ids, key, chosen = token_ids[row, : lengths[row]], keys[row], chosen_in_row[: lengths[row]]
         if rule.whole_words:
-            _choose_words(ids, key, sequence_length + 2 * num_slots, num_predictions[row], rule, chosen)
+            _choose_words(
+                ids, key, sequence_length + 2 * num_slots, num_predictions[row], rule, chosen
+            )
         else:
             _choose_tokens(ids, key, num_predictions[row], rule, chosen)
         for slot in range(_find(chosen, chosen_positions)):
@@ -179,13 +211,17 @@ def _mask(lengths, keys, num_predictions, rule, token_ids, positions, labels, we
             positions[row, slot] = position
             labels[row, slot] = ids[position]
             weights[row, slot] = 1
-            what, replacement = draw(key, sequence_length + slot), draw(key, sequence_length + num_slots + slot)
+            what, replacement = (
+                draw(key, sequence_length + slot),
+                draw(key, sequence_length + num_slots + slot),
+            )
             ids[position] = _shown(ids[position], what, replacement, rule)
 
 
 @compiled
 def _shown(label, what, replacement, rule):
-    """What the model sees in place of a label, by two draws: [MASK], a random token of the whole vocabulary or the label."""
+    """What the model sees in place of a label, by two draws: [MASK], a random token of the whole
+    vocabulary or the label."""
     if what < rule.mask_end:
         return rule.mask_id
     if what < rule.random_end:
@@ -195,10 +231,13 @@ def _shown(label, what, replacement, rule):
 
 @compiled
 def _find(chosen, positions):
-    """Puts the positions that are chosen into `positions`, which has one place more, and returns their number."""
+    """Puts the positions that are chosen into `positions`, which has one place more, and returns
+    their number."""
     count = 0
     for position in range(len(chosen)):
-        positions[count] = position  # for the next one to replace unless it is chosen: cheaper than a branch
+        positions[count] = (
+            position  # for the next one to replace unless it is chosen: cheaper than a branch
+        )
         count += chosen[position]
     return count
 
@@ -229,10 +268,11 @@ def _choose_tokens(ids, key, num_predictions, rule, chosen):
 
 @compiled
 def _least_rank(ranks, number):
-    """A bound that so many of the ranks reach, or all that are not 0 if those are fewer; by bisection.
+    """A bound that so many of the ranks reach, or all that are not 0 if those are fewer; by
+    bisection.
 
-    The ranks are uniform and distinct, so that a bound between two neighbours is found in few passes, about 9 for 128.
-    """
+    The ranks are uniform and distinct, so that a bound between two neighbours is found in few
+    passes, about 9 for 128."""
     low, high = 1, _RANKS_END
     bound = low
     while True:
@@ -252,15 +292,17 @@ def _least_rank(ranks, number):
 def _choose_words(ids, key, ngram_draws, num_predictions, rule, chosen):
     """Chooses whole words, or n-grams of them, as many as fit; arguments as in `_choose_tokens`.
 
-    A word is a piece and the pieces `##...` that continue it. It never crosses a special token: `##...` right after [CLS]
-    or [SEP] starts a word of its own. The words of a sequence are visited once each in random order, until
-    `num_predictions` pieces are chosen or no word is left. Each visit offers a span:
+    A word is a piece and the pieces `##...` that continue it. It never crosses a special token:
+    `##...` right after [CLS] or [SEP] starts a word of its own. The words of a sequence are visited
+    once each in random order, until `num_predictions` pieces are chosen or no word is left. Each
+    visit offers a span:
 
-        "word": The word. It is taken if it fits into what is left of `num_predictions`, else passed over.
-        "ngram": The word and the n - 1 words after it, n from 1 to 3 with p(n) proportional to 1/n; fewer words where [CLS],
-            [SEP] or the end of the sequence comes first. While it does not fit, its last word is dropped. What remains is
-            taken unless one of its words is already chosen, and then the visit is over, as in ALBERT's script (where
-            n-grams cross [SEP]).
+        "word": The word. It is taken if it fits into what is left of `num_predictions`, else passed
+        over. "ngram": The word and the n - 1 words after it, n from 1 to 3 with p(n) proportional
+        to 1/n; fewer words where [CLS],
+            [SEP] or the end of the sequence comes first. While it does not fit, its last word is
+            dropped. What remains is taken unless one of its words is already chosen, and then the
+            visit is over, as in ALBERT's script (where n-grams cross [SEP]).
 
     `ngram_draws` is the index of the first draw of n.
     """
@@ -270,7 +312,9 @@ def _choose_words(ids, key, ngram_draws, num_predictions, rule, chosen):
         ranks[position] = _rank(key, position) if word_ends[position] else 0
     chosen[:] = False
     left = num_predictions
-    rank = _largest(ranks)  # again for every visit: for the few that it takes as a rule, cheaper than sorting all
+    rank = _largest(
+        ranks
+    )  # again for every visit: for the few that it takes as a rule, cheaper than sorting all
     while left > 0 and rank > 0:
         start = _ranked_position(rank)
         end = _span_end(start, _num_words(draw(key, ngram_draws + start), rule), left, word_ends)
@@ -292,7 +336,8 @@ def _num_words(n_draw, rule):
 
 @compiled
 def _span_end(start, num_words, left, word_ends):
-    """The end of at most `num_words` words in a row from `start`, as many as fit into `left` pieces; `start` if none does."""
+    """The end of at most `num_words` words in a row from `start`, as many as fit into `left`
+    pieces; `start` if none does."""
     end = start
     while num_words > 0 and 0 < word_ends[end] <= start + left:
         end = word_ends[end]
@@ -302,7 +347,8 @@ def _span_end(start, num_words, left, word_ends):
 
 @compiled
 def _word_ends(ids, rule):
-    """Where each word ends, at the position of its first piece, and 0 elsewhere: int64 [length + 1].
+    """Where each word ends, at the position of its first piece, and 0 elsewhere: int64 [length +
+    1].
 
     With 2 = [CLS], 3 = [SEP] and the pieces 6 and 9 continuing a word:
 
@@ -327,7 +373,8 @@ _RANKS_END = 1 << 62
 
 @compiled
 def _rank(key, position):
-    """int64, above 0, by which positions are put in order: by falling draw, of equal ones the first position first."""
+    """int64, above 0, by which positions are put in order: by falling draw, of equal ones the first
+    position first."""
     return draw(key, position) << 31 | _LAST_POSITION - position
 
 
@@ -346,14 +393,16 @@ def _largest(ranks):
 
 @compiled
 def draw(key, index):
-    """One of the uniform draws behind a masking: splitmix64 (Steele et al. 2014), counted from the key of each record.
+    """One of the uniform draws behind a masking: splitmix64 (Steele et al. 2014), counted from the
+    key of each record.
 
     Args:
         key: int64.
         index: The index of the draw.
 
     Returns:
-        int64, from 0 to 2 ** 31 - 1: the upper 31 bits of splitmix64's output number index + 1 from the state `key`.
+        int64, from 0 to 2 ** 31 - 1: the upper 31 bits of splitmix64's output number index + 1 from
+        the state `key`.
     """
     z = np.uint64(key) + np.uint64(index + 1) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

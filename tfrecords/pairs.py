@@ -1,15 +1,17 @@
-"""Tokenized documents to the sequences that BERT is pretrained on: sentence pairs, or text without a second segment.
+"""Tokenized documents to the sequences that BERT is pretrained on: sentence pairs, or text without
+a second segment.
 
 Three kinds of them, with the label that a classifier on [CLS] learns:
 
-    nsp     [CLS] A [SEP] B [SEP]   B follows A (0) or is from another document (1); Devlin et al. 2019 (BERT)
-    sop     [CLS] A [SEP] B [SEP]   A and B are in order (0) or swapped (1); Lan et al. 2020 (ALBERT)
-    none    [CLS] A [SEP]           no label (0), full sentences; Liu et al. 2019 (RoBERTa)
+    nsp     [CLS] A [SEP] B [SEP]   B follows A (0) or is from another document (1); Devlin et al.
+    2019 (BERT) sop     [CLS] A [SEP] B [SEP]   A and B are in order (0) or swapped (1); Lan et al.
+    2020 (ALBERT) none    [CLS] A [SEP]           no label (0), full sentences; Liu et al. 2019
+    (RoBERTa)
 
-Documents arrive as flat arrays and pairs leave as flat arrays, so that the loops compile (numba). Every random choice is one
-draw `u` of `generator.random()`; an integer in [0, n) is `int(u * n)`. A plain version that is fed the same draws gives
-the same pairs; one of each kind stands in tests/test_pairs.py.
-"""
+Documents arrive as flat arrays and pairs leave as flat arrays, so that the loops compile (numba).
+Every random choice is one draw `u` of `generator.random()`; an integer in [0, n) is `int(u * n)`. A
+plain version that is fed the same draws gives the same pairs; one of each kind stands in
+tests/test_pairs.py."""
 
 import collections
 import dataclasses
@@ -22,81 +24,22 @@ from tfrecords.schema import PAIRS
 
 
 @dataclasses.dataclass(frozen=True)
-class Documents:
-    """Tokenized documents, flat.
-
-    Two documents, the first of the sentences (7 8) and (9), the second of (5 5):
-
-        tokens           7 8 9 5 5
-        sentence_starts  0 2 3 5      sentence k is tokens[sentence_starts[k] : sentence_starts[k + 1]]
-        document_starts  0 2 3        document d is sentences document_starts[d] to document_starts[d + 1] - 1
-
-    Args:
-        tokens: int32 [number of tokens].
-        sentence_starts: int64 [number of sentences + 1].
-        document_starts: int64 [number of documents + 1]. No sentence and no document is empty.
-    """
-
-    tokens: np.ndarray
-    sentence_starts: np.ndarray
-    document_starts: np.ndarray
-
-    def __len__(self):
-        return len(self.document_starts) - 1
-
-    @classmethod
-    def of(cls, documents):
-        """Flattens documents: a list of documents, each a list of sentences, each a sequence of ids.
-
-        >>> Documents.of([[[7, 8], [9]], [[5, 5]]]).sentence_starts
-        array([0, 2, 3, 5])
-        """
-        sentences = [sentence for document in documents for sentence in document]
-        return cls(
-            tokens=np.concatenate([np.zeros(0, np.int32), *(np.asarray(s, np.int32) for s in sentences)]),
-            sentence_starts=_starts([len(sentence) for sentence in sentences]),
-            document_starts=_starts([len(document) for document in documents]),
-        )
-
-    @classmethod
-    def of_lengths(cls, tokens, sentence_lengths, document_lengths):
-        """Documents from the lengths of sentences in tokens and of documents in sentences (int [n] each)."""
-        return cls(tokens, _starts(sentence_lengths), _starts(document_lengths))
-
-    def select(self, indices):
-        """The documents at `indices` (int [n]), in that order."""
-        sentences = _ranges(self.document_starts, indices)
-        return Documents(
-            tokens=self.tokens[_ranges(self.sentence_starts, sentences)],
-            sentence_starts=_starts(np.diff(self.sentence_starts)[sentences]),
-            document_starts=_starts(np.diff(self.document_starts)[indices]),
-        )
-
-
-def _starts(lengths):
-    return np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))])
-
-
-def _ranges(starts, indices):
-    """Concatenates the ranges starts[i] to starts[i + 1] - 1 for i in `indices`."""
-    lengths = (starts[1:] - starts[:-1])[indices]
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts[:-1][indices] - (ends - lengths), lengths)
-
-
-@dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Sequences without padding or masks: [CLS] A [SEP] B [SEP], or [CLS] A [SEP] of the kind "none".
+    """Sequences without padding or masks: [CLS] A [SEP] B [SEP], or [CLS] A [SEP] of the kind
+    "none".
 
     Args:
         tokens: int32 [number of tokens], all pairs one after the other.
         starts: int64 [N + 1]; pair n is tokens[starts[n] : starts[n + 1]].
-        first_lengths: int32 [N]; the length of [CLS] A [SEP], which is segment 0; the rest, if any, is segment 1.
-        labels: int32 [N]. nsp: 0 = B follows A, 1 = B is random. sop: 0 = in order, 1 = swapped. none: 0.
-        num_truncated: nsp, sop: how many of the pairs lost tokens because they were too long. none: how many sentences
-            were too long for one sequence and were cut in pieces, of which none is lost; once per pass over a sentence.
-        num_dropped: sop: how many chunks were a single token, which cannot be cut in two, and made no pair. nsp, none: 0.
+        first_lengths: int32 [N]; the length of [CLS] A [SEP], which is segment 0; the rest, if any,
+            is segment 1.
+        labels: int32 [N]. nsp: 0 = B follows A, 1 = B is random. sop: 0 = in order, 1 = swapped.
+            none: 0.
+        num_truncated: nsp, sop: how many of the pairs lost tokens because they were too long. none:
+            how many sentences were too long for one sequence and were cut in pieces, of which none
+            is lost; once per pass over a sentence.
+        num_dropped: sop: how many chunks were a single token, which cannot be cut in two, and made
+            no pair. nsp, none: 0.
     """
 
     tokens: np.ndarray
@@ -114,8 +57,11 @@ class Pairs:
         return np.diff(self.starts).astype(np.int32)
 
     def batch(self, indices, sequence_length):
-        """The pairs at `indices` (int64 [B]), padded with zeros: token_ids and segment_ids (int32 [B, S]), lengths, labels."""
-        token_ids, segment_ids = _batch(self.tokens, self.starts, self.first_lengths, indices, sequence_length)
+        """The pairs at `indices` (int64 [B]), padded with zeros: token_ids and segment_ids (int32
+        [B, S]), lengths, labels."""
+        token_ids, segment_ids = _batch(
+            self.tokens, self.starts, self.first_lengths, indices, sequence_length
+        )
         return token_ids, segment_ids, self.lengths[indices], self.labels[indices]
 
 
@@ -132,28 +78,41 @@ def _batch(tokens, starts, first_lengths, indices, sequence_length):
     return token_ids, segment_ids
 
 
-def make_pairs(documents, kind, sequence_length, short_sequence_probability, duplicates, cls_id, sep_id, generator):
-    """Makes `duplicates` passes over the documents, each of which packs all their sentences into sequences.
+def make_pairs(
+    documents,
+    kind,
+    sequence_length,
+    short_sequence_probability,
+    duplicates,
+    cls_id,
+    sep_id,
+    generator,
+):
+    """Makes `duplicates` passes over the documents, each of which packs all their sentences into
+    sequences.
 
-    "nsp", Devlin et al. 2019, appendix A.2, and create_pretraining_data.py of google-research/bert: sentences of a
-    document gather until they reach a target length, are cut in two at a random place, and half of the time the second
-    part gives way to a run of sentences of another document (its own sentences then go back to be used next). What is
-    too long loses tokens. One departure from Google's script: the other document is never the same one, where the
-    script tries ten times and then takes what it has.
+    "nsp", Devlin et al. 2019, appendix A.2, and create_pretraining_data.py of google-research/bert:
+    sentences of a document gather until they reach a target length, are cut in two at a random
+    place, and half of the time the second part gives way to a run of sentences of another document
+    (its own sentences then go back to be used next). What is too long loses tokens. One departure
+    from Google's script: the other document is never the same one, where the script tries ten times
+    and then takes what it has.
 
-    "sop", Lan et al. 2020, section 3.1, and create_pretraining_data.py of google-research/albert: sentences gather, are
-    cut in two and lose tokens in the same way, and half of the time the two parts are swapped. One departure: sentences
-    that make a chunk of only one are cut in two at a random token, where the script takes B from a random document and
-    labels it as swapped. A chunk of a single token is dropped.
+    "sop", Lan et al. 2020, section 3.1, and create_pretraining_data.py of google-research/albert:
+    sentences gather, are cut in two and lose tokens in the same way, and half of the time the two
+    parts are swapped. One departure: sentences that make a chunk of only one are cut in two at a
+    random token, where the script takes B from a random document and labels it as swapped. A chunk
+    of a single token is dropped.
 
-    "none", DOC-SENTENCES of Liu et al. 2019, section 4.2: full sentences of one document fill a sequence as far as they
-    fit. No text is lost: a sentence longer than a sequence is cut in pieces of that length, and the last piece starts
-    the next sequence.
+    "none", DOC-SENTENCES of Liu et al. 2019, section 4.2: full sentences of one document fill a
+    sequence as far as they fit. No text is lost: a sentence longer than a sequence is cut in pieces
+    of that length, and the last piece starts the next sequence.
 
     The documents (7 8) (9) (5 6) and (4 4 4 4) (1) in sequences of 5, without a second segment:
 
     >>> documents = Documents.of([[[7, 8], [9], [5, 6]], [[4, 4, 4, 4], [1]]])
-    >>> pairs = make_pairs(documents, "none", 5, 0.0, 1, cls_id=2, sep_id=3, generator=np.random.default_rng(0))
+    >>> pairs = make_pairs(documents, "none", 5, 0.0, 1, cls_id=2, sep_id=3,
+    generator=np.random.default_rng(0))
     >>> pairs.batch(np.arange(4), 5)[0]
     array([[2, 7, 8, 9, 3],
            [2, 5, 6, 3, 0],
@@ -161,10 +120,12 @@ def make_pairs(documents, kind, sequence_length, short_sequence_probability, dup
            [2, 4, 1, 3, 0]], dtype=int32)
 
     Args:
-        documents: Documents; at least two for "nsp", since the random next sentence comes from another one, else one.
+        documents: Documents; at least two for "nsp", since the random next sentence comes from
+            another one, else one.
         kind: One of PAIRS.
         sequence_length: The longest sequence, special tokens included; at least 5.
-        short_sequence_probability: The share of passes over a document with a target drawn from [2, longest].
+        short_sequence_probability: The share of passes over a document with a target drawn from [2,
+            longest].
         duplicates: The number of passes.
         cls_id: The id of [CLS].
         sep_id: The id of [SEP].
@@ -181,8 +142,12 @@ def make_pairs(documents, kind, sequence_length, short_sequence_probability, dup
     fewest = 2 if kind == "nsp" else 1
     if len(documents) < fewest:
         expected = "two documents" if fewest == 2 else "one document"
-        raise ValueError(f"Sentence pairs: expected at least {expected}. Received: {len(documents)}.")
-    make = {"nsp": _next_sentence_pairs, "sop": _sentence_order_pairs, "none": _full_sentences}[kind]
+        raise ValueError(
+            f"Sentence pairs: expected at least {expected}. Received: {len(documents)}."
+        )
+    make = {"nsp": _next_sentence_pairs, "sop": _sentence_order_pairs, "none": _full_sentences}[
+        kind
+    ]
     num_special_tokens = 2 if kind == "none" else 3
     return Pairs(
         *make(
@@ -244,7 +209,12 @@ def _grown(array, size):
 def _filled(output):
     """The part of the arrays in use: views, since a copy would take the memory twice."""
     n = output.count
-    return output.tokens[: output.starts[n]], output.starts[: n + 1], output.first_lengths[:n], output.labels[:n]
+    return (
+        output.tokens[: output.starts[n]],
+        output.starts[: n + 1],
+        output.first_lengths[:n],
+        output.labels[:n],
+    )
 
 
 @compiled
@@ -261,7 +231,8 @@ def _target_length(max_tokens, short_probability, generator):
 
 @compiled
 def _run_end(sentence_starts, first, stop, target):
-    """The end of the shortest run of sentences from `first` that has `target` tokens; else `stop`."""
+    """The end of the shortest run of sentences from `first` that has `target` tokens; else
+    `stop`."""
     end = first + 1
     while end < stop and sentence_starts[end] - sentence_starts[first] < target:
         end += 1
@@ -270,7 +241,8 @@ def _run_end(sentence_starts, first, stop, target):
 
 @compiled
 def _truncate(a_start, a_end, b_start, b_end, max_tokens, generator):
-    """Drops one token at a time from the longer part (B on ties), front or back with equal chance."""
+    """Drops one token at a time from the longer part (B on ties), front or back with equal
+    chance."""
     while (a_end - a_start) + (b_end - b_start) > max_tokens:
         front = generator.random() < 0.5
         if a_end - a_start > b_end - b_start:
@@ -287,7 +259,15 @@ def _truncate(a_start, a_end, b_start, b_end, max_tokens, generator):
 
 @compiled
 def _next_sentence_pairs(
-    tokens, sentence_starts, document_starts, max_tokens, short_probability, duplicates, cls_id, sep_id, generator
+    tokens,
+    sentence_starts,
+    document_starts,
+    max_tokens,
+    short_probability,
+    duplicates,
+    cls_id,
+    sep_id,
+    generator,
 ):
     num_documents = len(document_starts) - 1
     output = _empty_output()
@@ -297,7 +277,8 @@ def _next_sentence_pairs(
         target = _target_length(max_tokens, short_probability, generator)
         chunk, stop = document_starts[document], document_starts[document + 1]
         while chunk < stop:
-            # The chunk is sentences chunk to end - 1; sentences are contiguous in tokens, and so are the parts A and B.
+            # The chunk is sentences chunk to end - 1; sentences are contiguous in tokens, and so
+            # are the parts A and B.
             end = _run_end(sentence_starts, chunk, stop, target)
             cut = chunk + 1
             if end - chunk >= 2:
@@ -310,20 +291,34 @@ def _next_sentence_pairs(
                 first, other_stop = document_starts[other], document_starts[other + 1]
                 first += _below(generator, other_stop - first)
                 b_start = sentence_starts[first]
-                b_end = sentence_starts[_run_end(sentence_starts, first, other_stop, target - (a_end - a_start))]
+                b_end = sentence_starts[
+                    _run_end(sentence_starts, first, other_stop, target - (a_end - a_start))
+                ]
                 chunk = cut  # the sentences that B displaced go back
             else:
                 b_start, b_end = a_end, sentence_starts[end]
                 chunk = end
             num_truncated += (a_end - a_start) + (b_end - b_start) > max_tokens
-            a_start, a_end, b_start, b_end = _truncate(a_start, a_end, b_start, b_end, max_tokens, generator)
-            output = _emit(output, tokens, a_start, a_end, b_start, b_end, is_random, cls_id, sep_id)
+            a_start, a_end, b_start, b_end = _truncate(
+                a_start, a_end, b_start, b_end, max_tokens, generator
+            )
+            output = _emit(
+                output, tokens, a_start, a_end, b_start, b_end, is_random, cls_id, sep_id
+            )
     return *_filled(output), num_truncated, 0
 
 
 @compiled
 def _sentence_order_pairs(
-    tokens, sentence_starts, document_starts, max_tokens, short_probability, duplicates, cls_id, sep_id, generator
+    tokens,
+    sentence_starts,
+    document_starts,
+    max_tokens,
+    short_probability,
+    duplicates,
+    cls_id,
+    sep_id,
+    generator,
 ):
     num_documents = len(document_starts) - 1
     output = _empty_output()
@@ -347,14 +342,26 @@ def _sentence_order_pairs(
             if is_swapped:
                 a_start, a_end, b_start, b_end = b_start, b_end, a_start, a_end
             num_truncated += (a_end - a_start) + (b_end - b_start) > max_tokens
-            a_start, a_end, b_start, b_end = _truncate(a_start, a_end, b_start, b_end, max_tokens, generator)
-            output = _emit(output, tokens, a_start, a_end, b_start, b_end, is_swapped, cls_id, sep_id)
+            a_start, a_end, b_start, b_end = _truncate(
+                a_start, a_end, b_start, b_end, max_tokens, generator
+            )
+            output = _emit(
+                output, tokens, a_start, a_end, b_start, b_end, is_swapped, cls_id, sep_id
+            )
     return *_filled(output), num_truncated, num_dropped
 
 
 @compiled
 def _full_sentences(
-    tokens, sentence_starts, document_starts, max_tokens, short_probability, duplicates, cls_id, sep_id, generator
+    tokens,
+    sentence_starts,
+    document_starts,
+    max_tokens,
+    short_probability,
+    duplicates,
+    cls_id,
+    sep_id,
+    generator,
 ):
     num_documents = len(document_starts) - 1
     output = _empty_output()

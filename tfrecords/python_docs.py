@@ -1,4 +1,5 @@
-"""The documentation of the installed Python as a corpus: real English prose on every machine, nothing downloaded."""
+"""The documentation of the installed Python as a corpus: real English prose on every machine,
+nothing downloaded."""
 
 import ast
 import importlib
@@ -11,8 +12,8 @@ import sys
 import sysconfig
 import warnings
 
-from tfrecords.documents import break_sentences
 from tfrecords.errors import InputError
+from tfrecords.sentences import break_sentences
 
 # Tests, vendored wheels, and modules that do something when imported.
 _SKIPPED = {
@@ -33,11 +34,13 @@ _MARKUP = re.compile(r"``|`|\*\*|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)")
 
 
 def python_documents(packages=()):
-    """Yields the documents (lists of sentences) of the documentation of this Python: one per module, then one per topic.
+    """Yields the documents (lists of sentences) of the documentation of this Python: one per
+    module, then one per topic.
 
-    The docstrings of modules, classes and functions are read from the sources without importing them, those of
-    compiled modules of the standard library from the modules themselves; `pydoc_data.topics` adds the language
-    reference. Only prose is kept, each paragraph once. The same installation gives the same documents.
+    The docstrings of modules, classes and functions are read from the sources without importing
+    them, those of compiled modules of the standard library from the modules themselves;
+    `pydoc_data.topics` adds the language reference. Only prose is kept, each paragraph once. The
+    same installation gives the same documents.
 
     Args:
         packages: Names of installed packages whose documentation is added.
@@ -76,10 +79,15 @@ def _package_root(name):
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        raise InputError(f"Expected an installed package. Received: {name!r}, which this Python cannot find; install it.")
+        raise InputError(
+            f"Expected an installed package. Received: {name!r}, which this Python cannot find; "
+            "install it."
+        )
     root = next(iter(spec.submodule_search_locations or [spec.origin or ""]))
     if not spec.submodule_search_locations and not root.endswith(".py"):
-        raise InputError(f"Expected a package with Python sources. Received: {name!r}, which has none.")
+        raise InputError(
+            f"Expected a package with Python sources. Received: {name!r}, which has none."
+        )
     return pathlib.Path(root)
 
 
@@ -89,14 +97,23 @@ def _source_docstrings(path):
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
             tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, OSError):  # a template, or a file for another version of Python
+    except (
+        SyntaxError,
+        ValueError,
+        OSError,
+    ):  # a template, or a file for another version of Python
         return []
-    nodes = sorted((node for node in ast.walk(tree) if isinstance(node, documented)), key=lambda n: getattr(n, "lineno", 0))
+    nodes = sorted(
+        (node for node in ast.walk(tree) if isinstance(node, documented)),
+        key=lambda n: getattr(n, "lineno", 0),
+    )
     return [docstring for node in nodes if (docstring := ast.get_docstring(node))]
 
 
 def _compiled_modules(standard_library):
-    extensions = {module.name for module in pkgutil.iter_modules([str(standard_library / "lib-dynload")])}
+    extensions = {
+        module.name for module in pkgutil.iter_modules([str(standard_library / "lib-dynload")])
+    }
     return sorted(name for name in extensions | set(sys.builtin_module_names) if "test" not in name)
 
 
@@ -121,7 +138,8 @@ def _compiled_docstrings(name):
 
 
 def prose(docstring):
-    """Returns the paragraphs of running English in a docstring, each on one line: no code, tables, signatures or headings.
+    """Returns the paragraphs of running English in a docstring, each on one line: no code, tables,
+    signatures or headings.
 
     >>> prose('''Return the sum.
     ...
@@ -149,7 +167,9 @@ def prose(docstring):
 
 def _is_prose(paragraph):
     words = paragraph.split()
-    plain = sum(word.strip(".,;:!?()\"'").replace("-", "").replace("'", "").isalpha() for word in words)
+    plain = sum(
+        word.strip(".,;:!?()\"'").replace("-", "").replace("'", "").isalpha() for word in words
+    )
     return (
         len(words) >= 5
         and paragraph[0] in "ABCDEFGHIJKLMNOPQRSTUVWXYZ\"'("

@@ -1,7 +1,9 @@
-"""Records to a `tf.data.Dataset` of (x, y, sample_weight), as `model.fit` takes it; writer.py is its twin.
+"""Records to a `tf.data.Dataset` of (x, y, sample_weight), as `model.fit` takes it; writer.py is
+its twin.
 
-An epoch is an order of all blocks of records (schema.BLOCK_RECORDS in a row, whose offsets the manifest keeps) and then, in
-every window of _WINDOW_RECORDS, an order of its records. Both are hashes of (seed, epoch), so that reading can start at any
+An epoch is an order of all blocks of records (schema.BLOCK_RECORDS in a row, whose offsets the
+manifest keeps) and then, in every window of _WINDOW_RECORDS, an order of its records. Both are
+hashes of (seed, epoch), so that reading can start at any
 batch: it opens the block where that batch's window begins, and nothing before it.
 """
 
@@ -16,10 +18,12 @@ from google.protobuf.message import DecodeError
 from tfrecords import schema
 from tfrecords.errors import InputError
 from tfrecords.files import is_gzip
-from tfrecords.keys import record_keys
+from tfrecords.hashing import record_keys
 from tfrecords.schema import Manifest, Shard, load_manifest
 
-_untouched = tf.autograph.experimental.do_not_convert  # rewriting these functions would take half of the time to start
+_untouched = (
+    tf.autograph.experimental.do_not_convert
+)  # rewriting these functions would take half of the time to start
 _WINDOW_RECORDS = 1 << 15
 _BUFFER_BYTES = 1 << 18
 # What is drawn in an epoch, each with hashes of its own.
@@ -40,31 +44,35 @@ def read(
 ):
     """Reads a split of records as batches for `fit` and `evaluate`.
 
-    The order is a pure function of the records, the seed and the epoch, and so are the masks of records that are masked in
-    reading. Shuffled, every epoch has another order and other masks, and the records that do not fill a batch are left out of
-    it; not shuffled, every record comes, in the order of the shards, with the same masks in every epoch, and the last batch
-    is filled up with records of weight zero. So every batch has the same static shape.
+    The order is a pure function of the records, the seed and the epoch, and so are the masks of
+    records that are masked in reading. Shuffled, every epoch has another order and other masks, and
+    the records that do not fill a batch are left out of it; not shuffled, every record comes, in
+    the order of the shards, with the same masks in every epoch, and the last batch is filled up
+    with records of weight zero. So every batch has the same static shape.
 
     Args:
-        records: A directory with a manifest (of `kbert records`), a Manifest, or a file, pattern or list of files of records
-            in Google's schema by any tool.
+        records: A directory with a manifest (of `kbert records`), a Manifest, or a file, pattern or
+            list of files of records in Google's schema by any tool.
         split: "train" or "validation"; files by another tool have only "train".
         batch_size: B.
         seed: The key of the order.
         epochs: How many passes; None repeats without end.
-        start_step: The number of batches that are passed over at the start. Of those at most a window of records is read, or
-            with GZIP a shard.
+        start_step: The number of batches that are passed over at the start. Of those at most a
+            window of records is read, or with GZIP a shard.
         shuffle: Whether to shuffle; None shuffles the training split.
-        vocabulary_size: The model's. Records by another tool do not tell theirs: reading stops at an id that is not below it.
-        input_context: A tf.distribute.InputContext, as `strategy.distribute_datasets_from_function` gives it: B is the batch
-            of all replicas, and what comes is this input pipeline's share of its rows, in pieces of one replica's, in the
-            order of the replicas. Every pipeline reads all records, but parses only its own.
+        vocabulary_size: The model's. Records by another tool do not tell theirs: reading stops at
+            an id that is not below it.
+        input_context: A tf.distribute.InputContext, as `strategy.distribute_datasets_from_function`
+            gives it: B is the batch of all replicas, and what comes is this input pipeline's share
+            of its rows, in pieces of one replica's, in the order of the replicas. Every pipeline
+            reads all records, but parses only its own.
 
     Returns:
-        A Dataset of (x, y, sample_weight), with x a dict of token_ids, segment_ids, padding_mask (int32 [B, S]) and
-        mask_positions (int32 [B, P]); y a dict of mlm (int32 [B, P]) and nsp (int32 [B], 0 = B follows A, 1 = random or,
-        with the pairs "sop", swapped); sample_weight a dict of mlm (float32 [B, P], 0 on unused slots) and nsp (float32
-        [B]). There is no nsp with the pairs "none".
+        A Dataset of (x, y, sample_weight), with x a dict of token_ids, segment_ids, padding_mask
+        (int32 [B, S]) and mask_positions (int32 [B, P]); y a dict of mlm (int32 [B, P]) and nsp
+        (int32 [B], 0 = B follows A, 1 = random or, with the pairs "sop", swapped); sample_weight a
+        dict of mlm (float32 [B, P], 0 on unused slots) and nsp (float32 [B]). There is no nsp with
+        the pairs "none".
 
     Raises:
         InputError: The records cannot be read, or are too few for a batch.
@@ -72,7 +80,10 @@ def read(
     manifest = describe(records)
     if split not in schema.SPLITS:
         raise InputError(f"Expected a split among {', '.join(schema.SPLITS)}. Received: {split!r}.")
-    if None not in (vocabulary_size, manifest.vocabulary_size) and vocabulary_size != manifest.vocabulary_size:
+    if (
+        None not in (vocabulary_size, manifest.vocabulary_size)
+        and vocabulary_size != manifest.vocabulary_size
+    ):
         raise InputError(
             f"Expected records of a vocabulary of {vocabulary_size:,} pieces. "
             f"Received: {manifest.directory}, written with one of {manifest.vocabulary_size:,}."
@@ -83,7 +94,8 @@ def read(
         raise InputError(f"Expected a batch size of at least 1. Received: {batch_size}.")
     if num_records < (batch_size if shuffle else 1):
         raise InputError(
-            f"Expected at least {batch_size if shuffle else 1} records in the split {split!r} of {manifest.directory}. "
+            f"Expected at least {batch_size if shuffle else 1} records in the split {split!r} of "
+            f"{manifest.directory}. "
             f"Received: {num_records}; make more records or smaller batches."
         )
     if start_step < 0:
@@ -101,11 +113,17 @@ def read(
 
     @_untouched
     def batch(serialized, keys):
-        return _parse(serialized[rows], keys[rows], manifest, rows.stop - rows.start, vocabulary_size)
+        return _parse(
+            serialized[rows], keys[rows], manifest, rows.stop - rows.start, vocabulary_size
+        )
 
-    dataset = tf.data.Dataset.range(first_epoch, tf.int64.max if epochs is None else epochs).flat_map(epoch_batches)
+    dataset = tf.data.Dataset.range(
+        first_epoch, tf.int64.max if epochs is None else epochs
+    ).flat_map(epoch_batches)
     dataset = dataset.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
-    cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else max(0, epochs * steps - start_step)
+    cardinality = (
+        tf.data.INFINITE_CARDINALITY if epochs is None else max(0, epochs * steps - start_step)
+    )
     if input_context is not None:
         replica_rows = batch_size // input_context.num_replicas_in_sync
         pieces = (rows.stop - rows.start) // replica_rows
@@ -113,11 +131,13 @@ def read(
             dataset = dataset.rebatch(replica_rows, drop_remainder=True)
             cardinality *= pieces if cardinality > 0 else 1
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
-    # Under a strategy that reads on several machines, each shall read all and take its rows; a file is not to be one machine's.
+    # Under a strategy that reads on several machines, each shall read all and take its rows; a file
+    # is not to be one machine's.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    # The thread that tunes how many work in parallel holds up the end of `fit` and of every evaluation, by up to as long as
-    # they took (TensorFlow 2.21); without it as many work as there are processors.
+    # The thread that tunes how many work in parallel holds up the end of `fit` and of every
+    # evaluation, by up to as long as they took (TensorFlow 2.21); without it as many work as there
+    # are processors.
     options.autotune.enabled = False
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
@@ -131,15 +151,19 @@ def _rows(batch_size, input_context):
         step = int(np.lcm(replicas, pipelines))
         nearest = max(step, round(batch_size / step) * step)
         raise InputError(
-            f"Expected a batch size that {replicas} replicas and {pipelines} input pipelines can share. "
+            f"Expected a batch size that {replicas} replicas and {pipelines} input pipelines can "
+            "share. "
             f"Received: {batch_size}; take {nearest}."
         )
     share = batch_size // pipelines
-    return slice(input_context.input_pipeline_id * share, (input_context.input_pipeline_id + 1) * share)
+    return slice(
+        input_context.input_pipeline_id * share, (input_context.input_pipeline_id + 1) * share
+    )
 
 
 def _blocks(manifest, split):
-    """The runs of records that can be opened by themselves: a dict of tensors, one value for every block."""
+    """The runs of records that can be opened by themselves: a dict of tensors, one value for every
+    block."""
     rows = []
     for shard in manifest.shards:
         if shard.split == split:
@@ -148,7 +172,14 @@ def _blocks(manifest, split):
             if not shard.offsets:
                 rows.append((path, kind, 0, shard.records))
             for number, offset in enumerate(shard.offsets):
-                rows.append((path, kind, offset, min(schema.BLOCK_RECORDS, shard.records - number * schema.BLOCK_RECORDS)))
+                rows.append(
+                    (
+                        path,
+                        kind,
+                        offset,
+                        min(schema.BLOCK_RECORDS, shard.records - number * schema.BLOCK_RECORDS),
+                    )
+                )
     path, kind, offset, count = zip(*rows, strict=True)
     return {
         "path": tf.constant(path),
@@ -159,9 +190,12 @@ def _blocks(manifest, split):
 
 
 def _epoch(blocks, skipped, seed, epoch, shuffle):
-    """The records of an epoch behind the first `skipped`, as batches of (serialized record, key of its masks)."""
+    """The records of an epoch behind the first `skipped`, as batches of (serialized record, key of
+    its masks)."""
     if shuffle:
-        order = tf.argsort(_keys(seed, epoch, _BLOCKS, tf.range(len(blocks["count"]), dtype=tf.int64)), stable=True)
+        order = tf.argsort(
+            _keys(seed, epoch, _BLOCKS, tf.range(len(blocks["count"]), dtype=tf.int64)), stable=True
+        )
         blocks = {name: tf.gather(values, order) for name, values in blocks.items()}
     # Where the window of the first record begins, and the block that this is in.
     first_window = skipped // _WINDOW_RECORDS
@@ -171,14 +205,18 @@ def _epoch(blocks, skipped, seed, epoch, shuffle):
     inside = tf.maximum(begin - (ends - blocks["count"]), 0)
     some = {name: values[first_block:] for name, values in (blocks | {"skip": inside}).items()}
     records = tf.data.Dataset.from_tensor_slices(some).flat_map(_block_records)
-    windows = tf.data.Dataset.zip(tf.data.Dataset.range(first_window, tf.int64.max), records.batch(_WINDOW_RECORDS))
+    windows = tf.data.Dataset.zip(
+        tf.data.Dataset.range(first_window, tf.int64.max), records.batch(_WINDOW_RECORDS)
+    )
 
     @_untouched
     def ordered(window, serialized):
         begin = window * _WINDOW_RECORDS
         numbers = begin + tf.range(tf.size(serialized), dtype=tf.int64)
         if shuffle:
-            serialized = tf.gather(serialized, tf.argsort(_keys(seed, epoch, _WINDOWS, numbers), stable=True))
+            serialized = tf.gather(
+                serialized, tf.argsort(_keys(seed, epoch, _WINDOWS, numbers), stable=True)
+            )
         first = tf.maximum(skipped - begin, 0)
         return serialized[first:], _keys(seed, epoch if shuffle else 0, _MASKS, numbers[first:])
 
@@ -191,7 +229,8 @@ def _keys(seed, epoch, purpose, numbers):
 
 @_untouched
 def _block_records(block):
-    # tf.data.TFRecordDataset has no byte offset, the operation below it has (TensorFlow 2.20 and 2.21).
+    # tf.data.TFRecordDataset has no byte offset, the operation below it has (TensorFlow 2.20 and
+    # 2.21).
     variant = tf.raw_ops.TFRecordDatasetV2(
         filenames=block["path"][None],
         compression_type=block["kind"],
@@ -215,7 +254,9 @@ def _parse(serialized, keys, manifest, batch_size, vocabulary_size):
         sample_weight["nsp"] = tf.ones_like(y["nsp"], tf.float32)
 
     def filled(values):
-        values = tf.pad(values, [[0, batch_size - tf.shape(values)[0]]] + [[0, 0]] * (values.shape.rank - 1))
+        values = tf.pad(
+            values, [[0, batch_size - tf.shape(values)[0]]] + [[0, 0]] * (values.shape.rank - 1)
+        )
         return tf.ensure_shape(values, [batch_size, *values.shape[1:]])
 
     return tf.nest.map_structure(filled, (x, y, sample_weight))
@@ -239,7 +280,8 @@ def features_of(manifest):
 
 
 def limits_of(sequence_length, vocabulary_size):
-    """What the values of each feature that is looked up or taken for a mask have to be below, by name; none is negative."""
+    """What the values of each feature that is looked up or taken for a mask have to be below, by
+    name; none is negative."""
     return {
         schema.INPUT_IDS: vocabulary_size,
         schema.MASKED_LM_IDS: vocabulary_size,
@@ -259,19 +301,30 @@ def _masked_before(features, keys, manifest):
         "padding_mask": tf.cast(features[schema.INPUT_MASK], tf.int32),
         "mask_positions": tf.cast(features[schema.MASKED_LM_POSITIONS], tf.int32),
     }
-    return x, {"mlm": tf.cast(features[schema.MASKED_LM_IDS], tf.int32)}, features[schema.MASKED_LM_WEIGHTS]
+    return (
+        x,
+        {"mlm": tf.cast(features[schema.MASKED_LM_IDS], tf.int32)},
+        features[schema.MASKED_LM_WEIGHTS],
+    )
 
 
 def _masked_now(features, keys, manifest):
     """The same, of records that get their masks here."""
-    from tfrecords.masking import Masking, mask_tensors  # brings numba, which reading masked records does without
+    from tfrecords.masking import (
+        Masking,
+        mask_tensors,
+    )  # brings numba, which reading masked records does without
 
-    token_ids = tf.cast(features[schema.INPUT_IDS].to_tensor(shape=[None, manifest.sequence_length]), tf.int32)
+    token_ids = tf.cast(
+        features[schema.INPUT_IDS].to_tensor(shape=[None, manifest.sequence_length]), tf.int32
+    )
     lengths = tf.cast(features[schema.INPUT_IDS].row_lengths(), tf.int32)
     position = tf.range(manifest.sequence_length)
     inside = position < lengths[:, None]
     second = inside & (position >= tf.cast(features[schema.FIRST_LENGTH], tf.int32))
-    masked = mask_tensors(token_ids, lengths, Masking.of(manifest.load_vocabulary(), manifest.config), keys)
+    masked = mask_tensors(
+        token_ids, lengths, Masking.of(manifest.load_vocabulary(), manifest.config), keys
+    )
     x = {
         "token_ids": masked["token_ids"],
         "segment_ids": tf.cast(second, tf.int32),
@@ -282,7 +335,8 @@ def _masked_now(features, keys, manifest):
 
 
 def _checked(features, manifest, vocabulary_size):
-    """The features, unless they have ids or positions that would be gathered from beyond a table's end."""
+    """The features, unless they have ids or positions that would be gathered from beyond a table's
+    end."""
     checks = []
     for name, limit in limits_of(manifest.sequence_length, vocabulary_size or tf.int32.max).items():
         if name not in features:
@@ -295,7 +349,8 @@ def _checked(features, manifest, vocabulary_size):
 
 
 def describe(records):
-    """Returns the Manifest of `records`: a Manifest, a directory with one, or files by any tool, which are then looked at.
+    """Returns the Manifest of `records`: a Manifest, a directory with one, or files by any tool,
+    which are then looked at.
 
     Raises:
         InputError: There are no such files, or the first record lacks a feature of Google's schema.
@@ -305,12 +360,16 @@ def describe(records):
     if isinstance(records, str | os.PathLike):
         matches = [records] if pathlib.Path(records).exists() else sorted(glob.glob(str(records)))
         if not matches and glob.has_magic(str(records)):
-            raise InputError(f"Expected files of records. Received: {records}, a pattern that matches nothing.")
+            raise InputError(
+                f"Expected files of records. Received: {records}, a pattern that matches nothing."
+            )
         if not matches or pathlib.Path(matches[0]).is_dir():
             return load_manifest(matches[0] if matches else records)
         records = matches
     files = [pathlib.Path(file) for file in records]
-    lengths = _first_record_lengths(files)  # of a file of another kind, this says best what is wrong
+    lengths = _first_record_lengths(
+        files
+    )  # of a file of another kind, this says best what is wrong
     return Manifest(
         directory=pathlib.Path(os.path.commonpath([file.absolute().parent for file in files])),
         sequence_length=lengths[schema.INPUT_IDS],
@@ -324,7 +383,9 @@ def describe(records):
 
 
 def _foreign_shard(file):
-    from tfrecords.framing import scan_records  # brings numba, which reading our own records does without
+    from tfrecords.framing import (
+        scan_records,
+    )  # brings numba, which reading our own records does without
 
     count, offsets, compression = scan_records(file)
     return Shard(
@@ -339,24 +400,34 @@ def _foreign_shard(file):
 
 
 def _first_record_lengths(files):
-    """The number of values in each feature of the first record, by name; the record has the features of the schema."""
+    """The number of values in each feature of the first record, by name; the record has the
+    features of the schema."""
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
-        raise InputError(f"Expected files of records. Received: {', '.join(missing) or 'none'}, which is no file.")
+        raise InputError(
+            f"Expected files of records. Received: {', '.join(missing) or 'none'}, which is no "
+            "file."
+        )
     kind = "GZIP" if is_gzip(files[0]) else ""
     try:
         first = next(tf.data.TFRecordDataset(str(files[0]), kind).take(1).as_numpy_iterator(), b"")
         feature = tf.train.Example.FromString(first).features.feature
     except (tf.errors.DataLossError, DecodeError) as error:
-        raise InputError(f"{files[0]}: expected TFRecords of tf.train.Example. Received: {error}.") from None
+        raise InputError(
+            f"{files[0]}: expected TFRecords of tf.train.Example. Received: {error}."
+        ) from None
     names = [*schema.SEQUENCE_FEATURES, *schema.PREDICTION_FEATURES, schema.NEXT_SENTENCE_LABELS]
     absent = [name for name in names if name not in feature]
     if absent:
         raise InputError(
-            f"{files[0]}: expected records with {', '.join(names)}. Received: records without {', '.join(absent)}."
+            f"{files[0]}: expected records with {', '.join(names)}. Received: records without "
+            f"{', '.join(absent)}."
         )
     kinds = {name: feature[name].WhichOneof("kind") or "no list" for name in names}
-    lengths = {name: len(getattr(feature[name], kind).value) if kind != "no list" else 0 for name, kind in kinds.items()}
+    lengths = {
+        name: len(getattr(feature[name], kind).value) if kind != "no list" else 0
+        for name, kind in kinds.items()
+    }
     expected = dict.fromkeys(schema.SEQUENCE_FEATURES, lengths[schema.INPUT_IDS])
     expected |= dict.fromkeys(schema.PREDICTION_FEATURES, lengths[schema.MASKED_LM_IDS])
     expected |= {schema.NEXT_SENTENCE_LABELS: 1}
@@ -364,6 +435,7 @@ def _first_record_lengths(files):
         kind = "float_list" if name == schema.MASKED_LM_WEIGHTS else "int64_list"
         if (kinds[name], lengths[name]) != (kind, expected[name] or 1):
             raise InputError(
-                f"{files[0]}: expected {name} as {kind} of {expected[name] or 1}. Received: {kinds[name]} of {lengths[name]}."
+                f"{files[0]}: expected {name} as {kind} of {expected[name] or 1}. Received: "
+                f"{kinds[name]} of {lengths[name]}."
             )
     return lengths

@@ -1,9 +1,9 @@
 """What stands in a record and what stands in the manifest beside the records.
 
-Records that are masked when they are written are `tf.train.Example`s with the seven features of google-research/bert, so
-that its records and those of everyone who followed it can be trained on here, and ours there. Records that are masked when
-they are read have the whole text in `input_ids`, without padding, and where the second segment begins.
-"""
+Records that are masked when they are written are `tf.train.Example`s with the seven features of
+google-research/bert, so that its records and those of everyone who followed it can be trained on
+here, and ours there. Records that are masked when they are read have the whole text in `input_ids`,
+without padding, and where the second segment begins."""
 
 import dataclasses
 import pathlib
@@ -51,13 +51,16 @@ class RecordsConfig:
     max_predictions: int = 20
     """P, the slots for masked tokens in a sequence."""
     pairs: str = "nsp"
-    """"nsp": B follows A or is random. "sop": B follows A or both are swapped (Lan et al. 2020). "none": single segments."""
+    """"nsp": B follows A or is random. "sop": B follows A or both are swapped (Lan et al. 2020).
+    "none": single segments."""
     duplicates: int | None = None
-    """How often the corpus is passed over, with other pairs and other masks; None becomes 5, or 1 with dynamic masking."""
+    """How often the corpus is passed over, with other pairs and other masks; None becomes 5, or 1
+    with dynamic masking."""
     short_sequence_probability: float = 0.1
     """The share of passes over a document with a shorter target length, drawn uniformly."""
     masking: str = "static"
-    """"static": masks are drawn once and written. "dynamic": they are drawn in reading, other ones in every epoch."""
+    """"static": masks are drawn once and written. "dynamic": they are drawn in reading, other ones
+    in every epoch."""
     mask_unit: str = "token"
     """What is masked as one: a "token", a whole "word", or an "ngram" of up to three words."""
     mask_rate: float = 0.15
@@ -69,8 +72,8 @@ class RecordsConfig:
     validation_fraction: float = 0.05
     """The share of documents that is held out of training, as a split of its own."""
     num_shards: int | None = None
-    """Files of the training split; None: one for every 4 million tokens that are written. A document's random next
-    sentences come from its own shard."""
+    """Files of the training split; None: one for every 4 million tokens that are written. A
+    document's random next sentences come from its own shard."""
     compression: str = "none"
     """Of the files: "none" or "gzip"."""
     seed: int = 12345
@@ -109,7 +112,8 @@ class RecordsConfig:
 
     @property
     def num_validation_shards(self):
-        """Files of the validation split, which are about as large as those of the training split."""
+        """Files of the validation split, which are about as large as those of the training
+        split."""
         ratio = self.validation_fraction / (1 - self.validation_fraction)
         return max(1, round(self.num_shards * ratio)) if ratio else 0
 
@@ -124,7 +128,8 @@ class Shard:
     bytes: int
     sha256: str
     offsets: tuple[int, ...]
-    """Where every BLOCK_RECORDS-th record begins; empty where reading can only start at the beginning (gzip)."""
+    """Where every BLOCK_RECORDS-th record begins; empty where reading can only start at the
+    beginning (gzip)."""
     compression: str = "none"
 
     def __post_init__(self):
@@ -147,7 +152,8 @@ class Manifest:
     """None for records by another tool."""
     shards: tuple[Shard, ...]
     counts: dict
-    """Per split: documents, sentences, tokens, unknown tokens, records, truncated pairs, and so on."""
+    """Per split: documents, sentences, tokens, unknown tokens, records, truncated pairs, and so
+    on."""
 
     def files(self, split):
         """The paths of a split's shards, in order."""
@@ -171,8 +177,10 @@ class Manifest:
         vocabulary = Vocabulary.load(self.directory / VOCABULARY)
         if vocabulary.sha256 != self.vocabulary_sha256:
             raise InputError(
-                f"{self.directory / VOCABULARY}: expected the vocabulary that the records were written with, "
-                f"{self.vocabulary_sha256[:12]}. Received: another, {vocabulary.sha256[:12]}; {_ANEW}."
+                f"{self.directory / VOCABULARY}: expected the vocabulary that the records were "
+                "written with, "
+                f"{self.vocabulary_sha256[:12]}. Received: another, {vocabulary.sha256[:12]}; "
+                f"{_ANEW}."
             )
         return vocabulary
 
@@ -187,50 +195,70 @@ class Manifest:
             received = sha256(path)
             if received != shard.sha256:
                 raise InputError(
-                    f"{path}: expected the content with SHA-256 {shard.sha256[:12]}, as in the manifest. "
+                    f"{path}: expected the content with SHA-256 {shard.sha256[:12]}, as in the "
+                    "manifest. "
                     f"Received: {received[:12]}, a damaged file; {_ANEW}."
                 )
 
     def save(self):
-        """Writes the manifest into its directory, atomically. It is written last: its presence means that all is there."""
+        """Writes the manifest into its directory, atomically. It is written last: its presence
+        means that all is there."""
         fields = dataclasses.asdict(self)
         del fields["directory"]
         write_json(self.directory / MANIFEST, fields)
 
 
 def load_manifest(directory):
-    """Reads the manifest in a directory of records and checks that the shards it names are there, of the right size.
+    """Reads the manifest in a directory of records and checks that the shards it names are there,
+    of the right size.
 
     Raises:
         InputError: There is no manifest, it is of another version, or a shard is missing or cut.
     """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
-        raise InputError(f"Expected a directory of records. Received: {directory}, which is no directory.")
+        raise InputError(
+            f"Expected a directory of records. Received: {directory}, which is no directory."
+        )
     if not (directory / MANIFEST).exists():
         raise InputError(
-            f"Expected {MANIFEST} in {directory}. Received: a directory without it, so no finished records; "
+            f"Expected {MANIFEST} in {directory}. Received: a directory without it, so no finished "
+            "records; "
             "make them with 'kbert records' (run again, it replaces an unfinished attempt)."
         )
     fields = read_json(directory / MANIFEST, "the manifest of records")
     if fields.get("version") != VERSION:
-        raise InputError(f"{directory / MANIFEST}: expected version {VERSION}. Received: {fields.get('version')!r}.")
+        raise InputError(
+            f"{directory / MANIFEST}: expected version {VERSION}. Received: "
+            f"{fields.get('version')!r}."
+        )
     try:
         fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
         fields["config"] = RecordsConfig(**fields["config"])
         manifest = Manifest(directory=directory, **fields)
     except (TypeError, KeyError) as error:
-        raise InputError(f"{directory / MANIFEST}: expected a manifest by 'kbert records'. Received: {error}.") from None
+        raise InputError(
+            f"{directory / MANIFEST}: expected a manifest by 'kbert records'. Received: {error}."
+        ) from None
     names = {shard.name for shard in manifest.shards}
     for path in sorted(directory.glob("*.tfrecord*")):
         if path.name not in names:
-            raise InputError(f"{path}: expected only the files that the manifest names. Received: another; remove it.")
+            raise InputError(
+                f"{path}: expected only the files that the manifest names. Received: another; "
+                "remove it."
+            )
     for shard in manifest.shards:
         if "/" in shard.name:
-            raise InputError(f"{directory / MANIFEST}: expected shards beside it, by name. Received: {shard.name!r}; {_ANEW}.")
+            raise InputError(
+                f"{directory / MANIFEST}: expected shards beside it, by name. Received: "
+                f"{shard.name!r}; {_ANEW}."
+            )
         path = directory / shard.name
         size = path.stat().st_size if path.is_file() else None
         if size != shard.bytes:
             received = "no such file" if size is None else f"{size} bytes"
-            raise InputError(f"{path}: expected {shard.bytes} bytes, as in the manifest. Received: {received}; {_ANEW}.")
+            raise InputError(
+                f"{path}: expected {shard.bytes} bytes, as in the manifest. Received: {received}; "
+                f"{_ANEW}."
+            )
     return manifest

@@ -1,10 +1,11 @@
-"""BERT's tokenization as TensorFlow operations, for data and for export: text in, WordPiece ids out.
+"""BERT's tokenization as TensorFlow operations, for data and for export: text in, WordPiece ids
+out.
 
-It equals `FullTokenizer` of google-research/bert (tokenization.py): clean, set CJK characters apart, lower and strip
-accents (uncased), split at white space and punctuation, then greedy longest-match-first WordPiece. tensorflow-text's
-own BERT tokenizers differ from it (NFKC case folding, control characters kept, long words), so its normaliser stays off
-and the normalisation is done here.
-"""
+It equals `FullTokenizer` of google-research/bert (tokenization.py): clean, set CJK characters
+apart, lower and strip accents (uncased), split at white space and punctuation, then greedy
+longest-match-first WordPiece. tensorflow-text's own BERT tokenizers differ from it (NFKC case
+folding, control characters kept, long words), so its normaliser stays off and the normalisation is
+done here."""
 
 import tensorflow as tf
 import tensorflow_text as tf_text
@@ -14,7 +15,8 @@ from tfrecords.vocabulary import UNK
 MAX_WORD_CHARACTERS = 200
 """A longer word becomes [UNK], as in Google's WordpieceTokenizer (max_input_chars_per_word)."""
 
-# All of category Zs but the plain space itself, which would make RE2 rewrite every word of the text.
+# All of category Zs but the plain space itself, which would make RE2 rewrite every word of the
+# text.
 _OTHER_SPACE = r"[\t\n\r\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}]"
 _CONTROL = r"[\p{Cc}\p{Cf}\x{fffd}]"
 _CJK = (
@@ -29,10 +31,12 @@ _MAX_WORD_BYTES = 4 * MAX_WORD_CHARACTERS
 class Tokenizer(tf.Module):
     """Turns a batch of texts into ragged WordPiece ids.
 
-    A special token typed in a text, such as "[MASK]", is split like any other text and never becomes the special id.
+    A special token typed in a text, such as "[MASK]", is split like any other text and never
+    becomes the special id.
 
     >>> from tfrecords import Vocabulary
-    >>> tokenizer = Tokenizer(Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "run", "##ning", "!")))
+    >>> tokenizer = Tokenizer(Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "run",
+    "##ning", "!")))
     >>> tokenizer(tf.constant(["Running!", "", "jump"])).to_list()
     [[5, 6, 7], [], [1]]
 
@@ -55,20 +59,23 @@ class Tokenizer(tf.Module):
     def __call__(self, texts, printable_ascii=False):
         """Tokenizes `texts` (string [B], valid UTF-8) to a RaggedTensor of ids (int32 [B, None]).
 
-        With `printable_ascii`, the texts have to be of the characters from space to "~", and what those do not need is
-        left out.
-        """
-        return self._wordpiece.tokenize(_reject_long_words(normalize(texts, self.cased, printable_ascii)))
+        With `printable_ascii`, the texts have to be of the characters from space to "~", and what
+        those do not need is left out."""
+        return self._wordpiece.tokenize(
+            _reject_long_words(normalize(texts, self.cased, printable_ascii))
+        )
 
 
 def normalize(texts, cased, printable_ascii=False):
-    """Cleans `texts` (string [B], valid UTF-8) as BERT does before it splits words; uncased also lowers and strips accents."""
+    """Cleans `texts` (string [B], valid UTF-8) as BERT does before it splits words; uncased also
+    lowers and strips accents."""
     if printable_ascii:
         return texts if cased else tf.strings.lower(texts)
     texts = tf.strings.regex_replace(texts, _OTHER_SPACE, " ")
     texts = tf.strings.regex_replace(texts, _CONTROL, "")
     if not cased:
-        # ASCII first, without regard to the machine's language: where that is Turkish, ICU makes ı of I.
+        # ASCII first, without regard to the machine's language: where that is Turkish, ICU makes ı
+        # of I.
         texts = tf.strings.lower(tf.strings.lower(texts), encoding="utf-8")
         texts = tf_text.normalize_utf8(texts, "NFD")
         texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
@@ -76,20 +83,23 @@ def normalize(texts, cased, printable_ascii=False):
 
 
 def set_words_apart(texts):
-    """Puts spaces around every character of normalized `texts` (string [B]) that is a word of its own: CJK, punctuation."""
+    """Puts spaces around every character of normalized `texts` (string [B]) that is a word of its
+    own: CJK, punctuation."""
     return tf.strings.regex_replace(texts, _WORD_ENDS, r" \1 ")
 
 
 def _reject_long_words(texts):
-    """Puts a word that is certainly [UNK] in the place of every word of more than MAX_WORD_CHARACTERS characters.
+    """Puts a word that is certainly [UNK] in the place of every word of more than
+    MAX_WORD_CHARACTERS characters.
 
-    The WordPiece operation limits bytes, BERT limits characters. Setting a text's word ends apart changes no token, and
-    is done only where some text has a run without a space that is long enough (1 in 10,000 lines); and that is looked for
-    only in texts of so many bytes (1 in 40).
-    """
+    The WordPiece operation limits bytes, BERT limits characters. Setting a text's word ends apart
+    changes no token, and is done only where some text has a run without a space that is long enough
+    (1 in 10,000 lines); and that is looked for only in texts of so many bytes (1 in 40)."""
 
     def replace():
-        return tf.strings.regex_replace(set_words_apart(texts), _LONG_WORD, "x" * (_MAX_WORD_BYTES + 1))
+        return tf.strings.regex_replace(
+            set_words_apart(texts), _LONG_WORD, "x" * (_MAX_WORD_BYTES + 1)
+        )
 
     long_texts = tf.boolean_mask(texts, tf.strings.length(texts) > MAX_WORD_CHARACTERS)
     some = tf.reduce_any(tf.strings.regex_full_match(long_texts, rf"(?s).*{_LONG_WORD}.*"))

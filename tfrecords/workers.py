@@ -1,4 +1,5 @@
-"""Processes that share out tasks, end with their parent, and are named by their task when one of them dies."""
+"""Processes that share out tasks, end with their parent, and are named by their task when one of
+them dies."""
 
 import contextlib
 import multiprocessing
@@ -14,17 +15,21 @@ from tfrecords.errors import InputError, WorkerError
 
 
 def automatic_workers(seconds):
-    """How many workers are worth their start, a few seconds each, for work that takes so many: at most the processors."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many workers are worth their start, a few seconds each, for work that takes so many: at
+    most the processors."""
+    processors = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(processors, 1 + int(seconds / 10))
 
 
 class Workers:
     """`count` workers, each with an object of its own that `make(*arguments)` returns.
 
-    With one worker everything happens in this process. With more, each is a new Python process (spawned, since TensorFlow
-    does not survive a fork), so a script that uses them needs `if __name__ == "__main__":` around its work. Use as a
-    context manager: at the end of the block the processes are killed, whatever they are doing.
+    With one worker everything happens in this process. With more, each is a new Python process
+    (spawned, since TensorFlow does not survive a fork), so a script that uses them needs `if
+    __name__ == "__main__":` around its work. Use as a context manager: at the end of the block the
+    processes are killed, whatever they are doing.
 
     Args:
         count: The number of workers.
@@ -50,12 +55,14 @@ class Workers:
             process.join()
 
     def map(self, method, tasks, progress=lambda *_: None):
-        """Calls the method with every task and yields (task, result) in the order in which they are done.
+        """Calls the method with every task and yields (task, result) in the order in which they are
+        done.
 
         Args:
             method: The name of a method of the workers' objects, called as `method(task, report)`.
             tasks: A list.
-            progress: Called with (task, *what `report` was called with) when a worker reports how far it is.
+            progress: Called with (task, *what `report` was called with) when a worker reports how
+                far it is.
 
         Raises:
             WorkerError: A worker died; it names the task.
@@ -64,7 +71,12 @@ class Workers:
         if self._count == 1 or (len(tasks) == 1 and not self._processes):
             self._own = self._own or self._make(*self._arguments)
             for task in tasks:
-                yield task, getattr(self._own, method)(task, lambda *what, task=task: progress(task, *what))
+                yield (
+                    task,
+                    getattr(self._own, method)(
+                        task, lambda *what, task=task: progress(task, *what)
+                    ),
+                )
             return
         waiting, busy = list(reversed(tasks)), {}
 
@@ -104,10 +116,13 @@ class Workers:
 
 @contextlib.contextmanager
 def _signals_held_back():
-    """Holds signals that would end this process back to the end of the block, in which it starts another.
+    """Holds signals that would end this process back to the end of the block, in which it starts
+    another.
 
-    A start that is cut short leaves a process behind that complains of it. Ctrl-C reaches the whole group, and the parent
-    decides: the new process inherits the mask, and so never sees it. The mask is that of one thread, where Python calls the
+    A start that is cut short leaves a process behind that complains of it. Ctrl-C reaches the whole
+    group, and the parent
+    decides: the new process inherits the mask, and so never sees it. The mask is that of one
+        thread, where Python calls the
     handlers in the main thread whichever takes the signal, so they wait too.
     """
     resource_tracker.ensure_running()  # or its start would undo the mask
@@ -146,7 +161,8 @@ def _death(process, task):
     code = process.exitcode
     how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
     return WorkerError(
-        f"Expected every worker to live. Received: the end ({how}) of the one that was on {task}; when memory is short, "
+        f"Expected every worker to live. Received: the end ({how}) of the one that was on {task}; "
+        "when memory is short, "
         "take fewer workers; run the same command again, it continues."
     )
 
@@ -154,7 +170,8 @@ def _death(process, task):
 def _serve(connection):
     """The life of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # As a rule there are as many workers as processors, and none needs a GPU, of which the first would take all memory.
+    # As a rule there are as many workers as processors, and none needs a GPU, of which the first
+    # would take all memory.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     try:
@@ -163,7 +180,14 @@ def _serve(connection):
             worker = make(*arguments)
         while True:
             method, task = connection.recv()
-            connection.send(("done", getattr(worker, method)(task, lambda *what: connection.send(("progress", *what)))))
+            connection.send(
+                (
+                    "done",
+                    getattr(worker, method)(
+                        task, lambda *what: connection.send(("progress", *what))
+                    ),
+                )
+            )
     except EOFError:
         return
     except InputError as error:
@@ -175,7 +199,8 @@ def _serve(connection):
 
 @contextlib.contextmanager
 def silenced_stderr():
-    """Drops what is written to the standard error meanwhile: TensorFlow's C++ code writes there before any setting counts."""
+    """Drops what is written to the standard error meanwhile: TensorFlow's C++ code writes there
+    before any setting counts."""
     sys.stderr.flush()
     stderr = os.dup(2)
     try:

@@ -1,8 +1,7 @@
 """Arrays to a shard of `tf.train.Example` records; reader.py is its twin.
 
-The protocol buffers and the TFRecord framing around them are written by compiled loops (numba) over whole batches: building
-`tf.train.Example`s in Python would be the slowest step of all.
-"""
+The protocol buffers and the TFRecord framing around them are written by compiled loops (numba) over
+whole batches: building `tf.train.Example`s in Python would be the slowest step of all."""
 
 import contextlib
 import gzip
@@ -27,12 +26,18 @@ def write_shard(path, split, batches, compression="none"):
     with atomic_path(path) as partial:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(partial, "wb"))
-            if compression == "gzip":  # without name and time, so that equal records are equal files
-                file = stack.enter_context(gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0))
+            if (
+                compression == "gzip"
+            ):  # without name and time, so that equal records are equal files
+                file = stack.enter_context(
+                    gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0)
+                )
             for features, lengths in batches:
                 buffer, starts = encode_records(features, lengths)
                 file.write(buffer)
-                offsets += (starts[:-1][-count % schema.BLOCK_RECORDS :: schema.BLOCK_RECORDS] + size).tolist()
+                offsets += (
+                    starts[:-1][-count % schema.BLOCK_RECORDS :: schema.BLOCK_RECORDS] + size
+                ).tolist()
                 count += len(starts) - 1
                 size += len(buffer)
         digest, size = sha256(partial), partial.stat().st_size
@@ -51,8 +56,10 @@ def encode_records(features, lengths=None):
     """Serialises a batch as TFRecords of `tf.train.Example`s, features in the order of their names.
 
     Args:
-        features: A dict from name to array: int32 [B, n], not negative, for an int64 list, or float32 [B, n] for a float list.
-        lengths: A dict from name to int [B], how many values of a row are written; a name that is not there has all.
+        features: A dict from name to array: int32 [B, n], not negative, for an int64 list, or
+            float32 [B, n] for a float list.
+        lengths: A dict from name to int [B], how many values of a row are written; a name that is
+            not there has all.
 
     Returns:
         The bytes as uint8 [n], and where each record begins, int64 [B + 1]; the last is the end.
@@ -60,7 +67,10 @@ def encode_records(features, lengths=None):
     names = sorted(features)
     lengths = lengths or {}
     keys = [name.encode() for name in names]
-    num_values = [np.broadcast_to(lengths.get(name, features[name].shape[1]), len(features[name])) for name in names]
+    num_values = [
+        np.broadcast_to(lengths.get(name, features[name].shape[1]), len(features[name]))
+        for name in names
+    ]
     return _encode(
         tuple(np.require(features[name], requirements="CW").view(np.int32) for name in names),
         np.stack(num_values, axis=1).astype(np.int64),
@@ -72,7 +82,8 @@ def encode_records(features, lengths=None):
 
 
 def _crc_tables():
-    """CRC-32C (Castagnoli) of every byte, and of every byte with 1 to 15 zero bytes behind it: uint32 [16, 256]."""
+    """CRC-32C (Castagnoli) of every byte, and of every byte with 1 to 15 zero bytes behind it:
+    uint32 [16, 256]."""
     tables = np.zeros([16, 256], np.uint32)
     crc = np.arange(256, dtype=np.uint32)
     for _ in range(8):
@@ -96,7 +107,8 @@ def _put_masked_crc(out, at, data, tables):
 
 @compiled
 def _crc(data, tables):
-    """The CRC-32C of `data`, sixteen bytes at a time; twelve of them do not wait for what comes before."""
+    """The CRC-32C of `data`, sixteen bytes at a time; twelve of them do not wait for what comes
+    before."""
     crc = np.uint32(0xFFFFFFFF)
     for i in range(0, len(data) - 15, 16):
         rest = np.uint32(0)
@@ -123,7 +135,8 @@ def _put_bytes(out, at, value, count):
 
 @compiled
 def _varint_size(value):
-    """Bytes of a varint below 2**35; without a branch, so that a loop over many takes several at once."""
+    """Bytes of a varint below 2**35; without a branch, so that a loop over many takes several at
+    once."""
     return 1 + (value >= 1 << 7) + (value >= 1 << 14) + (value >= 1 << 21) + (value >= 1 << 28)
 
 
@@ -147,7 +160,8 @@ def _put_varints(out, at, values, size):
     for n in range(len(values)):
         value = values[n]
         if value < 1 << 14:
-            # Most of the ids. A branch between one byte and two would be mispredicted; of one, the other is written over.
+            # Most of the ids. A branch between one byte and two would be mispredicted; of one, the
+            # other is written over.
             is_long = value >= 1 << 7
             out[at] = value & 127 | is_long << 7
             out[at + 1] = value >> 7
@@ -171,19 +185,23 @@ def _put_field(out, at, tag, size):
 
 @compiled
 def _encode(features, num_values, keys, key_starts, is_float, crc_tables):
-    """A TFRecord is its length (8 bytes), the CRC of that (4), the data, the CRC of the data (4). The data:
+    """A TFRecord is its length (8 bytes), the CRC of that (4), the data, the CRC of the data (4).
+    The data:
 
-    Example { features { feature { key, value { int64_list | float_list { value: packed } } } ... } }.
+    Example { features { feature { key, value { int64_list | float_list { value: packed } } } ... }
+    }.
 
-    Floats come as their bits. Tags: field 1 of wire type 2 is 0x0A, field 2 is 0x12, field 3 is 0x1A.
-    """
+    Floats come as their bits. Tags: field 1 of wire type 2 is 0x0A, field 2 is 0x12, field 3 is
+    0x1A."""
     num_records, num_features = num_values.shape
     list_sizes = np.empty(num_features, np.int64)
     starts = np.zeros(num_records + 1, np.int64)
     most_values = 0
     for f in range(num_features):
         most_values += features[f].shape[1]
-    out = np.empty(num_records * (5 * most_values + key_starts[-1] + 40 * num_features + 26), np.uint8)
+    out = np.empty(
+        num_records * (5 * most_values + key_starts[-1] + 40 * num_features + 26), np.uint8
+    )
     at = 0
     for n in range(num_records):
         features_size = 0
@@ -195,7 +213,9 @@ def _encode(features, num_values, keys, key_starts, is_float, crc_tables):
                 for c in range(len(values)):
                     size += _varint_size(values[c])
             list_sizes[f] = size
-            entry = _field_size(key_starts[f + 1] - key_starts[f]) + _field_size(_field_size(_field_size(size)))
+            entry = _field_size(key_starts[f + 1] - key_starts[f]) + _field_size(
+                _field_size(_field_size(size))
+            )
             features_size += _field_size(entry)
 
         _put_bytes(out, at, _field_size(features_size), 8)

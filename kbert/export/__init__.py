@@ -1,1 +1,0 @@
-"""Ways out and in: the formats that a pretrained model can have."""

@@ -1,0 +1,1 @@
+"""A pretrained model in any format: loading and saving."""

@@ -1,0 +1,125 @@
+"""The names of fields and weights in other formats, where queries, keys and values, one variable
+here, are three."""
+
+import dataclasses
+
+import numpy as np
+
+from kbert.formats.pretrained import weight_shapes
+from tfrecords import InputError
+
+CONFIGURATION_FIELDS = {
+    "vocab_size": "vocabulary_size",
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_size",
+    "max_position_embeddings": "max_positions",
+    "type_vocab_size": "num_segments",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "initializer_range": "initializer_range",
+}
+"""The fields of Google's bert_config.json, whose names `transformers` has too, and those of
+BertConfig that they are."""
+
+_QKV = ("query", "key", "value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """How a format calls the weights of a Pretrained, once queries, keys and values are apart.
+
+    >>> names = Names({"mlm/bias": "bias"}, {"nsp": "head"}, "layer.{}", {"query": "self.q"}, ".",
+    {"kernel": "weight"})
+    >>> names.of("mlm/bias"), names.of("nsp/bias"), names.of("layer_3/query/kernel")
+    ('bias', 'head.bias', 'layer.3.self.q.weight')
+    """
+
+    variables: dict[str, str]
+    """Of single variables, by their paths here."""
+    layers: dict[str, str]
+    """Of the layers that are there once, by theirs."""
+    block: str
+    """Of an encoder block, with {} for its number."""
+    parts: dict[str, str]
+    """Of the layers in a block."""
+    separator: str
+    kinds: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Of kernel, bias, gamma and beta, where they differ."""
+
+    def of(self, path):
+        """The name of the weight at a path."""
+        if path in self.variables:
+            return self.variables[path]
+        layer, _, kind = path.rpartition("/")
+        if layer not in self.layers:
+            block, _, part = layer.partition("/")
+            name = self.separator.join(
+                (self.block.format(block.removeprefix("layer_")), self.parts[part])
+            )
+        else:
+            name = self.layers[layer]
+        return self.separator.join((name, self.kinds.get(kind, kind)))
+
+
+def split_qkv(weights):
+    """The weights of a Pretrained with three arrays, such as layer_0/query/kernel, in the place of
+    each layer_0/qkv/kernel."""
+    split = {}
+    for path, value in weights.items():
+        if "/qkv/" in path:
+            split.update(zip(_thirds(path), np.split(value, 3, axis=-1), strict=True))
+        else:
+            split[path] = value
+    return split
+
+
+def split_shapes(bert):
+    """The shapes of all weights of a pretraining model of this shape, by the paths that `split_qkv`
+    gives them."""
+    shapes = {}
+    for path, shape in weight_shapes(bert).items():
+        if "/qkv/" in path:
+            shapes.update(dict.fromkeys(_thirds(path), (*shape[:-1], shape[-1] // 3)))
+        else:
+            shapes[path] = shape
+    return shapes
+
+
+def joined_weights(split, bert, source):
+    """The weights of a Pretrained from those that a format has: the inverse of `split_qkv`.
+
+    Args:
+        split: Arrays by the paths that `split_qkv` gives them; of three that are not all there,
+            none is kept.
+        bert: The BertConfig that the format's own files say.
+        source: Where they came from, for messages.
+
+    Raises:
+        InputError: An array has another shape than the configuration says, or is not of floats.
+    """
+    shapes = split_shapes(bert)
+    for path, value in split.items():
+        if value.shape != shapes[path]:
+            raise InputError(
+                f"Expected in {source} {path} of shape {shapes[path]}, as its configuration says. "
+                f"Received: {value.shape}."
+            )
+        if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
+            raise InputError(
+                f"Expected in {source} {path} of floats. Received: {value.dtype}; quantised "
+                "weights are not read."
+            )
+    joined = {}
+    for path in weight_shapes(bert):
+        if "/qkv/" not in path:
+            if path in split:
+                joined[path] = split[path]
+        elif all(third in split for third in _thirds(path)):
+            joined[path] = np.concatenate([split[third] for third in _thirds(path)], axis=-1)
+    return joined
+
+
+def _thirds(path):
+    return [path.replace("/qkv/", f"/{part}/") for part in _QKV]

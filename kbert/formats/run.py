@@ -1,0 +1,126 @@
+"""A run as a pretrained model: its newest weights, and in words how it was trained."""
+
+import dataclasses
+import shlex
+import warnings
+
+from kbert.config import SIZES, BertConfig, PretrainingConfig
+from kbert.formats.pretrained import Pretrained, weight_shapes
+from kbert.run.checkpoints import newest_checkpoint
+from kbert.run.directory import is_finished, load_run, read_records, read_results
+from kbert.run.evaluation import results_rows
+from tfrecords import InputError
+
+
+def read(path):
+    """Reads the newest checkpoint of a run as a Pretrained.
+
+    Raises:
+        InputError: It is no run, or has no checkpoint.
+    """
+    run = load_run(path)
+    newest = newest_checkpoint(run.checkpoints)
+    if newest is None:
+        raise InputError(
+            f"Expected a checkpoint in {run.checkpoints}. Received: none yet; train with 'kbert "
+            "pretrain'."
+        )
+    _, step, values = newest
+    names = {path: f"model/{path}" for path in weight_shapes(run.bert, run.pairs != "none")}
+    return Pretrained(
+        bert=run.bert,
+        weights={path: values[name] for path, name in names.items() if name in values},
+        vocabulary=run.vocabulary,
+        cased=run.cased,
+        sequence_length=run.sequence_length,
+        pairs=run.pairs,
+        training=_training(run, step),
+        source=str(path),
+    )
+
+
+def _training(run, step):
+    """How a run was trained until a step, in Markdown; what is damaged of the files that only tell
+    of it is passed over."""
+    try:
+        return _in_words(run, step)
+    except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
+        warnings.warn(
+            f"Of the training of {run.directory} nothing can be told: {error!r}.", stacklevel=2
+        )
+        return ""
+
+
+def _in_words(run, step):
+    parts = [
+        f"{step:,} updates of {run.pretraining.batch_size:,} sequences of up to "
+        f"{run.sequence_length} tokens each.\n"
+    ]
+    records = read_records(run)
+    corpus = records.get("counts", {}).get("corpus")
+    if corpus:
+        parts.append(
+            f"The text: {corpus['documents']:,} documents, {corpus['sentences']:,} sentences, "
+            f"{corpus['tokens']:,} tokens, of "
+            f"which {100 * records['config']['validation_fraction']:.3g} % of the documents were "
+            "held out.\n"
+        )
+    parts.append(f"{_command(run)}\n")
+    if is_finished(run, step) and (results := read_results(run)):
+        parts.append(f"On the held-out documents:\n\n{_table(results)}")
+    return "\n".join(parts)
+
+
+def _command(run):
+    """The command of a run, with all options that are not the defaults; without its beginning where
+    none makes such a shape.
+
+    RECORDS, RUN and PATH stand for where its records, itself and the model that it started from
+    are."""
+    bert = run.bert
+    sizes = [
+        size
+        for size in SIZES
+        if _shape(BertConfig.of_size(size, vocabulary_size=bert.vocabulary_size)) == _shape(bert)
+    ]
+    default = PretrainingConfig(steps=run.pretraining.steps)
+    usual = {
+        "dropout": BertConfig.dropout,
+        "attention_dropout": bert.dropout,
+        "max_positions": BertConfig.max_positions,
+    }
+    options = {
+        name: getattr(bert, name) for name, value in usual.items() if getattr(bert, name) != value
+    }
+    options |= {"steps": run.pretraining.steps}
+    options |= {
+        name: value
+        for name, value in dataclasses.asdict(run.pretraining).items()
+        if value != getattr(default, name)
+    }
+    if run.initial_sha256 is not None:
+        start = ["kbert", "pretrain", "RECORDS", "--output", "RUN", "--init-from", "PATH"]
+    elif sizes:
+        start = ["kbert", "pretrain", "RECORDS", "--output", "RUN", "--size", sizes[0]]
+    else:
+        start = []
+    words = [
+        word
+        for name, value in options.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    return f"{'The command' if start else 'The settings'}:\n\n    {shlex.join(start + words)}"
+
+
+def _shape(bert):
+    return (bert.num_layers, bert.hidden_size, bert.num_heads, bert.intermediate_size)
+
+
+def _table(results):
+    """The results of `evaluate` beside what is reached without a model, as a table in Markdown."""
+    lines = ["| | model | without a model |", "|---|---|---|"]
+    lines += [
+        f"| {what} | {model} | {baseline}, {name} |"
+        for what, model, baseline, name in results_rows(results)
+    ]
+    return "\n".join(lines) + "\n"

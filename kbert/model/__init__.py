@@ -1,0 +1,1 @@
+"""BERT as Keras layers and functional models."""

@@ -1,0 +1,1 @@
+"""A pretraining run: its directory, devices, checkpoints, callbacks and validation."""

@@ -1,0 +1,187 @@
+"""Checkpoints: a directory per step that appears whole, is verified before it is trusted, and is
+never overwritten.
+
+A checkpoint holds every variable of the model and of its optimizer as safetensors, and a JSON file
+with the step and the SHA-256 of the weights. Nothing in it is ever unpickled or executed."""
+
+import pathlib
+import re
+import shutil
+import warnings
+
+import numpy as np
+import safetensors
+
+from kbert.tensors import read_tensors, save_tensors
+from tfrecords import InputError
+from tfrecords.files import (
+    PARTIAL_SUFFIX,
+    atomic_path,
+    make_directory,
+    read_json,
+    sha256,
+    write_json,
+)
+
+WEIGHTS = "weights.safetensors"
+STATE = "state.json"
+_NAME = re.compile(r"step-(\d{9,})")
+
+
+def save_checkpoint(directory, model, step, keep=3):
+    """Writes the checkpoint of `step` below `directory` and then removes all but the `keep` newest
+    up to it.
+
+    Damaged ones of this step and of later steps, from which a run had to go back, are removed too.
+
+    Args:
+        directory: Where a run keeps its checkpoints.
+        model: A compiled and built keras.Model.
+        step: How many updates it has had.
+        keep: How many checkpoints stay.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        OSError: It could not be written; the others are as they were.
+    """
+    directory = make_directory(directory)
+    path = directory / f"step-{step:09d}"
+    for leftover in directory.glob(f"*{PARTIAL_SUFFIX}"):
+        shutil.rmtree(leftover)
+    for other in list_checkpoints(directory):
+        if other >= path and not _is_intact(other):
+            shutil.rmtree(other)
+    if not path.exists():
+        with atomic_path(path) as partial:
+            partial.mkdir()
+            try:
+                save_tensors(_values(model), partial / WEIGHTS)
+            except (
+                safetensors.SafetensorError
+            ) as error:  # such as a full disk, which it does not tell from other errors
+                raise OSError(f"{path / WEIGHTS}: {error}") from None
+            write_json(partial / STATE, {"step": step, "weights_sha256": sha256(partial / WEIGHTS)})
+    checkpoints = list_checkpoints(directory)
+    for old in checkpoints[: max(0, checkpoints.index(path) + 1 - keep)]:
+        shutil.rmtree(old)
+    return path
+
+
+def list_checkpoints(directory):
+    """The checkpoints below `directory`, oldest first."""
+    paths = [path for path in pathlib.Path(directory).glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: int(_NAME.fullmatch(path.name)[1]))
+
+
+def restore_checkpoint(directory, model):
+    """Loads the newest checkpoint that is intact into `model`, and warns of those that are not.
+
+    Args:
+        directory: Where a run keeps its checkpoints.
+        model: The model they were made of: built, and compiled if it is to be trained further; a
+            model that is not compiled gets its weights alone.
+
+    Returns:
+        The step of the checkpoint, or None if there is no checkpoint at all.
+
+    Raises:
+        InputError: No checkpoint is intact, or they are of another model; the message says what
+            differs.
+    """
+    newest = newest_checkpoint(directory)
+    if newest is None:
+        return None
+    path, step, values = newest
+    _assign(model, values, path)
+    return step
+
+
+def newest_checkpoint(directory):
+    """Reads the newest checkpoint that is intact, and warns of those that are not.
+
+    Returns:
+        Its path, its step and its values: arrays by name, those of the model under model/. None if
+        there is no checkpoint.
+
+    Raises:
+        InputError: No checkpoint is intact.
+    """
+    checkpoints = list_checkpoints(directory)
+    for path in reversed(checkpoints):
+        try:
+            return path, *_read(path)
+        except InputError as error:
+            warnings.warn(
+                f"The checkpoint {path} is damaged and passed over: {error}", stacklevel=2
+            )
+    if checkpoints:
+        raise InputError(
+            f"Expected an intact checkpoint in {directory}. Received: {len(checkpoints)}, all of "
+            "them damaged."
+        )
+    return None
+
+
+def _read(path):
+    """The step and the values of the checkpoint at `path`, verified; InputError if it is not
+    intact."""
+    state = read_json(path / STATE, "the state of a checkpoint")
+    expected = {"step": int(_NAME.fullmatch(path.name)[1]), "weights_sha256": None}
+    try:
+        expected["weights_sha256"] = sha256(path / WEIGHTS)
+        if state != expected:
+            raise InputError(
+                f"Expected in {path / STATE} what is there: {expected}. Received: {state}."
+            )
+        return expected["step"], read_tensors(path / WEIGHTS)
+    except OSError as error:
+        raise InputError(f"Expected the weights in {path / WEIGHTS}. Received: {error}.") from None
+
+
+def _is_intact(path):
+    try:
+        _read(path)
+    except InputError:
+        return False
+    return True
+
+
+def _variables(model):
+    """Every variable of the model and its optimizer, by a name that is the same in every
+    process."""
+    variables = {f"model/{variable.path}": variable for variable in model.variables}
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        optimizer.build(model.trainable_variables)
+        variables |= {f"optimizer/{variable.path}": variable for variable in optimizer.variables}
+    return variables
+
+
+def _values(model):
+    return {name: np.asarray(variable.numpy()) for name, variable in _variables(model).items()}
+
+
+def _assign(model, values, path):
+    variables = _variables(model)
+    wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
+    there = {
+        name: value.shape
+        for name, value in values.items()
+        if name in wanted or name.startswith("model/")
+    }
+    if there != wanted:
+        name = next(
+            name
+            for name in sorted(wanted.keys() | there.keys())
+            if wanted.get(name) != there.get(name)
+        )
+        raise InputError(
+            f"Expected a checkpoint of this model at {path}. Received: another model's, which "
+            f"differs first in {name}: "
+            f"shape {there.get(name, 'absent')} there, {wanted.get(name, 'absent')} here; use its "
+            "own configuration."
+        )
+    for name, variable in variables.items():
+        variable.assign(values[name])

@@ -1,0 +1,268 @@
+"""What a training step of a model takes on a TPU that is not there: compiled by the TPU's own
+compiler, never run."""
+
+import dataclasses
+import re
+
+from kbert.model.bert import pretraining_model
+from kbert.run.distribution import check_shares
+from kbert.speed.chips import chip_of
+from kbert.speed.machine import training_flops
+from kbert.speed.tpu_compiler import (
+    batch_shapes,
+    compiled_step,
+    compiled_update,
+    one_line,
+    topology_devices,
+    without_values,
+)
+from kbert.step.objective import compile_model
+from tfrecords import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a training step takes on each chip, and what follows from the chip's published rates.
+
+    Time is that of a roofline (Williams et al. 2009): the chip computes at its peak rate while its
+    memory moves bytes at its peak rate, and the slower of the two counts. It is an estimate. No
+    chip computes faster; but of the bytes some never leave the chip, and the exchange of gradients
+    between chips and the reading of records are not in it."""
+
+    topology: str
+    """The name of chip and layout, as "v5e:4x4"."""
+    chips: int
+    """How many."""
+    batch_size: int
+    """Sequences in a step, of all chips together."""
+    sequence_length: int
+    """Tokens in a sequence."""
+    model_flops: float
+    """Of the matrix products for a sequence: `speed.training_flops`."""
+    argument_bytes: int
+    """On each chip: weights, optimizer's and metrics' values, and its part of the batch."""
+    output_bytes: int
+    """On each chip: results that do not take the place of arguments."""
+    temporary_bytes: int
+    """On each chip: activations, gradients and whatever else lives within a step."""
+    program_bytes: int
+    """On each chip: the program."""
+    flops: float
+    """Operations of a step on each chip, as the compiler counts them."""
+    bytes_accessed: float
+    """Bytes that a step's operations read and write on each chip, as the compiler counts them: too
+    many, since what stays in the small memory of the chip itself is counted as well."""
+
+    @property
+    def chip(self):
+        """The Chip."""
+        return chip_of(self.topology)
+
+    @property
+    def memory_bytes(self):
+        """All that a step takes in the memory of each chip."""
+        return self.argument_bytes + self.output_bytes + self.temporary_bytes + self.program_bytes
+
+    @property
+    def computing_seconds(self):
+        """Of the operations of a step at the peak rate: no step takes less."""
+        return self.flops / self.chip.flops
+
+    @property
+    def moving_seconds(self):
+        """Of the bytes of a step at the peak rate."""
+        return self.bytes_accessed / self.chip.bandwidth
+
+    @property
+    def bound(self):
+        """What the step waits for: "computation" or "memory"."""
+        return "computation" if self.computing_seconds >= self.moving_seconds else "memory"
+
+    @property
+    def seconds(self):
+        """Of a step."""
+        return max(self.computing_seconds, self.moving_seconds)
+
+    @property
+    def sequences_per_second(self):
+        """Of all chips together."""
+        return self.batch_size / self.seconds
+
+    @property
+    def tokens_per_second(self):
+        """Of all chips together."""
+        return self.sequences_per_second * self.sequence_length
+
+    @property
+    def utilization(self):
+        """The share of the chips' peak rate that goes into the model's matrix products (Chowdhery
+        et al. 2022, appendix B)."""
+        return self.sequences_per_second * self.model_flops / (self.chips * self.chip.flops)
+
+
+def training_plan(
+    bert,
+    pretraining,
+    topology,
+    *,
+    sequence_length=128,
+    max_predictions=20,
+    accumulate=1,
+    recompute=False,
+    next_sentence=True,
+):
+    """Compiles the step that `pretrain` would run on JAX for a TPU, with the batch shared out over
+    all of its chips.
+
+    It takes minutes for the larger sizes, and makes no weights: only shapes are compiled.
+
+    Args:
+        bert: A BertConfig.
+        pretraining: A PretrainingConfig.
+        topology: The chip and its layout as JAX spells them: "v5e:2x2", "v5e:16x16", "v6e:2x2",
+            "v5p:2x2x1", "v4:2x2x1".
+        sequence_length: S.
+        max_predictions: P.
+        accumulate: Micro-batches.
+        recompute: As for `pretrain`.
+        next_sentence: As for `pretraining_model`.
+
+    Returns:
+        A Plan.
+
+    Raises:
+        InputError: There is no such topology, it cannot share the batch out evenly, the step does
+            not fit its memory, or JAX or libtpu is not there.
+    """
+    if sequence_length > bert.max_positions:
+        raise InputError(
+            f"Expected sequences of at most {bert.max_positions} tokens, the positions of the "
+            "model. "
+            f"Received: sequence_length={sequence_length}; take shorter ones."
+        )
+    if max_predictions > sequence_length:
+        raise InputError(
+            f"Expected at most {sequence_length} masked tokens. Received: "
+            f"max_predictions={max_predictions}."
+        )
+    chips = topology_devices(topology)
+    check_shares(pretraining.batch_size, len(chips), accumulate)
+    shapes = batch_shapes(pretraining.batch_size, sequence_length, max_predictions, next_sentence)
+
+    def new_model():
+        model = pretraining_model(
+            bert,
+            seed=pretraining.seed,
+            dtype=pretraining.dtype_policy,
+            next_sentence=next_sentence,
+            recompute=recompute,
+        )
+        compile_model(model, pretraining, accumulate)
+        return model
+
+    model = without_values(new_model, shapes)
+    try:
+        step = compiled_step(model, shapes, chips)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise _too_large(
+            error, topology, pretraining.batch_size // len(chips), accumulate, recompute
+        ) from None
+    memory, costs = step.memory_analysis(), _costs(step)
+    if accumulate > 1:
+        # The compiler counts what is inside of the loop over the micro-batches once: all but the
+        # update.
+        update = _costs(compiled_update(model, chips))
+        costs = {name: update[name] + accumulate * (costs[name] - update[name]) for name in costs}
+    return Plan(
+        topology=topology,
+        chips=len(chips),
+        batch_size=pretraining.batch_size,
+        sequence_length=sequence_length,
+        model_flops=training_flops(bert, sequence_length, max_predictions, next_sentence),
+        argument_bytes=memory.argument_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        program_bytes=memory.generated_code_size_in_bytes,
+        flops=costs["flops"],
+        bytes_accessed=costs["bytes accessed"],
+    )
+
+
+def _costs(compiled):
+    costs = compiled.cost_analysis()
+    return {name: costs[name] for name in ("flops", "bytes accessed")}
+
+
+def _too_large(error, topology, rows, accumulate, recompute):
+    """What is said of a step that the memory of a chip, with so many rows of the batch, does not
+    hold."""
+    sizes = [
+        float(size) * _UNITS[unit]
+        for size, unit in re.findall(r"\b(\d+(?:\.\d+)?)([KMGT])\b", str(error))
+    ]
+    need, has = sizes[:2] if len(sizes) > 1 else (2.0, 1.0)
+    said = re.search(r"(?<=RESOURCE_EXHAUSTED: ).*?(?=\. HLO module|$)", str(error), re.DOTALL)
+    advice = [f"{'more' if rows > 1 else 'larger'} chips"]
+    if not recompute:
+        advice.insert(0, "--recompute")
+    if parts := [parts for parts in range(accumulate + 1, rows + 1) if rows % parts == 0]:
+        advice.insert(
+            0,
+            "--accumulate "
+            f"{next((one for one in parts if one >= accumulate * need / has), parts[-1])}",
+        )
+    return InputError(
+        f"Expected a step that fits the memory of a {chip_of(topology).name} chip. Received: "
+        f"{rows:,} sequences on each in "
+        f"{accumulate} part{'s' * (accumulate > 1)}, for which the compiler says: "
+        f"{one_line(said.group(), 200)}; "
+        f"take {' or '.join(advice)}."
+    )
+
+
+_UNITS = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
+
+
+def plan_table(plan, steps=None):
+    """Says a plan in lines of text, and with `steps` how long a run of so many would take."""
+    gib, chip = 2**30, plan.chip
+    rows = [
+        (
+            "sequences in a step",
+            f"{plan.batch_size:,}, {plan.batch_size // plan.chips:,} on each chip",
+        ),
+        ("memory of a chip", f"{plan.memory_bytes / gib:.2f} of {chip.memory_bytes / gib:.0f} GiB"),
+        ("  weights, optimizer, batch", f"{plan.argument_bytes / gib:.2f} GiB"),
+        ("  activations, gradients", f"{plan.temporary_bytes / gib:.2f} GiB"),
+        ("  results and program", f"{(plan.output_bytes + plan.program_bytes) / gib:.2f} GiB"),
+        (
+            "computation",
+            f"{plan.flops / 1e12:,.3g} TFLOP on each chip, {plan.computing_seconds * 1e3:,.3g} ms "
+            "at its peak rate",
+        ),
+        (
+            "bytes moved",
+            f"{plan.bytes_accessed / 1e9:,.3g} GB on each chip, {plan.moving_seconds * 1e3:,.3g} "
+            "ms at its peak rate",
+        ),
+        ("a step", f"{plan.seconds * 1e3:,.3g} ms, bound by {plan.bound}"),
+        (
+            "speed",
+            f"{plan.sequences_per_second:,.0f} sequences/s, {plan.tokens_per_second:,.0f} tokens/s",
+        ),
+        ("model FLOP utilization", f"{plan.utilization:.0%} of {chip.flops / 1e12:.0f} TFLOP/s"),
+    ]
+    if steps is not None:
+        rows.append((f"{steps:,} steps", f"{plan.seconds * steps / 3600:,.3g} hours"))
+    count = f"{plan.chips} chip{'s' * (plan.chips > 1)}"
+    lines = [f"{plan.topology}, {count}: compiled by the TPU's compiler, not run"]
+    lines += [f"  {name:<27}  {value}" for name, value in rows]
+    return "\n".join(
+        [
+            *lines,
+            "Estimates by published peak rates, without the exchange between chips and the reading "
+            "of records.",
+        ]
+    )

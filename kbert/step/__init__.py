@@ -1,0 +1,1 @@
+"""The training step: objectives, optimizers, dropout, and one step for each backend."""

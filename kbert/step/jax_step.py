@@ -1,0 +1,86 @@
+"""The training step on JAX, for any keras.distribution. Here is all that reaches into Keras' JAX
+trainer, as of Keras 3.15."""
+
+import jax
+import keras
+
+from kbert.step.dropout import dropout_masks_of
+from kbert.step.micro_batches import split_batch
+from kbert.step.objective import balanced_weights
+
+
+class Step:
+    """The part of Pretrainer that depends on the backend."""
+
+    @staticmethod
+    def keras_jit_compile(jit_compile):
+        """What Keras is told of XLA: it compiles the whole step."""
+        return jit_compile
+
+    def make_step(self):
+        """Nothing is to be made after `compile`."""
+
+    def train_step(self, state, data):
+        """One update: (trainable, non-trainable, optimizer's, metrics' values), batch -> logs, new
+        state."""
+        trainable, non_trainable, optimizer_values, metrics = state
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        examples = jax.numpy.arange(keras.tree.flatten(x)[0].shape[0], dtype="int32")
+        batch = x, y, sample_weight, balanced_weights(sample_weight), examples
+        (step,) = [
+            value
+            for variable, value in zip(self.optimizer.variables, optimizer_values, strict=True)
+            if variable is self.optimizer.iterations
+        ]
+        gradients_of = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+
+        def gradients_of_part(metrics, part):
+            x, y, sample_weight, weights, examples = part
+            with dropout_masks_of(step, examples):
+                (_, (loss, y_pred, _, metrics)), gradients = gradients_of(
+                    trainable,
+                    non_trainable,
+                    metrics,
+                    x,
+                    y,
+                    weights,
+                    training=True,
+                    optimizer_variables=optimizer_values,
+                )
+            _, metrics = self._update_metrics_variables(metrics, loss, x, y, y_pred, sample_weight)
+            return gradients, metrics
+
+        if self.accumulate == 1:
+            gradients, metrics = gradients_of_part(metrics, batch)
+        else:
+
+            def add_part(carry, part):
+                sums, metrics = carry
+                gradients, metrics = gradients_of_part(metrics, part)
+                return (jax.tree.map(jax.numpy.add, sums, gradients), metrics), None
+
+            zeros = jax.tree.map(jax.numpy.zeros_like, trainable)
+            (sums, metrics), _ = jax.lax.scan(
+                add_part, (zeros, metrics), split_batch(batch, self.accumulate)
+            )
+            gradients = jax.tree.map(lambda one: one / self.accumulate, sums)
+
+        trainable, optimizer_values = self.optimizer.stateless_apply(
+            optimizer_values, gradients, trainable
+        )
+        return self._logs(metrics), (trainable, non_trainable, optimizer_values, metrics)
+
+    def test_step(self, state, data):
+        """One batch of an evaluation: (trainable, non-trainable, metrics' values), batch -> logs,
+        new state."""
+        trainable, non_trainable, metrics = state
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        _, (loss, y_pred, _, metrics) = self.compute_loss_and_updates(
+            trainable, non_trainable, metrics, x, y, balanced_weights(sample_weight), training=False
+        )
+        logs, metrics = self._update_metrics_variables(metrics, loss, x, y, y_pred, sample_weight)
+        return logs, (trainable, non_trainable, metrics)
+
+    def _logs(self, metrics):
+        with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))):
+            return self.get_metrics_result()

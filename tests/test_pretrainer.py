@@ -1,0 +1,361 @@
+"""The training step: the same on one device and on many, in one part and in several, compiled or
+not, on both backends."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from model_fixtures import ROOT, random_batch, randomize, tiny_config, values_of
+
+from kbert.model.bert import pretraining_model
+from kbert.step.micro_batches import split_batch
+from kbert.step.objective import balanced_weights, pretraining_objective
+from kbert.step.pretrainer import Pretrainer
+
+pytest_plugins = ["model_fixtures"]
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Trainings:
+    """Runs train_on_devices.py, each set of options once."""
+
+    def __init__(self, records, directory):
+        self._records = records
+        self._directory = directory
+        self._done = {}
+
+    def __call__(self, **options):
+        key = json.dumps(options, sort_keys=True)
+        if key not in self._done:
+            output = self._directory / f"{len(self._done)}.npz"
+            command = [
+                sys.executable,
+                str(ROOT / "tests" / "train_on_devices.py"),
+                str(self._records),
+                str(output),
+                key,
+            ]
+            environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+            environment.pop("TF_CONFIG", None)
+            configurations = [None]
+            if options.get("strategy") == "multi-worker":
+                workers = [f"localhost:{port}" for port in free_ports(2)]
+                configurations = [
+                    {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+                    for index in range(2)
+                ]
+            processes = [
+                subprocess.Popen(
+                    command,
+                    env=environment | ({} if one is None else {"TF_CONFIG": json.dumps(one)}),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+                for one in configurations
+            ]
+            said = [process.communicate(timeout=300)[0] for process in processes]
+            assert [process.returncode for process in processes] == [0] * len(processes), said[0][
+                -3000:
+            ]
+            with np.load(output) as values:
+                self._done[key] = dict(values)
+        return self._done[key]
+
+
+@pytest.fixture(scope="module")
+def train(tiny_records, tmp_path_factory):
+    return Trainings(tiny_records, tmp_path_factory.mktemp("trainings"))
+
+
+def assert_same_training(one, other, atol=1e-5):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if name.startswith("initial/"):
+            np.testing.assert_array_equal(other[name], value, err_msg=name)
+        elif name != "replicas" and not name.startswith("logs/"):
+            np.testing.assert_allclose(other[name], value, atol=atol, err_msg=name)
+    for name in (
+        "loss",
+        "mlm_cross_entropy",
+        "mlm_accuracy",
+        "nsp_cross_entropy",
+        "val_loss",
+        "val_mlm_cross_entropy",
+    ):
+        np.testing.assert_allclose(
+            other[f"logs/{name}"], one[f"logs/{name}"], atol=atol, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate": 4},
+        {"strategy": "mirrored", "devices": 2},
+        {"strategy": "mirrored", "devices": 2, "accumulate": 2},
+        {"strategy": "multi-worker", "accumulate": 2},
+    ],
+    ids=["accumulation", "mirrored", "mirrored-accumulation", "multi-worker-accumulation"],
+)
+def test_fifty_steps_are_the_same_however_they_are_shared_out(train, options, dropout):
+    one = train(dropout=dropout)
+    assert len(one["losses"]) == 50
+    assert one["losses"][-1] < one["losses"][0] - 0.3
+    other = train(dropout=dropout, **options)
+    assert other["replicas"] == (1 if "strategy" not in options else 2)
+    assert_same_training(one, other)
+
+
+def test_clipping_and_dropout_have_a_part_in_those_fifty_steps(train):
+    one, unclipped, dropped = train(dropout=0.0), train(dropout=0.0, clip=100.0), train(dropout=0.3)
+    for other in (unclipped, dropped):
+        assert np.abs(one["losses"] - other["losses"]).max() > 1e-3
+
+
+def test_lamb_is_shared_out_too(train):
+    assert_same_training(
+        train(optimizer="lamb", steps=10),
+        train(optimizer="lamb", steps=10, strategy="mirrored", devices=2, accumulate=2),
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"devices": 2, "strategy": "mirrored"}, {"accumulate": 2}], ids=str
+)
+def test_jax_trains_as_tensorflow_does(train, options):
+    one = train(dropout=0.3)
+    other = train(dropout=0.3, backend="jax", **options)
+    assert other["replicas"] == (2 if options.get("devices") else 1)
+    assert_same_training(one, other, atol=1e-4)
+
+
+def compiled_model(
+    accumulate=1, jit_compile="auto", run_eagerly=False, dropout=0.3, recompute=False
+):
+    model = pretraining_model(tiny_config(dropout=dropout), seed=7, recompute=recompute)
+    randomize(model.trainable_variables, seed=3, scale=0.1)
+    model.compile(
+        **pretraining_objective(learning_rate=0.01, steps=10, warmup_steps=0),
+        accumulate=accumulate,
+        jit_compile=jit_compile,
+        run_eagerly=run_eagerly,
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"jit_compile": False},
+        {"run_eagerly": True},
+        {"accumulate": 3, "run_eagerly": True},
+        {"recompute": True},
+        {"recompute": True, "accumulate": 2},
+        {"recompute": True, "jit_compile": False},
+    ],
+    ids=str,
+)
+def test_a_step_is_the_same_without_xla_eagerly_and_with_activations_worked_out_twice(options):
+    batches = [random_batch(seed, batch_size=6) for seed in range(3)]
+    models = [compiled_model(), compiled_model(**options)]
+    logs = [
+        [model.train_on_batch(*batch, return_dict=True) for batch in batches] for model in models
+    ]
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    one, other = (values_of(model.trainable_variables) for model in models)
+    for path, value in one.items():
+        np.testing.assert_allclose(other[path], value, atol=1e-5, err_msg=path)
+
+
+def test_the_gradient_is_that_of_the_sums_over_the_whole_batch():
+    # Against TensorFlow's own tape over the losses written out, without anything of Keras' trainer.
+    x, y, weight = random_batch(batch_size=6)
+    model = compiled_model(accumulate=2, dropout=0.0)
+    model.train_on_batch(x, y, weight)  # builds
+    model = compiled_model(accumulate=2, dropout=0.0)
+    with tf.GradientTape() as tape:
+        logits = model(x, training=True)
+        mlm = tf.nn.sparse_softmax_cross_entropy_with_logits(y["mlm"], logits["mlm"])
+        nsp = tf.nn.sparse_softmax_cross_entropy_with_logits(y["nsp"], logits["nsp"])
+        loss = tf.reduce_sum(mlm * weight["mlm"]) / weight["mlm"].sum() + tf.reduce_mean(nsp)
+    variables = model.trainable_variables
+    gradients = [tf.convert_to_tensor(one).numpy() for one in tape.gradient(loss, variables)]
+    norm = np.sqrt(sum((one.astype(np.float64) ** 2).sum() for one in gradients))
+    expected = {}
+    for variable, gradient in zip(variables, gradients, strict=True):
+        gradient = np.float64(gradient) / max(1.0, norm)
+        update = 0.1 * gradient / (np.sqrt(0.001 * gradient**2) + 1e-6)
+        decay = 0.0 if variable.name in ("bias", "gamma", "beta") else 0.01
+        value = np.float64(variable.numpy())
+        expected[variable.path] = value - 0.01 * (update + decay * value)
+    logs = model.train_on_batch(x, y, weight, return_dict=True)
+    assert logs["loss"] == pytest.approx(float(loss), abs=1e-5)
+    for variable in variables:
+        np.testing.assert_allclose(
+            variable.numpy(), expected[variable.path], atol=2e-4, err_msg=variable.path
+        )
+
+
+def test_activations_that_are_worked_out_twice_are_not_kept():
+    # XLA would find the same computation twice and keep its result, if it were not told otherwise.
+    def matrix_products(recompute):
+        model = pretraining_model(tiny_config(num_layers=3, dropout=0.3), recompute=recompute)
+        model.compile(**pretraining_objective(steps=10))
+        x, y, weight = random_batch()
+        model.train_on_batch(x, y, weight)
+        batch = keras.tree.map_structure(
+            tf.constant, (x, y, weight, weight, np.arange(5, dtype=np.int32))
+        )
+        hlo = model._gradients.experimental_get_compiler_ir(
+            batch, tf.constant(0), model._metric_values()
+        )("optimized_hlo")
+        return hlo.count(" dot(")
+
+    # Each of the products in a block that go forward is there once more: six, and seven in the
+    # last, whose queries are of fewer rows than its keys and values.
+    assert matrix_products(True) == matrix_products(False) + 2 * 6 + 7
+
+
+def test_a_batch_without_a_masked_token_has_no_loss_of_them():
+    x, y, weight = random_batch()
+    model = compiled_model()
+    logs = model.train_on_batch(
+        x, y, weight | {"mlm": np.zeros_like(weight["mlm"])}, return_dict=True
+    )
+    assert logs["mlm_loss"] == 0.0
+    assert np.isfinite(logs["loss"])
+    assert all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables)
+
+
+def test_balanced_weights_are_of_the_whole_batch():
+    weight = {
+        "mlm": np.array([[1, 1, 0], [1, 0, 0]], np.float32),
+        "nsp": np.array([1, 1], np.float32),
+    }
+    alone = balanced_weights(weight)
+    np.testing.assert_array_equal(alone["mlm"], [[2, 2, 0], [2, 0, 0]])
+    np.testing.assert_array_equal(alone["nsp"], [1, 1])
+    # Another replica has six masked tokens where this one has three: 12 slots of weight 9.
+    shared = balanced_weights(
+        weight, replicas=2, all_reduce=lambda sums: sums + np.array([6, 2], np.float32)
+    )
+    np.testing.assert_allclose(shared["mlm"], np.array([[1, 1, 0], [1, 0, 0]]) * 12 / 9, rtol=1e-6)
+    np.testing.assert_array_equal(shared["nsp"], [1, 1])
+    assert balanced_weights(None) is None
+
+
+def test_micro_batches_take_turns_in_the_rows():
+    batch = {"x": tf.reshape(tf.range(12), [6, 2]), "y": None}
+    parts = split_batch(batch, 3)
+    np.testing.assert_array_equal(
+        parts["x"], [[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], [10, 11]]]
+    )
+    assert parts["y"] is None
+
+
+def test_a_batch_that_micro_batches_cannot_share_is_refused(refused):
+    with refused(
+        r"Expected a batch that 4 micro-batches share evenly\. Received: 6 rows on a device; take 8\."
+    ):
+        split_batch(np.zeros((6, 2)), 4)
+    model = compiled_model(accumulate=4)
+    with refused("share evenly"):
+        model.train_on_batch(*random_batch(batch_size=6))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"gradient_accumulation_steps": 2}, {"use_ema": True}, {"loss_scale_factor": 2.0}],
+    ids=lambda one: next(iter(one)),
+)
+def test_what_differs_between_devices_is_refused(options, refused):
+    model = pretraining_model(tiny_config(num_layers=1))
+    with refused(f"Expected an optimizer without {next(iter(options))}"):
+        model.compile(optimizer=keras.optimizers.Adam(**options), loss={"mlm": None, "nsp": None})
+    with refused("Expected at least 1 micro-batch"):
+        model.compile(accumulate=0)
+
+
+def test_any_optimizer_and_loss_of_keras_will_do():
+    x, y, weight = random_batch()
+    model = pretraining_model(tiny_config(num_layers=1))
+    plain = {
+        name: keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        for name in ("mlm", "nsp")
+    }
+    model.compile(
+        optimizer=keras.optimizers.Adam(0.01, clipnorm=1.0),
+        loss=plain,
+        loss_weights={"mlm": 1.0, "nsp": 0.5},
+    )
+    losses = [model.train_on_batch(x, y, weight, return_dict=True)["loss"] for _ in range(20)]
+    assert losses[-1] < losses[0] - 1
+    model.compile(optimizer="sgd", loss=plain)
+    assert np.isfinite(model.train_on_batch(x, y)).all()  # without weights
+
+
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # of Keras, with NumPy 2
+def test_a_pretrainer_is_saved_and_loaded_as_any_keras_model(tmp_path):
+    model = compiled_model(dropout=0.0)
+    batch = random_batch()
+    model.train_on_batch(*batch)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, Pretrainer)
+    for name, value in model.predict_on_batch(batch[0]).items():
+        np.testing.assert_array_equal(loaded.predict_on_batch(batch[0])[name], value)
+    assert loaded.train_on_batch(*batch) == pytest.approx(model.train_on_batch(*batch), abs=1e-6)
+
+
+def test_steps_per_execution_makes_no_difference():
+    batches = [random_batch(seed, batch_size=6) for seed in range(4)]
+    dataset = tf.data.Dataset.from_tensors(batches[0])
+    for batch in batches[1:]:
+        dataset = dataset.concatenate(tf.data.Dataset.from_tensors(batch))
+    one, several = compiled_model(), compiled_model()
+    several.steps_per_execution = 2
+    for model in (one, several):
+        model.fit(dataset, verbose=0, shuffle=False)
+    for path, value in values_of(one.trainable_variables).items():
+        np.testing.assert_allclose(
+            values_of(several.trainable_variables)[path], value, atol=1e-6, err_msg=path
+        )
+
+
+def test_keras_still_has_what_is_overridden_here():
+    # What tensorflow_step.py replaces or relies on: where Keras changes it, this says so.
+    from keras.src.backend.tensorflow import trainer
+    from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+    for name in (
+        "_maybe_symbolic_build",
+        "_symbolic_build",
+        "_make_function",
+        "compute_loss",
+        "compute_metrics",
+    ):
+        assert hasattr(trainer.TensorFlowTrainer, name)
+    for name in ("_clip_gradients", "_apply_weight_decay", "_backend_update_step"):
+        assert hasattr(BaseOptimizer, name)
+    assert issubclass(keras.optimizers.Adam, BaseOptimizer)
+    assert callable(trainer.reduce_per_replica)

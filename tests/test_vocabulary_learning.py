@@ -1,0 +1,338 @@
+import collections
+import gzip
+import io
+import itertools
+import random
+import sys
+
+import plain_tokenizer
+import pytest
+import tokenizers
+
+from tfrecords import Vocabulary, learn_vocabulary, python_documents, vocabulary_learning
+from tfrecords.inputs import batches, pieces
+from tfrecords.vocabulary import SPECIAL_TOKENS
+
+TEXT = """The river runs past the old mill, and the miller's daughter counts the running water.
+Nobody counts the stones; the stones count the years!
+
+Ein Müller mahlt Mehl. Die Mühle mahlt, der Fluß fließt.
+Die Mühlen mahlen langsam, aber die Müller mahlen schnell.
+"""
+
+
+SENTENCES = [
+    'The quick brown fox, 3.14 times faster (or so), said: "I don\'t know"!',
+    "Ein Müller mahlt Mehl; der FLUSS fließt. ÆØÅ æøå Łódź, naïve façade, x² + y² ≤ 1½ €",
+    "Съешь же ещё этих мягких французских булок, да выпей чаю. ЁЖИК",
+    "敏捷的棕色狐狸跳过了懒狗。これはペンです、カタカナ。다람쥐 헌 쳇바퀴에 타고파",
+    "नमस्ते दुनिया। اَلسَّلَامُ عَلَيْكُمْ؟ שָׁלוֹם עוֹלָם",
+    "e-mail@host.example/path?x=1&y=2#z `code` ~tilde~ ^caret^ $5 <tag> a_b {c} [MASK] |e| \\f",
+    "zero\u200bwidth, soft\u00adhyphen, no\u00a0break, thin\u2009space, a\0b\tc\x85d "
+    "e\u2028f\u2029g \ufeffh",
+    "x" * 200 + " " + "y" * 201 + " " + "é" * 200,
+]
+
+
+@pytest.fixture(scope="module")
+def real_text():
+    """Documents of English prose, and of other scripts."""
+    prose = list(itertools.islice(python_documents(), 40))
+    assert sum(map(len, prose)) > 1000
+    return [*prose, SENTENCES, [sentence.title() for sentence in SENTENCES]]
+
+
+def plain_counts(documents, cased):
+    """How often each word stands there, by the `tokenizers` library."""
+    normalizer = tokenizers.normalizers.BertNormalizer(lowercase=not cased, strip_accents=not cased)
+    splitter = tokenizers.pre_tokenizers.BertPreTokenizer()
+    texts = (normalizer.normalize_str(sentence) for document in documents for sentence in document)
+    counts = collections.Counter(
+        word for text in texts for word, _ in splitter.pre_tokenize_str(text)
+    )
+    return collections.Counter({word: count for word, count in counts.items() if len(word) <= 200})
+
+
+def write(path, documents, compress=bytes):
+    path.write_bytes(
+        compress("\n".join("\n".join(document) + "\n" for document in documents).encode())
+    )
+    return path
+
+
+def count_words(the_pieces, cased=False, workers=1):
+    tasks = list(batches(the_pieces, 150_000))
+    counted = vocabulary_learning._count_words(tasks, cased, "sentences", "strict", workers, False)
+    # The line separator is a character that is a word of its own, and white space to what learns
+    # from the words.
+    return collections.Counter(
+        {word: count for word, count in counted.items() if not word.isspace()}
+    )
+
+
+def learn(tmp_path, text, size, **options):
+    path = tmp_path / "text.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return learn_vocabulary([path], size, **options)
+
+
+def test_small_vocabulary_in_full(tmp_path):
+    # ab is merged first. "ab" then stands there three times, "b" once, "a" and "##b" never.
+    vocabulary = learn(tmp_path, "ab ab b ab\n", 100)
+    assert vocabulary.tokens == (
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "ab",
+        "b",
+        "##b",
+        "a",
+    )
+
+
+@pytest.mark.parametrize("cased", [False, True])
+@pytest.mark.parametrize("size", [61, 83, 1009])
+def test_order_is_special_tokens_then_frequency_then_text(tmp_path, cased, size):
+    vocabulary = learn(tmp_path, TEXT, size, cased=cased)
+    counts = collections.Counter(plain_tokenizer.tokenize(TEXT, vocabulary.ids, cased))
+    pieces = vocabulary.tokens[5:]
+    assert vocabulary.tokens[:5] == SPECIAL_TOKENS
+    assert pieces == tuple(sorted(pieces, key=lambda piece: (-counts[piece], piece)))
+    assert counts["[UNK]"] == 0
+    assert len(vocabulary) <= size
+    assert vocabulary.cased is cased
+
+
+def test_text_too_small_for_the_size_gives_a_smaller_vocabulary(tmp_path):
+    small, large, all_there_is = (len(learn(tmp_path, TEXT, size)) for size in (61, 71, 1009))
+    assert 55 < small <= 61 < 65 < large <= 71 < all_there_is < 100
+
+
+def test_uncased_has_neither_capitals_nor_accents(tmp_path):
+    uncased, cased = (
+        set("".join(learn(tmp_path, TEXT, 1009, cased=c).tokens[5:])) for c in (False, True)
+    )
+    assert not uncased & set("TNEMDFü")
+    assert uncased | set("TNEMDFü") == cased
+
+
+def test_min_frequency_bounds_the_merges(tmp_path):
+    assert "stone" in " ".join(learn(tmp_path, TEXT, 1009, min_frequency=2).tokens)
+    assert all(
+        len(piece.removeprefix("##")) == 1
+        for piece in learn(tmp_path, TEXT, 1009, min_frequency=101).tokens[5:]
+    )
+
+
+def test_counts_cover_every_batch_of_sentences(tmp_path):
+    # More sentences than fit one batch; the rare word of the first batch is the frequent one of the
+    # last.
+    text = "one two\n" * 4096 + "two\n" * 7
+    assert learn(tmp_path, text, 100).tokens[5:7] == ("two", "one")
+
+
+def test_special_token_typed_in_the_text_is_no_second_piece(tmp_path):
+    vocabulary = learn(tmp_path, "[MASK] [MASK] mask [CLS]\n" * 3, 100)
+    assert [token for token in vocabulary.tokens if "MASK" in token.upper()] == ["[MASK]", "mask"]
+
+
+def test_saved_vocabulary_loads_as_it_was(tmp_path):
+    vocabulary = learn(tmp_path, TEXT, 83)
+    vocabulary.save(tmp_path / "vocab.txt")
+    assert Vocabulary.load(tmp_path / "vocab.txt") == vocabulary
+
+
+def test_invalid_utf8_is_refused_or_replaced(tmp_path, refused):
+    with refused(r"text\.txt: expected UTF-8\. Received: an invalid byte at offset 3"):
+        learn(tmp_path, b"ab \xff ab\n", 100)
+    assert learn(tmp_path, b"ab \xff ab\n", 100, errors="replace").tokens[5:] == (
+        "ab",
+        "##b",
+        "a",
+        "b",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "pattern"),
+    [
+        (TEXT, 5, r"Expected a vocabulary size above the 5 special tokens\. Received: 5"),
+        (
+            TEXT,
+            23,
+            r"Expected a vocabulary size with room for every character of the text\. Received: 23, where .* take \d\d;",
+        ),
+        (
+            "",
+            100,
+            r"Expected text to learn a vocabulary from\. Received: input files without a single word",
+        ),
+        (" \n\n\x00\n", 100, r"Received: input files without a single word"),
+    ],
+)
+def test_text_or_size_that_cannot_do_is_refused(tmp_path, refused, text, size, pattern):
+    with refused(pattern):
+        learn(tmp_path, text, size)
+
+
+def test_a_script_of_many_characters_is_learned(tmp_path):
+    # A quarter of a large vocabulary may be characters, not only the 1,000 that the library takes
+    # by itself.
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(chr(0x4E00 + index) * 2 for index in range(1500)))
+    vocabulary = learn_vocabulary([path], size=6000)
+    assert sum(len(token) == 1 for token in vocabulary.tokens) == 1500
+
+
+@pytest.mark.parametrize("cased", [False, True])
+def test_words_are_counted_as_the_library_does(tmp_path, real_text, cased):
+    expected = plain_counts(real_text, cased)
+    assert len(expected) > 1000
+    path = write(tmp_path / "text", real_text)
+    assert count_words(pieces([path], "sentences"), cased) == expected
+
+
+def test_counts_do_not_depend_on_files_pieces_and_batches(tmp_path, real_text, monkeypatch):
+    expected = plain_counts(real_text, False)
+    whole = write(tmp_path / "whole", real_text)
+    for piece_bytes in [10_007, 100_003]:
+        assert count_words(pieces([whole], "sentences", piece_bytes)) == expected
+    monkeypatch.setattr(vocabulary_learning, "_CHARACTERS_PER_BATCH", 3001)
+    files = [
+        write(tmp_path / str(number), real_text[number::3], gzip.compress if number else bytes)
+        for number in range(3)
+    ]
+    assert count_words(pieces(files, "sentences", 50_021)) == expected
+
+
+def test_two_processes_learn_what_one_does(tmp_path, real_text):
+    files = [write(tmp_path / str(number), real_text[number::3]) for number in range(3)]
+    one, two = (
+        count_words(pieces(files, "sentences", 100_003), workers=workers) for workers in (1, 2)
+    )
+    assert one == two == plain_counts(real_text, False)
+    # In the same order too, which what is forgotten may depend on.
+    assert list(one) == list(two)
+
+
+def test_the_rarest_words_are_forgotten(tmp_path, monkeypatch):
+    text = "a " * 5 + "b " * 4 + "c " * 3 + "d " * 2 + "e " * 2 + "f g"
+    (tmp_path / "text").write_text(text)
+    the_pieces = pieces([tmp_path / "text"], "sentences")
+    counts = {"a": 5, "b": 4, "c": 3, "d": 2, "e": 2, "f": 1, "g": 1}
+    for most, kept in [
+        (7, "abcdefg"),
+        (6, "abcde"),
+        (5, "abcde"),
+        (4, "abc"),
+        (3, "abc"),
+        (2, "ab"),
+        (1, "a"),
+    ]:
+        monkeypatch.setattr(vocabulary_learning, "MAX_WORDS", most)
+        assert count_words(the_pieces) == {word: counts[word] for word in kept}
+
+
+def test_different_words_without_end_take_bounded_memory(tmp_path, monkeypatch):
+    draw = random.Random(3)
+    sentences = [f"The mill {draw.random()} turns {number}abc" for number in range(5003)]
+    the_pieces = pieces(
+        [write(tmp_path / "text", [sentences[i : i + 7] for i in range(0, 5003, 7)])],
+        "sentences",
+        30_011,
+    )
+    monkeypatch.setattr(vocabulary_learning, "MAX_WORDS", 101)
+    monkeypatch.setattr(vocabulary_learning, "_CHARACTERS_PER_BATCH", 1009)
+    sizes = []
+    forget = vocabulary_learning._forget
+    monkeypatch.setattr(
+        vocabulary_learning, "_forget", lambda words: (sizes.append(len(words)), forget(words))
+    )
+    first, second = (count_words(the_pieces) for _ in range(2))
+    assert first == second
+    assert len(first) <= 101
+    assert {word: first[word] for word in ["the", "mill", "turns", "."]} == dict.fromkeys(
+        ["the", "mill", "turns"], 5003
+    ) | {".": first["."]}
+    assert first["."] >= 5003
+    # Words of a batch, and of what was kept before.
+    assert 101 < max(sizes) < 2 * 101 + 1009
+
+
+def test_counts_of_a_large_corpus_are_scaled_down(tmp_path, monkeypatch):
+    # 4,000 words of which 400 are learned from; what stands there fewer than 5 times is rounded to
+    # nothing.
+    text = "\n".join(["ab"] * 3000 + ["cd"] * 844 + ["xy"] * 150 + ["qr"] * 4 + ["no"] * 2)
+    monkeypatch.setattr(vocabulary_learning, "LEARNED_WORDS", 400)
+    learned = []
+    repeated = vocabulary_learning._repeated
+    monkeypatch.setattr(
+        vocabulary_learning,
+        "_repeated",
+        lambda words, scale: (learned.append(text) or text for text in repeated(words, scale)),
+    )
+    vocabulary = learn(tmp_path, text, 100, min_frequency=100)
+    assert collections.Counter(" ".join(learned).split()) == {"ab": 300, "cd": 84, "xy": 15}
+    # The frequency is scaled as well: 15 are enough where 10 are asked for, but not where 20 are.
+    assert vocabulary.tokens[5:] == (
+        "ab",
+        "cd",
+        "xy",
+        "##b",
+        "##d",
+        "##y",
+        "a",
+        "b",
+        "c",
+        "d",
+        "x",
+        "y",
+    )
+    assert "xy" not in learn(tmp_path, text, 100, min_frequency=200).tokens
+    monkeypatch.undo()
+    assert learn(tmp_path, text, 100, min_frequency=100).tokens[5:12] == (
+        "ab",
+        "cd",
+        "xy",
+        "##r",
+        "q",
+        "##o",
+        "n",
+    )
+
+
+def test_frequent_words_are_repeated_in_short_texts():
+    texts = list(vocabulary_learning._repeated(collections.Counter(a=2500, b=3, c=1000), 1.0))
+    assert [(text[0], len(text.split())) for text in texts] == [
+        ("a", 1000),
+        ("a", 1000),
+        ("a", 500),
+        ("c", 1000),
+        ("b", 3),
+    ]
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_standard_input_is_learned_from(tmp_path, monkeypatch, compress):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(compress(b"ab ab\nb\n"))))
+    (tmp_path / "more").write_text("Ab\n")
+    assert learn_vocabulary(["-", tmp_path / "more"], 100).tokens[5:] == ("ab", "b", "##b", "a")
+
+
+@pytest.mark.parametrize(
+    ("format", "content"),
+    [
+        ("sentences", "ab ab\nb\n\nab\n"),
+        ("text", "ab\nab\n\nb ab"),
+        ("jsonl", '{"text": "ab ab\\nb"}\n{"text": "ab"}\n'),
+    ],
+)
+def test_formats(tmp_path, format, content):
+    assert learn(tmp_path, content, 100, format=format).tokens[5:] == ("ab", "b", "##b", "a")
+
+
+def test_no_workers_are_refused(tmp_path, refused):
+    with refused(r"Expected at least 1 worker\. Received: 0"):
+        learn(tmp_path, TEXT, 100, workers=0)

@@ -1,0 +1,167 @@
+"""A piece of text to tokenized documents, with counts of what was in it."""
+
+import collections
+import functools
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+from tfrecords.sentences import piece_documents
+from tfrecords.documents import Documents
+from tfrecords.tokenizer import Tokenizer
+
+PART_TOKENS = 1 << 21
+COUNTERS = (
+    "documents",
+    "sentences",
+    "tokens",
+    "unknown_tokens",
+    "long_sentences",
+    "empty_sentences",
+    "empty_documents",
+    "cut_documents",
+    "broken_lines",
+    "replaced_characters",
+)
+_SENTENCES_PER_BATCH = 4096
+_CHARACTERS_PER_BATCH = 1 << 19
+_CHARACTERS_PER_CALL = 1 << 21
+
+
+class CorpusTokenizer:
+    """Tokenizes pieces of text, in batches large enough to be fast and small enough for bounded
+    memory.
+
+    Args:
+        vocabulary: A Vocabulary.
+        config: A RecordsConfig.
+        format: A format of `documents.read_documents`.
+        errors: "strict" or "replace".
+    """
+
+    def __init__(self, vocabulary, config, format, errors):
+        tokenizer = Tokenizer(vocabulary, config.cased)
+        self._tokenize = {
+            simple: tf.function(
+                functools.partial(tokenizer, printable_ascii=simple),
+                input_signature=[tf.TensorSpec([None], tf.string)],
+                autograph=False,
+            )
+            for simple in (True, False)
+        }
+        self._unk_id = vocabulary.unk_id
+        self._longest = config.longest_text
+        self._format = format
+        self._errors = errors
+
+    def parts(self, the_pieces, counts, without_text=None, report=lambda *_: None):
+        """Yields the documents of pieces in a row as Documents of about PART_TOKENS tokens, and
+        adds to `counts`.
+
+        Sentences and documents without a token are dropped and counted.
+
+        Args:
+            the_pieces: Pieces.
+            counts: A Counter; see COUNTERS.
+            without_text: A list that the places of pieces without a document are appended to.
+            report: Called now and then with the bytes of the files, documents and tokens that were
+                read since.
+
+        Raises:
+            InputError: The text cannot be read.
+        """
+        part, size, bytes_reported = [], 0, 0
+        reading = collections.Counter()
+        for group in _groups(self._documents(the_pieces, reading, counts, without_text)):
+            batch = self._batch(group, counts)
+            part.append(batch)
+            size += len(batch[0])
+            report(reading["bytes_read"] - bytes_reported, len(batch[2]), len(batch[0]))
+            bytes_reported = reading["bytes_read"]
+            if size >= PART_TOKENS:
+                yield _joined(part)
+                part, size = [], 0
+        if size:
+            yield _joined(part)
+
+    def _documents(self, the_pieces, reading, counts, without_text):
+        """Yields the documents of the pieces; `reading` has the bytes of all of them that are read,
+        "bytes_read"."""
+        for place, piece in enumerate(the_pieces):
+            found, before, documents = collections.Counter(), reading["bytes_read"], 0
+            for document in piece_documents(piece, self._format, self._errors, found):
+                documents += 1
+                reading["bytes_read"] = before + found["bytes_read"]
+                yield document
+            if not documents and without_text is not None:
+                without_text.append(place)
+            del found["bytes_read"]
+            counts.update(found)
+
+    def _batch(self, group, counts):
+        """The tokens of a list of documents, and the lengths of its sentences and documents,
+        without empty ones."""
+        tokens, lengths = self.tokens([sentence for document in group for sentence in document])
+        full = lengths > 0
+        owner = np.repeat(np.arange(len(group)), [len(document) for document in group])
+        sentences = np.bincount(owner[full], minlength=len(group))
+        counts["documents"] += int((sentences > 0).sum())
+        counts["sentences"] += int(full.sum())
+        counts["tokens"] += len(tokens)
+        counts["unknown_tokens"] += int((tokens == self._unk_id).sum())
+        counts["long_sentences"] += int((lengths > self._longest).sum())
+        counts["empty_sentences"] += int((~full).sum())
+        counts["empty_documents"] += int((sentences == 0).sum())
+        return tokens, lengths[full], sentences[sentences > 0]
+
+    def tokens(self, sentences):
+        """The ids of sentences, one after the other, and the length of each.
+
+        Those of printable ASCII alone need half the work, and go by themselves where most are such.
+        """
+        others = [n for n, sentence in enumerate(sentences) if not (sentence.isascii() and sentence.isprintable())]
+        if 4 * len(others) > len(sentences):
+            return self._call(sentences, False)
+        simple = list(sentences)
+        for n in others:
+            simple[n] = ""
+        tokens, lengths = self._call(simple, True)
+        if others:
+            other_tokens, other_lengths = self._call([sentences[n] for n in others], False)
+            parts = np.split(tokens, np.cumsum(lengths)[others])
+            other_parts = np.split(other_tokens, np.cumsum(other_lengths))
+            tokens = np.concatenate([part for both in zip(parts, other_parts, strict=True) for part in both])
+            lengths[others] = other_lengths
+        return tokens, lengths
+
+    def _call(self, sentences, simple):
+        # A document may be far longer than a batch, and TensorFlow takes a hundred bytes for a
+        # token meanwhile.
+        call = np.cumsum([len(sentence) for sentence in sentences]) // _CHARACTERS_PER_CALL
+        starts = [0, *(np.flatnonzero(np.diff(call)) + 1), len(sentences)]
+        parts = []
+        for start, end in itertools.pairwise(starts):
+            ids = self._tokenize[simple](tf.constant(sentences[start:end], tf.string, [end - start]))
+            parts.append((ids.flat_values.numpy(), ids.row_lengths().numpy()))
+        return map(np.concatenate, zip(*parts, strict=True))
+
+
+def _joined(batches):
+    tokens, sentence_lengths, document_lengths = map(np.concatenate, zip(*batches, strict=True))
+    return Documents.of_lengths(tokens, sentence_lengths, document_lengths)
+
+
+def _groups(documents):
+    """Groups documents so that a group, but for the last, has so many sentences or characters at
+    least."""
+    group, sentences, characters = [], 0, 0
+    for document in documents:
+        group.append(document)
+        sentences += len(document)
+        characters += sum(map(len, document))
+        if sentences >= _SENTENCES_PER_BATCH or characters >= _CHARACTERS_PER_BATCH:
+            yield group
+            group, sentences, characters = [], 0, 0
+    if group:
+        yield group

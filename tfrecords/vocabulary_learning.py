@@ -1,0 +1,203 @@
+"""Learns a WordPiece vocabulary from text: counts its words, in as many processes as there are, and
+learns from the counts."""
+
+import collections
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+import tokenizers
+from tqdm import tqdm
+
+from tfrecords.errors import InputError
+from tfrecords.inputs import batches, input_files, pieces, spool
+from tfrecords.sentences import piece_documents
+from tfrecords.tokenizer import MAX_WORD_CHARACTERS, Tokenizer, normalize, set_words_apart
+from tfrecords.vocabulary import SPECIAL_TOKENS, Vocabulary
+from tfrecords.workers import Workers, automatic_workers
+
+MAX_WORDS = 1 << 21
+"""Different words that are kept; when there are more, the rarest are forgotten."""
+LEARNED_WORDS = 20_000_000
+"""Words that are learned from; the counts of a larger corpus are scaled down to so many."""
+
+_TEXT_SPEED = 10e6  # bytes per second and process, about, to judge what is worth a process
+_CHARACTERS_PER_BATCH = 1 << 19
+_WORDS_PER_BATCH = 1 << 16
+_CHARACTERS = 1000
+
+
+def learn_vocabulary(
+    inputs,
+    size,
+    *,
+    cased=False,
+    min_frequency=2,
+    format="sentences",
+    errors="strict",
+    workers=1,
+    progress=False,
+):
+    """Learns a vocabulary of at most `size` pieces from text files with the `tokenizers` library.
+
+    The pieces stand in canonical order: the five special tokens, then by falling frequency in the
+    text, then by text. The library takes in the most frequent characters, 1,000 or a third of the
+    size if that is more; text with a rarer one gets [UNK]. It breaks ties between equally good
+    merges as it likes, so two runs may differ in a few rare pieces; what is made with a vocabulary
+    therefore depends on its file, never on learning it again.
+
+    Memory is bounded: a process keeps at most MAX_WORDS different words, and the library learns
+    from LEARNED_WORDS.
+
+    Args:
+        inputs: Text files, directories and patterns of them, "-" for standard input; see
+            `inputs.input_files`.
+        size: The largest number of pieces, the special tokens included.
+        cased: Whether to keep case and accents.
+        min_frequency: How often two pieces must stand side by side to be merged into one.
+        format: "sentences", "text", "jsonl" or "parquet"; see `documents.read_documents`.
+        errors: "strict" or "replace", for invalid UTF-8.
+        workers: The number of processes that count; with more than one, a script needs `if __name__
+            == "__main__":`. None: as many as there are processors and the work is worth.
+        progress: Whether to show progress bars.
+
+    Returns:
+        A Vocabulary; smaller than `size` where the text has no more pieces to give.
+
+    Raises:
+        InputError: The text cannot be read or is empty, or the size leaves no room for the
+            characters of the text.
+        WorkerError: A process died.
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"Expected at least 1 worker. Received: {workers}.")
+    if size < len(SPECIAL_TOKENS) + 1:
+        raise InputError(
+            f"Expected a vocabulary size above the {len(SPECIAL_TOKENS)} special tokens. Received: "
+            f"{size}."
+        )
+    with tempfile.NamedTemporaryFile(prefix="kbert-") as spooled:
+        files = spool(input_files(inputs), spooled.name)
+        words = _count_words(
+            list(batches(pieces(files, format))), cased, format, errors, workers, progress
+        )
+    if not words:
+        raise InputError(
+            "Expected text to learn a vocabulary from. Received: input files without a single word."
+        )
+    scale = min(1.0, LEARNED_WORDS / words.total())
+    learner = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    learner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=max(1, round(min_frequency * scale)),
+        limit_alphabet=max(_CHARACTERS, size // 3),
+        special_tokens=list(SPECIAL_TOKENS),
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    learner.train_from_iterator(_repeated(words, scale), trainer)
+    found = [piece for piece in learner.get_vocab() if piece not in SPECIAL_TOKENS]
+    if len(found) + len(SPECIAL_TOKENS) > size:
+        raise InputError(
+            "Expected a vocabulary size with room for every character of the text. Received: "
+            f"{size}, where the characters "
+            f"alone take {len(found) + len(SPECIAL_TOKENS)}; ask for more."
+        )
+    learned = Vocabulary(SPECIAL_TOKENS + tuple(found))
+    counts = _count_pieces(words, Tokenizer(learned, cased=True))
+    return Vocabulary(
+        SPECIAL_TOKENS
+        + tuple(sorted(found, key=lambda piece: (-counts[learned.ids[piece]], piece)))
+    )
+
+
+def _count_words(tasks, cased, format, errors, workers, progress):
+    """How often each word stands in the text, normalized as BERT does: a Counter."""
+    words = collections.Counter()
+    total = sum(batch.bytes for batch in tasks)
+    if workers is None:
+        workers = automatic_workers(total / _TEXT_SPEED)
+    with (
+        Workers(workers, _WordCounter, cased, format, errors) as pool,
+        tqdm(
+            desc="counting words",
+            total=total,
+            unit="B",
+            unit_scale=True,
+            disable=not progress,
+            delay=1,
+        ) as bar,
+    ):
+        for batch, counted in pool.map("count", tasks):
+            bar.update(batch.bytes)
+            words.update(counted)
+            _forget(words)
+    return words
+
+
+def _forget(words):
+    """Drops the rarest words until at most MAX_WORDS are left."""
+    least = 0
+    while len(words) > MAX_WORDS:
+        least += 1
+        for word in [word for word, count in words.items() if count <= least]:
+            del words[word]
+
+
+class _WordCounter:
+    """What a process does: counts the words of a piece of text."""
+
+    def __init__(self, cased, format, errors):
+        self._words_apart = tf.function(
+            lambda texts: set_words_apart(normalize(texts, cased)),
+            input_signature=[tf.TensorSpec([None], tf.string)],
+            autograph=False,
+        )
+        self._format = format
+        self._errors = errors
+
+    def count(self, batch, report):
+        words, sentences, size = collections.Counter(), [], 0
+        for piece in batch.pieces:
+            for document in piece_documents(
+                piece, self._format, self._errors, collections.Counter()
+            ):
+                sentences += document
+                size += sum(map(len, document))
+                if size >= _CHARACTERS_PER_BATCH:
+                    self._add(words, sentences)
+                    sentences, size = [], 0
+        self._add(words, sentences)
+        return words
+
+    def _add(self, words, sentences):
+        if sentences:
+            texts = self._words_apart(tf.constant(sentences)).numpy()
+            found = b" ".join(texts).decode().split(" ")
+            words.update(word for word in found if 0 < len(word) <= MAX_WORD_CHARACTERS)
+            _forget(words)
+
+
+def _repeated(words, scale):
+    """Yields texts in which every word stands as often as it was counted, scaled."""
+    for word in sorted(words, key=lambda word: (-words[word], word)):
+        count = round(words[word] * scale)
+        while count > 0:
+            yield " ".join([word] * min(count, 1000))
+            count -= 1000
+
+
+def _count_pieces(words, tokenizer):
+    """How often each id stands in the text: int64 [V]."""
+    call = tf.function(
+        tokenizer, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
+    )
+    counts = np.zeros(len(tokenizer.vocabulary), np.int64)
+    items = list(words.items())
+    for start in range(0, len(items), _WORDS_PER_BATCH):
+        texts, times = zip(*items[start : start + _WORDS_PER_BATCH], strict=True)
+        ids = call(tf.constant(texts))
+        weights = np.repeat(np.array(times, np.float64), ids.row_lengths().numpy())
+        counts += np.bincount(ids.flat_values.numpy(), weights, len(counts)).astype(np.int64)
+    return counts
