@@ -13,13 +13,12 @@ from kbert.run.callbacks import (
     Keeper,
     Patience,
     Progress,
-    TrainingError,
     _duration,
     held_out_loss,
     is_exhausted,
-    one_line_errors,
 )
 from kbert.run.checkpoints import list_checkpoints
+from kbert.run.errors import TrainingError, one_line_errors
 
 TRAIN = {
     "loss": 3.75,

@@ -28,7 +28,7 @@ class Pretrainer(Step, keras.Model):
     - XLA compiles forward pass, gradients and update on each replica, also under a tf.distribute
       strategy.
     - Dropout masks follow from the number of the update and the row in the whole batch. See
-      `layers.Dropout`.
+      `dropout.Dropout`.
 
     Layers with a state that training changes, such as BatchNormalization or Keras' own Dropout, are
     not for it: the step leaves what is not trainable as it is.
