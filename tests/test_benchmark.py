@@ -195,7 +195,10 @@ def test_the_command(monkeypatch):
     monkeypatch.setattr(
         "kbert.benchmark", lambda bert, **options: asked.append((bert, options)), raising=False
     )
-    words = "benchmark --size tiny --batch-size 2 --batch-size 3 --vocabulary-size 53 --dropout 0 --sequence-length 17"
+    words = (
+        "benchmark --size tiny --batch-size 2 --batch-size 3 --vocabulary-size 53 --dropout 0 "
+        "--sequence-length 17"
+    )
     words += " --max-predictions 3 --precision bfloat16 --accumulate 1 --steps 7 --strategy one"
     assert CliRunner().invoke(main, words.split()).exit_code == 0
     assert CliRunner().invoke(main, ["benchmark"]).exit_code == 0
@@ -217,9 +220,12 @@ def test_jax():
     code = """
 import json, keras
 from kbert import BertConfig, benchmark
-bert = BertConfig(vocabulary_size=53, num_layers=1, hidden_size=26, num_heads=2, intermediate_size=37, max_positions=29)
-(one,) = benchmark(bert, batch_sizes=[2], sequence_length=17, max_predictions=3, precision="bfloat16")
-print(json.dumps([keras.backend.backend(), one.batch_size, one.sequences_per_second, one.peak_memory]))
+shape = {"num_layers": 1, "hidden_size": 26, "num_heads": 2, "intermediate_size": 37}
+bert = BertConfig(vocabulary_size=53, max_positions=29, **shape)
+sizes = {"batch_sizes": [2], "sequence_length": 17, "max_predictions": 3}
+(one,) = benchmark(bert, precision="bfloat16", **sizes)
+measured = [one.batch_size, one.sequences_per_second, one.peak_memory]
+print(json.dumps([keras.backend.backend(), *measured]))
 """
     environment = os.environ | {
         "KERAS_BACKEND": "jax",

@@ -346,7 +346,8 @@ def test_another_configuration_in_the_same_directory_is_refused(
 ):
     before = content(records)
     with refused(
-        rf"Expected the configuration that {re.escape(str(records))} was made with\. Received another: {pattern};"
+        rf"Expected the configuration that {re.escape(str(records))} was made with\. Received "
+        rf"another: {pattern};"
     ):
         build_records([corpus], vocabulary, records, dataclasses.replace(config, **change))
     assert content(records) == before
@@ -362,7 +363,8 @@ def test_another_vocabulary_format_or_text_is_refused(
         build_records([corpus], vocabulary, records, config, format="text")
     text = write(tmp_path / "a.txt", ["d0s0w0"], ["d1s0w0"])
     with refused(
-        r"input_bytes: \d+ before, 15 now; input_sha256: '[0-9a-f]{64}' before, '[0-9a-f]{64}' now; use the same"
+        r"input_bytes: \d+ before, 15 now; input_sha256: '[0-9a-f]{64}' before, '[0-9a-f]{64}' "
+        r"now; use the same"
     ):
         build_records([text], vocabulary, records, config)
     assert content(records) == before
@@ -447,7 +449,8 @@ def test_interruption_leaves_nothing_that_looks_finished(
         assert caught.value.errno == errno.ENOSPC
         assert caught.value.filename == str(output)
         assert re.fullmatch(
-            r"no space left: about [1-9][\d,]* MB more are needed; free some and run the same command again, it continues",
+            r"no space left: about [1-9][\d,]* MB more are needed; free some and run the same "
+            r"command again, it continues",
             caught.value.strerror,
         )
     if output.exists():
@@ -495,7 +498,8 @@ def test_second_build_into_the_same_directory_is_refused_while_the_first_runs(
     def meanwhile(*arguments):
         monkeypatch.undo()
         with refused(
-            rf"Expected {re.escape(str(output))} to be free\. Received: a directory that another process works on"
+            rf"Expected {re.escape(str(output))} to be free\. Received: a directory that another "
+            r"process works on"
         ):
             build_records([corpus], vocabulary, output, config)
         return partition(*arguments)
@@ -511,7 +515,8 @@ def test_directory_with_other_files_is_refused_and_untouched(
     (tmp_path / "mine.tfrecord").write_text("years of work")
     (tmp_path / "draft.partial").write_text("days of work")
     with refused(
-        r"Expected an empty or new directory\. Received: .*, which already holds draft\.partial and 1 more;"
+        r"Expected an empty or new directory\. Received: .*, which already holds draft\.partial "
+        r"and 1 more;"
     ):
         build_records([corpus], vocabulary, tmp_path, config)
     assert content(tmp_path) == {
@@ -557,14 +562,16 @@ def test_output_that_is_a_file_is_refused(tmp_path, corpus, vocabulary, config, 
             "one\ntwo\nthree\n",
             0.0,
             1,
-            r"Next sentence prediction .* expected at least 2 documents\. Received: 1; part the documents with empty lines, or "
+            r"Next sentence prediction .* expected at least 2 documents\. Received: 1; part the "
+            r"documents with empty lines, or "
             r"choose --pairs sop or --pairs none, for which one is enough\.$",
         ),
         (
             "one\ntwo\nthree\n",
             0.1,
             None,
-            r"choose --pairs sop or --pairs none, for which one is enough with --validation-fraction 0\.$",
+            r"choose --pairs sop or --pairs none, for which one is enough with "
+            r"--validation-fraction 0\.$",
         ),
         (
             "one\n\ntwo\n",
@@ -939,7 +946,8 @@ def test_shard_elsewhere_is_refused(tmp_path, records, refused, name):
     fields["shards"][0]["name"] = name
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(fields))
     with refused(
-        r"expected (shards beside it, by name\. Received: '.*/.*'|\d+ bytes.* Received: no such file)"
+        r"expected (shards beside it, by name\. Received: '.*/.*'|\d+ bytes.* Received: no such "
+        r"file)"
     ):
         load_manifest(tmp_path / "out")
 

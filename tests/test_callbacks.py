@@ -200,7 +200,10 @@ def test_who_does_not_write_does_not(run, clock):
 def test_a_loss_that_is_not_a_number_stops(run, clock, loss):
     keeper = keeper_of(run, verbose=0)
     epoch(keeper, clock)
-    said = rf"^Step 16: expected a finite loss\. Received: {float(loss)}; the last good checkpoint is .*step-000000015; try"
+    said = (
+        rf"^Step 16: expected a finite loss\. Received: {float(loss)}; the last good checkpoint is "
+        r".*step-000000015; try"
+    )
     with pytest.raises(TrainingError, match=said):
         keeper.on_train_batch_end(0, TRAIN | {"loss": loss})
 
@@ -268,7 +271,10 @@ def test_the_held_out_loss_is_weighted():
     ids=repr,
 )
 def test_a_lack_of_memory_is_one_line(error):
-    message = r"^Expected memory for a step\. Received: too little; take --accumulate, .* or a smaller --batch-size\.$"
+    message = (
+        r"^Expected memory for a step\. Received: too little; take --accumulate, .* or a smaller "
+        r"--batch-size\.$"
+    )
     with (
         pytest.raises(TrainingError, match=message),
         one_line_errors(types.SimpleNamespace(name="one")),

@@ -38,7 +38,8 @@ def test_a_single_device(name):
 @pytest.mark.parametrize("name", ["two", "", "One", None])
 def test_a_strategy_that_is_not_there_is_refused(name, refused):
     with refused(
-        rf"^Expected a strategy among auto, one, mirrored, multi-worker, tpu\. Received: {name!r}\.$"
+        r"^Expected a strategy among auto, one, mirrored, multi-worker, tpu\. Received: "
+        rf"{name!r}\.$"
     ):
         devices_of(name)
     assert name not in STRATEGIES
@@ -201,10 +202,12 @@ with there.scope():
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
 contexts = []
 def make(context):
-    contexts.append([context.num_input_pipelines, context.input_pipeline_id, context.num_replicas_in_sync])
+    pipelines = [context.num_input_pipelines, context.input_pipeline_id]
+    contexts.append([*pipelines, context.num_replicas_in_sync])
     return tf.data.Dataset.range(8).batch(2)
 batches = [[one.numpy().tolist() for one in batch.values] for batch in batches_for(model, make)]
-print("seen", json.dumps([there.name, there.num_replicas, there.is_chief, auto.name, contexts, batches]))
+devices = [there.name, there.num_replicas, there.is_chief, auto.name]
+print("seen", json.dumps([*devices, contexts, batches]))
 """
 
 

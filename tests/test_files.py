@@ -145,7 +145,8 @@ def test_new_file_is_not_there_yet(tmp_path, refused):
         new_file(tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text() == "old"
     with refused(
-        rf"Expected the name of a file to write\. Received: the directory {re.escape(str(tmp_path / 'sub'))};"
+        r"Expected the name of a file to write\. Received: the directory "
+        rf"{re.escape(str(tmp_path / 'sub'))};"
     ):
         new_file(tmp_path / "sub")
     with refused(r"Expected a directory that can be made at .*a\.txt\. Received: File exists"):
@@ -175,11 +176,13 @@ def test_directory_is_claimed_once_and_recognised(tmp_path, refused):
     assert claim_directory(tmp_path / "out", identity, "job.json") == tmp_path / "out"
     assert claim_directory(str(tmp_path / "out"), identity, "job.json") == tmp_path / "out"
     with refused(
-        r"Expected the configuration that .*out was made with\. Received another: size: None before, 3 now;"
+        r"Expected the configuration that .*out was made with\. Received another: size: None "
+        r"before, 3 now;"
     ):
         claim_directory(tmp_path / "out", identity | {"size": 3}, "job.json")
     with refused(
-        r"Received another: inputs: \['a', 'b'\] before, \['a'\] now; seed: 7 before, 8 now; use the same"
+        r"Received another: inputs: \['a', 'b'\] before, \['a'\] now; seed: 7 before, 8 now; use "
+        r"the same"
     ):
         claim_directory(tmp_path / "out", identity | {"seed": 8, "inputs": ["a"]}, "job.json")
     with refused(
@@ -242,7 +245,10 @@ def test_lock_makes_the_directory_and_leaves_nothing(tmp_path):
 
 def test_directory_is_locked_once(tmp_path, refused):
     with locked(tmp_path / "out"):
-        pattern = r"Expected .*out to be free\. Received: a directory that another process works on; wait for it"
+        pattern = (
+            r"Expected .*out to be free\. Received: a directory that another process works on; "
+            r"wait for it"
+        )
         with refused(pattern), locked(tmp_path / "out"):
             pass
         assert names(tmp_path / "out") == [".lock"]

@@ -279,7 +279,10 @@ def test_notes_of_another_model_are_refused(pretrained, tmp_path, format):
 def test_a_shape_that_the_configuration_contradicts_is_an_error_with_both(pretrained, tmp_path):
     output = save(pretrained, tmp_path / "bert", "huggingface")
     edit(output / "config.json", ("intermediate_size",), 41)
-    message = r"Expected in .*bert layer_0/intermediate/kernel of shape \(26, 41\), .* Received: \(26, 37\)\."
+    message = (
+        r"Expected in .*bert layer_0/intermediate/kernel of shape \(26, 41\), .* Received: \(26, "
+        r"37\)\."
+    )
     with pytest.raises(InputError, match=message):
         load(output)
 

@@ -78,7 +78,8 @@ def test_file_cut_at_every_byte(tmp_path, refused):
             assert scan_records(path) == (whole, tuple(ends[:whole:BLOCK]), "none")
         else:
             with refused(
-                rf"cut\.tfrecord: expected TFRecords .* Received: a file that is cut or damaged in record {whole}\.$"
+                r"cut\.tfrecord: expected TFRecords .* Received: a file that is cut or damaged in "
+                rf"record {whole}\.$"
             ):
                 scan_records(path)
 

@@ -256,15 +256,18 @@ def test_a_model_by_transformers_continues_pretraining(foreign, tiny_corpus, tmp
     [
         (
             "vocabulary",
-            r"records with the vocabulary of .*bert, \w{12}\. Received: .*, made with \w{12}; make them with that of",
+            r"records with the vocabulary of .*bert, \w{12}\. Received: .*, made with \w{12}; "
+            r"make them with that of",
         ),
         (
             "cased",
-            r"Expected uncased records, as .* is\. Received: cased ones in .*; make them with --uncased\.",
+            r"Expected uncased records, as .* is\. Received: cased ones in .*; make them with "
+            r"--uncased\.",
         ),
         (
             "shape",
-            r"Expected a model as in .*\. Received another: num_layers: 2 there, 1 here; exact_gelu: True there, False here\.",
+            r"Expected a model as in .*\. Received another: num_layers: 2 there, 1 here; "
+            r"exact_gelu: True there, False here\.",
         ),
     ],
 )
@@ -304,7 +307,10 @@ def test_heads_that_are_not_there_are_new(foreign, tmp_path):
         if missing:
             with pytest.raises(
                 InputError,
-                match=r"a trained head of masked language modelling\. Received: one that came without",
+                match=(
+                    r"a trained head of masked language modelling\. Received: one that came "
+                    r"without"
+                ),
             ):
                 predictor.fill_mask("ba [MASK]")
         else:

@@ -117,9 +117,10 @@ import json, keras, numpy as np
 keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 from kbert.config import BertConfig
 from kbert.model.bert import pretraining_model
-shape = {"num_layers": 2, "hidden_size": 26, "num_heads": 2, "intermediate_size": 37, "max_positions": 29}
-model = pretraining_model(BertConfig(vocabulary_size=53, **shape), seed=11)
-print(keras.backend.backend(), json.dumps({v.path: np.array(v.value).ravel().tolist() for v in model.trainable_variables}))
+shape = {"num_layers": 2, "hidden_size": 26, "num_heads": 2, "intermediate_size": 37}
+model = pretraining_model(BertConfig(vocabulary_size=53, max_positions=29, **shape), seed=11)
+values = {v.path: np.array(v.value).ravel().tolist() for v in model.trainable_variables}
+print(keras.backend.backend(), json.dumps(values))
 """
 
 

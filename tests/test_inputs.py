@@ -182,7 +182,8 @@ def test_a_file_named_twice_is_refused(tmp_path, refused):
         [tmp_path],
     ]:
         with refused(
-            r"Expected each text file once\. Received: .*(a\.txt|link), which is .*(a\.txt|link); name it once"
+            r"Expected each text file once\. Received: .*(a\.txt|link), which is .*(a\.txt|link); "
+            r"name it once"
         ):
             input_files(twice)
 
@@ -300,7 +301,8 @@ def test_an_archive_cut_anywhere_is_refused(tmp_path, refused, kind):
     ]:
         path.write_bytes(whole[:end])
         with refused(
-            rf"cut\.txt: expected a whole {kind} file\. Received: one that is cut or damaged \(.+\); fetch"
+            rf"cut\.txt: expected a whole {kind} file\. Received: one that is cut or damaged "
+            r"\(.+\); fetch"
         ):
             list(read_documents([path]))
 
@@ -418,7 +420,8 @@ def test_pieces_are_whole_documents_in_full(tmp_path):
     (tmp_path / "c").touch()
     a, b, c = (str(tmp_path / name) for name in "abc")
     assert pieces([tmp_path / "a", b, c], "sentences", 1) == [
-        Piece(a, 0, 12), Piece(a, 12, 20), Piece(a, 20, 26), Piece(b, 0, 7), Piece(b, 7, 11), Piece(c)
+        Piece(a, 0, 12), Piece(a, 12, 20), Piece(a, 20, 26),
+        Piece(b, 0, 7), Piece(b, 7, 11), Piece(c),
     ]  # fmt: skip
     assert pieces([a], "sentences", 12) == [Piece(a, 0, 20), Piece(a, 20, 26)]
     assert pieces([a], "sentences", 10) == [Piece(a, 0, 12), Piece(a, 12, 26)]
@@ -464,7 +467,8 @@ def blocks_of(tmp_path, content, start=0, end=None):
 def test_long_lines_come_in_parts_in_full(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "LINE_BYTES", 16)
     assert blocks_of(tmp_path, b"short\nabc def ghi jkl m no\nend\nof it") == [
-        (0, b"short\n", 0), (6, b"abc def ghi jkl ", 1), (22, b"m no\n", 2), (27, b"end\n", 0), (31, b"of it", 0)
+        (0, b"short\n", 0), (6, b"abc def ghi jkl ", 1), (22, b"m no\n", 2),
+        (27, b"end\n", 0), (31, b"of it", 0),
     ]  # fmt: skip
     # At a tab; a line of 16 bytes with its end is whole, one of 17 is not.
     assert blocks_of(tmp_path, b"abc\tdefghijklmno\n") == [
@@ -489,7 +493,8 @@ def test_a_piece_ends_where_it_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "LINE_BYTES", 16)
     content = b"a\n" * 10 + b"x" * 40 + b"\n" + b"b\n" * 10
     assert blocks_of(tmp_path, content, 18, 65) == [
-        (18, b"a\n", 0), (20, b"x" * 15, 1), (35, b"x" * 15, 2), (50, b"x" * 10 + b"\n", 3), (61, b"b\nb\n", 0)
+        (18, b"a\n", 0), (20, b"x" * 15, 1), (35, b"x" * 15, 2),
+        (50, b"x" * 10 + b"\n", 3), (61, b"b\nb\n", 0),
     ]  # fmt: skip
 
 

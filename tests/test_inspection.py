@@ -144,7 +144,8 @@ def test_flipped_bit_is_found(records, tmp_path, refused):
     shard.write_bytes(content)
     assert "train: " in inspect(directory, num_examples=0)
     with refused(
-        r"copy: expected whole records\. Received: damage \(.*corrupted record.*\); --verify names the file\."
+        r"copy: expected whole records\. Received: damage \(.*corrupted record.*\); --verify names "
+        r"the file\."
     ):
         inspect(directory, num_examples=1)
     with refused(r"train-00002-of-00003\.tfrecord: expected the content with SHA-256 "):
@@ -239,7 +240,8 @@ def test_wrong_number_of_records_is_found(records, tmp_path, refused, more):
     wrong = dataclasses.replace(right, records=right.records + more)
     dataclasses.replace(manifest, shards=(*manifest.shards[:2], wrong, *manifest.shards[3:])).save()
     with refused(
-        rf"{right.name}: expected {wrong.records} records, as in the manifest\. Received: {right.records}\."
+        rf"{right.name}: expected {wrong.records} records, as in the manifest\. Received: "
+        rf"{right.records}\."
     ):
         inspect(directory, verify=True)
 

@@ -333,9 +333,9 @@ def test_second_command_is_refused_at_once(place, tmp_path):
     with tfrecords.build.recipe.locked(output), command(place, output) as process:
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (2, "")
-    assert (
-        stderr
-        == f"Error: Expected {output} to be free. Received: a directory that another process works on; wait for it.\n"
+    assert stderr == (
+        f"Error: Expected {output} to be free. Received: a directory that another process "
+        "works on; wait for it.\n"
     )
     assert not output.exists()
     with (

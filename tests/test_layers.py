@@ -248,12 +248,14 @@ def kept_by_step(strategy):
         model.compile(keras.optimizers.SGD(1.0), loss=lambda y, y_pred: keras.ops.mean(y_pred, -1))
     steps, size = [], 6 // there.num_replicas
     def rows(context):
-        return tf.data.Dataset.from_tensor_slices((np.arange(6), np.zeros((6, 31), "float32"))).batch(size, True).repeat()
+        numbers = tf.data.Dataset.from_tensor_slices((np.arange(6), np.zeros((6, 31), "float32")))
+        return numbers.batch(size, True).repeat()
     class Changes(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             steps.append((table.embeddings.numpy() != 0).tolist())
             table.embeddings.assign(np.zeros((6, 31)))
-    model.fit(batches_for(model, rows), steps_per_epoch=3, shuffle=False, verbose=0, callbacks=[Changes()])
+    batches, callbacks = batches_for(model, rows), [Changes()]
+    model.fit(batches, steps_per_epoch=3, shuffle=False, verbose=0, callbacks=callbacks)
     return [there.num_replicas, steps]
 
 print("kept", json.dumps([kept_by_step(strategy) for strategy in ("one", "mirrored", "mirrored")]))
@@ -590,16 +592,21 @@ from kbert.model.layers import EncoderBlock
 
 seen = []
 attention = ops.dot_product_attention
-ops.dot_product_attention = lambda q, k, v, mask, **options: seen.append(mask) or attention(q, k, v, mask=mask, **options)
+def seeing_the_mask(q, k, v, mask, **options):
+    seen.append(mask)
+    return attention(q, k, v, mask=mask, **options)
+ops.dot_product_attention = seeing_the_mask
 
 draw = np.random.default_rng(0)
 hidden = draw.standard_normal((3, 7, 26), "float32")
 padding_mask = (np.arange(7) < np.array([[7], [4], [1]])).astype("int32")
 shape = {"num_heads": 2, "intermediate_size": 37, "dropout": 0.0, "name": "block"}
 fused = EncoderBlock(**shape, attention_dropout=0.0)(hidden, padding_mask, training=True)
-plain = EncoderBlock(**shape, attention_dropout=1e-12)(hidden, padding_mask, training=True)  # which drops nothing
+# Plain attention, for there is dropout, which drops nothing.
+plain = EncoderBlock(**shape, attention_dropout=1e-12)(hidden, padding_mask, training=True)
 (mask,) = seen
-print("mask", mask.shape, mask.dtype, bool((mask == padding_mask[:, None, None, :].astype(bool)).all()))
+same = (mask == padding_mask[:, None, None, :].astype(bool)).all()
+print("mask", mask.shape, mask.dtype, bool(same))
 print("difference", float(abs(fused - plain).max()))
 """
 

@@ -274,7 +274,8 @@ for number, (kind, options) in enumerate(kinds):
     optimizer.build(variables)
     for step in range(20):
         optimizer.apply([values[f"{step}/{name}"] for name in names], variables)
-    result |= {f"{number}/{name}": np.asarray(variable.value) for name, variable in zip(names, variables)}
+    for name, variable in zip(names, variables):
+        result[f"{number}/{name}"] = np.asarray(variable.value)
 np.savez(sys.argv[3], **result)
 """
 

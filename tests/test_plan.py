@@ -95,7 +95,8 @@ def test_a_step_that_needs_the_host_is_found():
     [
         "%sent.1 = (f32[], u32[], token[]) send(%x, %y), channel_id=1, is_host_transfer=true, "
         "sharding={maximal device=0}",
-        '%1 = "stablehlo.send"(%0) <{channel_handle = #stablehlo.channel_handle<handle = 2>, is_host_transfer = true}>',
+        '%1 = "stablehlo.send"(%0) <{channel_handle = #stablehlo.channel_handle<handle = 2>, '
+        "is_host_transfer = true}>",
         "%fed = ((f32[8]), token[]) infeed(%token)",
         '%said = f32[] custom-call(%x), custom_call_target="xla_ffi_python_cpu_callback"',
         '%moved = f32[8] custom-call(%x), custom_call_target="MoveToHost"',
@@ -103,7 +104,8 @@ def test_a_step_that_needs_the_host_is_found():
 )
 def test_what_goes_to_the_host_is_found_in_a_program(line, refused):
     check_needs_no_host(
-        '%gathered = f32[8] custom-call(%x), custom_call_target="AllocateBuffer"\n%y = f32[8] add(%x, %x)'
+        '%gathered = f32[8] custom-call(%x), custom_call_target="AllocateBuffer"\n%y = f32[8] '
+        "add(%x, %x)"
     )
     with refused("needs no host"):
         check_needs_no_host(f"%y = f32[8] add(%x, %x)\n{line}")
@@ -133,7 +135,8 @@ def test_the_step_on_tensorflow_compiles_for_a_chip(options):
         ("v5e:2x", r"Expected a topology of chips"),
         (
             "v5e:2x2x2",
-            r"Expected a layout of 2 dimensions and at most 256 chips for v5e, such as v5e:2x2, v5e:4x4\.",
+            r"Expected a layout of 2 dimensions and at most 256 chips for v5e, such as v5e:2x2, "
+            r"v5e:4x4\.",
         ),
         ("v5p:2x2", r"Expected a layout of 3 dimensions"),
         ("v6e:32x32", r"at most 256 chips"),
@@ -158,7 +161,10 @@ def test_a_plan_without_jax_is_refused(refused):
 
 
 def test_what_cannot_be_planned_is_one_line():
-    command = "import sys; sys.modules[{!r}] = None; from kbert.cli import main; main(['plan', '--size', 'tiny', {}])"
+    command = (
+        "import sys; sys.modules[{!r}] = None; from kbert.cli import main; main(['plan', '--size', "
+        "'tiny', {}])"
+    )
     for missing, arguments, message in (
         ("jax", "", "Expected JAX. Received: none; pip install '.[tpu-plan]' in the clone"),
         (

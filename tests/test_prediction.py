@@ -116,7 +116,10 @@ def test_what_is_neither_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("x")
     with pytest.raises(
         InputError,
-        match=rf"Expected a run by 'kbert pretrain' or a BERT of one of the formats .* at .*{name}\. Received: neither",
+        match=(
+            r"Expected a run by 'kbert pretrain' or a BERT of one of the formats .* at "
+            rf".*{name}\. Received: neither"
+        ),
     ):
         load_predictor(tmp_path / name)
 

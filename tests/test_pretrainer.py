@@ -273,7 +273,8 @@ def test_micro_batches_take_turns_in_the_rows():
 
 def test_a_batch_that_micro_batches_cannot_share_is_refused(refused):
     with refused(
-        r"Expected a batch that 4 micro-batches share evenly\. Received: 6 rows on a device; take 8\."
+        r"Expected a batch that 4 micro-batches share evenly\. Received: 6 rows on a device; take "
+        r"8\."
     ):
         split_batch(np.zeros((6, 2)), 4)
     model = compiled_model(accumulate=4)

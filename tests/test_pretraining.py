@@ -277,7 +277,10 @@ def test_other_pairs_in_the_same_directory_are_refused(other_run, tiny_records):
 
 def test_a_weight_for_what_is_not_learned_is_refused(records_by_pairs, tmp_path):
     settings = dataclasses.replace(SHORT, nsp_weight=0.5)
-    message = r"^Expected no nsp_weight for records of single segments, .* Received: 0\.5; leave it at 1\.0\.$"
+    message = (
+        r"^Expected no nsp_weight for records of single segments, .* Received: 0\.5; leave it at "
+        r"1\.0\.$"
+    )
     with pytest.raises(InputError, match=message):
         pretrain(
             records_by_pairs["none"],

@@ -37,7 +37,9 @@ PACKAGE = {
     ''',
     "broken.py": '"""This module of prose cannot be parsed at all."""\ndef (:\n',
     "tests/test_first.py": '"""Tests are no prose. They are left out of it always."""\n',
-    "vendored/inner.py": '"""Packages inside of the package are read as well. They have prose of their own."""\n',
+    "vendored/inner.py": (
+        '"""Packages inside of the package are read as well. They have prose of their own."""\n'
+    ),
 }
 
 

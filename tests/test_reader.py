@@ -548,7 +548,8 @@ def test_batch_larger_than_the_validation_split_is_filled_up(records):
 def test_too_few_records_are_refused(files, records, refused):
     assert numbers(read(files, batch_size=37))[0] != list(range(1, 38))
     with refused(
-        r"Expected at least 38 records in the split 'train' of .*\. Received: 37; make more records or smaller"
+        r"Expected at least 38 records in the split 'train' of .*\. Received: 37; make more "
+        r"records or smaller"
     ):
         read(files, batch_size=38)
     with refused(r"Expected at least 1 records in the split 'validation' of .*\. Received: 0;"):
@@ -622,12 +623,14 @@ def test_files_that_are_no_records_are_refused(tmp_path, files, refused):
     for name, pattern in [
         (
             "text",
-            r"text\.tfrecord: expected TFRecords of tf\.train\.Example\. Received: .*corrupted record",
+            r"text\.tfrecord: expected TFRecords of tf\.train\.Example\. Received: .*corrupted "
+            r"record",
         ),
         ("junk", r"junk\.tfrecord: expected TFRecords of tf\.train\.Example\. Received: .*pars"),
         (
             "empty",
-            r"empty\.tfrecord: expected records with input_ids, .*\. Received: records without input_ids,",
+            r"empty\.tfrecord: expected records with input_ids, .*\. Received: records without "
+            r"input_ids,",
         ),
         (
             "lacking",
@@ -660,7 +663,8 @@ def test_file_that_is_cut_is_named_before_anything_is_read(tmp_path, files, refu
     for content in (cut(files[1].read_bytes()), cut(gzip.compress(files[1].read_bytes()))):
         broken.write_bytes(content)
         with refused(
-            r"broken\.tfrecord: .*xpected .*Received: a file that is cut or damaged in record 1[0-9]\."
+            r"broken\.tfrecord: .*xpected .*Received: a file that is cut or damaged in record "
+            r"1[0-9]\."
         ):
             describe([files[0], broken])
 
@@ -1153,7 +1157,8 @@ def test_records_of_the_model_gardens_script(tmp_path, corpus, documents, vocabu
 def test_another_vocabulary_is_refused(records, vocabulary, refused):
     n = len(vocabulary)
     with refused(
-        rf"Expected records of a vocabulary of {n + 1:,} pieces\. Received: .*, written with one of {n:,}\."
+        rf"Expected records of a vocabulary of {n + 1:,} pieces\. Received: .*, written with one "
+        rf"of {n:,}\."
     ):
         read(records, batch_size=3, vocabulary_size=n + 1)
     next(iter(read(records, batch_size=3, vocabulary_size=n)))

@@ -134,7 +134,8 @@ def test_directory_without_finished_records_is_refused(tmp_path, refused):
     with refused(r"Expected a directory of records\. Received: .*none, which is no directory"):
         load_manifest(tmp_path / "none")
     with refused(
-        r"Expected manifest\.json in .*\. Received: a directory without it, so no finished records; make them"
+        r"Expected manifest\.json in .*\. Received: a directory without it, so no finished "
+        r"records; make them"
     ):
         load_manifest(tmp_path)
 
@@ -192,7 +193,8 @@ def test_shard_that_is_cut_or_missing_is_refused(manifest, refused):
     for size in (16, 0, 18):
         shard.write_bytes(b"x" * size)
         with refused(
-            rf"a b é\.tfrecord: expected 17 bytes, as in the manifest\. Received: {size} bytes; remove the directory and make"
+            rf"a b é\.tfrecord: expected 17 bytes, as in the manifest\. Received: {size} bytes; "
+            r"remove the directory and make"
         ):
             load_manifest(manifest.directory)
     shard.unlink()
@@ -224,7 +226,8 @@ def test_file_that_the_manifest_does_not_name_is_refused(manifest, refused):
     for name in ("train-00007-of-00007.tfrecord", "a.tfrecord.gz", "a.tfrecord.partial"):
         (manifest.directory / name).touch()
         with refused(
-            rf"{name}: expected only the files that the manifest names\. Received: another; remove it"
+            rf"{name}: expected only the files that the manifest names\. Received: another; remove "
+            r"it"
         ):
             load_manifest(manifest.directory)
         (manifest.directory / name).unlink()
@@ -244,7 +247,8 @@ def test_shard_cut_anywhere_is_named(manifest, refused):
     for size in (0, 1, len(content) // 7, len(content) - len(content) // 7, len(content) - 1):
         path.write_bytes(content[:size])
         with refused(
-            rf"a b é\.tfrecord: expected {len(content)} bytes, as in the manifest\. Received: {size} bytes;"
+            rf"a b é\.tfrecord: expected {len(content)} bytes, as in the manifest\. Received: "
+            rf"{size} bytes;"
         ):
             load_manifest(manifest.directory)
 
@@ -284,13 +288,15 @@ def test_one_flipped_bit_anywhere_is_noticed(manifest, refused):
         (
             "mask_share",
             0.91,
-            r"Expected mask_share and random_share of at most 1\.0 together\. Received: 0\.91 and 0\.1\.",
+            r"Expected mask_share and random_share of at most 1\.0 together\. Received: 0\.91 and "
+            r"0\.1\.",
         ),
         ("random_share", -0.1, r"Expected random_share from 0\.0 to 1\.0\. Received: -0\.1"),
         (
             "random_share",
             0.21,
-            r"Expected mask_share and random_share of at most 1\.0 together\. Received: 0\.8 and 0\.21\.",
+            r"Expected mask_share and random_share of at most 1\.0 together\. Received: 0\.8 and "
+            r"0\.21\.",
         ),
         ("mask_rate", -0.01, r"Expected mask_rate from 0\.0 to 1\.0\. Received: -0\.01"),
         ("mask_rate", 1.01, r"Expected mask_rate from 0\.0 to 1\.0\. Received: 1\.01"),

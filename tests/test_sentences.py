@@ -140,7 +140,10 @@ def test_break_sentences_takes_linear_time(paragraph):
     ],
 )
 def test_invalid_utf8_is_refused_with_its_offset(tmp_path, refused, content, offset):
-    pattern = rf"text\.txt: expected UTF-8\. Received: an invalid byte at offset {offset}; convert .* --errors replace"
+    pattern = (
+        rf"text\.txt: expected UTF-8\. Received: an invalid byte at offset {offset}; convert .* "
+        r"--errors replace"
+    )
     with refused(pattern):
         read(tmp_path, content)
 
@@ -380,7 +383,8 @@ def test_a_line_that_is_not_as_it_should_be_is_refused_with_its_offset(
 def test_half_a_surrogate_pair_is_refused_or_replaced(tmp_path, refused):
     content = '{"text": "One"}\n{"text": "a\\ud83d b\\udc4d\\ud83d c\\ufffd"}\n'
     with refused(
-        r"text\.txt, at byte 16: expected Unicode\. Received: half a surrogate pair; .* --errors replace"
+        r"text\.txt, at byte 16: expected Unicode\. Received: half a surrogate pair; .* --errors "
+        r"replace"
     ):
         read(tmp_path, content, "jsonl")
     expected = [["One"], ["a\ufffd b\ufffd\ufffd c\ufffd"]]
@@ -475,7 +479,8 @@ def test_parquet_that_is_not_as_it_should_be_is_refused(tmp_path, refused, parqu
     for column, kind in [([7], "int"), ([b"One."], "bytes"), ([["One."]], "list")]:
         write_parquet(parquet, path, column)
         with refused(
-            rf"a\.parquet, row 0 of row group 0: expected a string in the column 'text'\. Received: a {kind}"
+            r"a\.parquet, row 0 of row group 0: expected a string in the column 'text'\. "
+            rf"Received: a {kind}"
         ):
             list(read_documents([path], "parquet"))
     for content in [b"", b"One is here.\n", b"PAR1" + bytes(100), b"PAR1"]:
@@ -534,7 +539,8 @@ def test_parquet_needs_pyarrow(tmp_path, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for reading in (pieces, lambda files, format: list(read_documents(files, format))):
         with refused(
-            r"Expected the package pyarrow, .* Received: none; pip install '.\[parquet\]' in the clone"
+            r"Expected the package pyarrow, .* Received: none; pip install '.\[parquet\]' in the "
+            r"clone"
         ):
             reading([tmp_path / "a"], "parquet")
 

@@ -208,7 +208,8 @@ def test_counts_of_reading_are_added(tmp_path, monkeypatch):
     for _ in range(2):
         list(tokenizer.parts([Piece(str(tmp_path / "a"))], counts))
     assert counted(counts) == {
-        "documents": 106, "sentences": 8, "tokens": 22, "replaced_characters": 2, "broken_lines": 2, "cut_documents": 4
+        "documents": 106, "sentences": 8, "tokens": 22,
+        "replaced_characters": 2, "broken_lines": 2, "cut_documents": 4,
     }  # fmt: skip
 
 

@@ -392,13 +392,15 @@ def test_damaged_records_are_named_before_anything_is_written(
             10,
             4,
             1,
-            r"a batch size that 4 devices with 1 micro-batch each share evenly\. Received: 10; take 8\.",
+            r"a batch size that 4 devices with 1 micro-batch each share evenly\. Received: 10; "
+            r"take 8\.",
         ),
         (
             10,
             1,
             3,
-            r"a batch size that 1 device with 3 micro-batches each share evenly\. Received: 10; take 9\.",
+            r"a batch size that 1 device with 3 micro-batches each share evenly\. Received: 10; "
+            r"take 9\.",
         ),
         (1, 2, 2, r"Received: 1; take 4\."),
     ],

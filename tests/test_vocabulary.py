@@ -121,7 +121,8 @@ def test_hash_depends_on_order_and_content():
         ),
         (
             SPECIAL.encode(),
-            r"vocab\.txt: expected pieces of words\. Received: a vocabulary of special tokens alone",
+            r"vocab\.txt: expected pieces of words\. Received: a vocabulary of special tokens "
+            r"alone",
         ),
         (
             SPECIAL.encode() + b"r\xffn\n",

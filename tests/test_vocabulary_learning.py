@@ -162,12 +162,14 @@ def test_invalid_utf8_is_refused_or_replaced(tmp_path, refused):
         (
             TEXT,
             23,
-            r"Expected a vocabulary size with room for every character of the text\. Received: 23, where .* take \d\d;",
+            r"Expected a vocabulary size with room for every character of the text\. Received: "
+            r"23, where .* take \d\d;",
         ),
         (
             "",
             100,
-            r"Expected text to learn a vocabulary from\. Received: input files without a single word",
+            r"Expected text to learn a vocabulary from\. Received: input files without a single "
+            r"word",
         ),
         (" \n\n\x00\n", 100, r"Received: input files without a single word"),
     ],
