@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import fnmatch
 import hashlib
 import itertools
@@ -20,6 +21,7 @@ from tfrecords.files import (
     partial_pattern,
     read_json,
     sha256,
+    with_defaults,
     write_json,
     write_text,
 )
@@ -190,6 +192,63 @@ def test_directory_is_claimed_once_and_recognised(tmp_path, refused):
     ):
         claim_directory(tmp_path / "out", {"kind": "another job"}, "job.json")
     assert names(tmp_path / "out") == ["job.json"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Newer:
+    """A job's configuration, of a release that has added `rounds`, `shape` and `passes`."""
+
+    seed: int
+    rate: float = 0.5
+    rounds: int = 1
+    shape: tuple[int, ...] = (2, 3)
+    passes: int | None = None
+
+    def __post_init__(self):
+        if self.passes is None:
+            object.__setattr__(self, "passes", 5)
+        if self.rate > 1:
+            raise InputError("Expected rate of at most 1. Received: more.")
+
+
+def claim_newer(directory, **fields):
+    identity = {"kind": "a job"} | {
+        f"job.{key}": value for key, value in dataclasses.asdict(Newer(**fields)).items()
+    }
+    return claim_directory(
+        directory, identity, "job.json", lambda there: with_defaults(there, Newer, "job.")
+    )
+
+
+def test_work_of_an_earlier_release_is_continued(tmp_path, refused):
+    write_json(tmp_path / "job.json", {"kind": "a job", "job.seed": 7, "job.rate": 0.25})
+    before = (tmp_path / "job.json").read_bytes()
+    assert claim_newer(tmp_path, seed=7, rate=0.25) == tmp_path
+    for change, pattern in [
+        ({"seed": 8}, r"Received another: job\.seed: 7 before, 8 now; use the same"),
+        ({"rounds": 2}, r"Received another: job\.rounds: 1 before, 2 now; use the same"),
+        ({"shape": (2, 5)}, r"another: job\.shape: \[2, 3\] before, \[2, 5\] now; use"),
+        ({"passes": 2, "rate": 0.75}, r"passes: 5 before, 2 now; job\.rate: 0\.25 before"),
+    ]:
+        with refused(pattern):
+            claim_newer(tmp_path, **({"seed": 7, "rate": 0.25} | change))
+    assert (tmp_path / "job.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("rate", [7, "much", None, []])
+def test_values_that_the_configuration_refuses_are_differences(tmp_path, refused, rate):
+    write_json(tmp_path / "job.json", {"kind": "a job", "job.seed": 7, "job.rate": rate})
+    with refused(r"Expected the configuration that .* was made with\. Received another: .*rate: "):
+        claim_newer(tmp_path, seed=7)
+
+
+def test_fields_of_a_newer_release_are_named(tmp_path, refused):
+    claim_newer(tmp_path, seed=7)
+    with refused(
+        r"Expected a configuration that this release knows in .*job\.json\. Received: the fields "
+        r"job\.passes, job\.rounds, job\.shape, which a newer release wrote; upgrade or name another"
+    ):
+        claim_directory(tmp_path, {"kind": "a job", "job.seed": 7, "job.rate": 0.5}, "job.json")
 
 
 def test_foreign_directory_is_not_claimed(tmp_path, refused):

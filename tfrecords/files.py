@@ -1,6 +1,9 @@
 """Files that appear whole or not at all, and directories that are never overwritten."""
 
+from __future__ import annotations
+
 import contextlib
+import dataclasses
 import fcntl
 import fnmatch
 import glob
@@ -10,6 +13,7 @@ import os
 import pathlib
 import secrets
 import shutil
+from collections.abc import Callable
 
 from tfrecords.errors import InputError
 
@@ -163,28 +167,36 @@ def new_directory(path, leftovers=""):
     return path
 
 
-def claim_directory(path, identity, name):
-    """Makes the directory `path` the place of the job that `identity` describes, or recognises it
-    as that already.
+def claim_directory(
+    path: str | os.PathLike,
+    identity: dict,
+    name: str,
+    complete: Callable[[dict], dict] = dict,
+) -> pathlib.Path:
+    """Creates the directory `path` for the job that `identity` describes, or recognises it as the
+    directory of that same job.
 
-    The identity is kept as JSON in the file `name`, so that a rerun of the same job continues in
-    the same directory and any other job is refused.
+    The identity is kept as JSON in the file `name`. A rerun of the same job continues in the same
+    directory; any other job is refused.
 
     Args:
         path: The directory.
-        identity: A flat dict of JSON values: everything the job's output depends on, and its "kind"
-            in words.
+        identity: A flat dict of JSON values: everything that the job's output depends on, and its
+            "kind" in words.
         name: The file in the directory that keeps the identity.
+        complete: Called with the dict that the file holds; returns it with a value for every field
+            that the release that wrote it did not have yet. See `with_defaults`. It is what lets a
+            later release continue the work of an earlier one.
 
     Returns:
         The directory as a Path.
 
     Raises:
-        InputError: The directory holds something else, or the same job with another configuration;
-            the message names the differences.
+        InputError: The directory holds something else, or the same job with another configuration
+            (the message names the differences), or with fields of a newer release.
     """
     path = pathlib.Path(path)
-    identity = json.loads(json.dumps(identity))
+    identity = json.loads(json.dumps(identity))  # a tuple is a list in the file
     if (path / name).exists():
         there = read_json(path / name, "the configuration of an earlier run")
         if there.get("kind") != identity["kind"]:
@@ -193,17 +205,54 @@ def claim_directory(path, identity, name):
                 f"Expected a directory for {identity['kind']}. Received: {path}, which holds "
                 f"{received}; name another."
             )
-        differences = difference(there, identity)
+        # Nobody knows here what the fields of a newer release mean, so none may be ignored.
+        if unknown := sorted(there.keys() - identity.keys()):
+            raise InputError(
+                f"Expected a configuration that this release knows in {path / name}. Received: "
+                f"the fields {', '.join(unknown)}, which a newer release wrote; upgrade or name "
+                "another directory."
+            )
+        differences = difference(json.loads(json.dumps(complete(there))), identity)
         if differences:
             raise InputError(
                 f"Expected the configuration that {path} was made with. Received another: "
-                f"{differences}; "
-                "use the same, name another directory, or remove this one."
+                f"{differences}; use the same, name another directory, or remove this one."
             )
         return path
     path = make_directory(new_directory(path, leftovers=partial_pattern(name)))
     write_json(path / name, identity)
     return path
+
+
+def with_defaults(fields: dict, configuration: type, prefix: str = "") -> dict:
+    """Completes the fields that an earlier release wrote: reads them into the dataclass
+    `configuration`, whose defaults stand for the fields that it has gained since.
+
+    This rests on one rule: the default of a new field is the behaviour before the field existed.
+
+    >>> @dataclasses.dataclass
+    ... class Job:
+    ...     seed: int
+    ...     rounds: int = 1
+    >>> with_defaults({"kind": "a job", "job.seed": 7}, Job, "job.")
+    {'kind': 'a job', 'job.seed': 7, 'job.rounds': 1}
+
+    Args:
+        fields: A flat dict; of other keys than `prefix` and the name of a field nothing is read.
+        configuration: A dataclass.
+        prefix: What stands before the names of its fields in the dict.
+
+    Returns:
+        A new dict. Values that the dataclass refuses come back as they are: comparing them tells
+        more than the dataclass's own message, which does not know the file.
+    """
+    names = [field.name for field in dataclasses.fields(configuration)]
+    known = {name: fields[prefix + name] for name in names if prefix + name in fields}
+    try:
+        values = dataclasses.asdict(configuration(**known))
+    except (TypeError, InputError):
+        return dict(fields)
+    return fields | {prefix + name: value for name, value in values.items()}
 
 
 @contextlib.contextmanager

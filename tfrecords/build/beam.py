@@ -3,7 +3,7 @@
 Beam takes the place of the local process pool (workers.py): every step is a pipeline whose elements
 are the tasks, spread over the runner's machines. The tasks are those of the local build, so the
 bytes are the same, and what a killed build has finished is kept. Input and output are paths that
-every machine sees: a disk that they share, or a mounted bucket. """
+every machine sees: a disk that they share, or a mounted bucket."""
 
 import json
 import pathlib
@@ -15,7 +15,9 @@ try:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError:
-    raise InputError("Expected the package apache-beam. Received: none; pip install '.[beam]' in the clone.") from None
+    raise InputError(
+        "Expected the package apache-beam. Received: none; pip install '.[beam]' in the clone."
+    ) from None
 
 
 class BeamWorkers:
@@ -34,7 +36,9 @@ class BeamWorkers:
         known = self._options.get_all_options().keys()
         unknown = sorted(self._options.get_all_options(retain_unknown_options=True).keys() - known)
         if unknown:
-            raise InputError(f"Expected options of Apache Beam. Received: {', '.join(unknown)}, which it does not know.")
+            raise InputError(
+                f"Expected options of Apache Beam. Received: {', '.join(unknown)}, which it does not know."
+            )
         self._directory = pathlib.Path(directory)
         self._make = make
         self._arguments = arguments
@@ -75,7 +79,9 @@ class BeamWorkers:
                 )
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise WorkerError(f"Expected the step {method!r} on Beam to end well. Received: {lines[-1]}.") from error
+            raise WorkerError(
+                f"Expected the step {method!r} on Beam to end well. Received: {lines[-1]}."
+            ) from error
 
 
 class _Call(beam.DoFn):

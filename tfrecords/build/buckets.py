@@ -2,7 +2,7 @@
 
 A bucket is what becomes one shard: buckets 0 to num_shards - 1 are the training split, those after
 them validation. A document's bucket is a hash of its number in the corpus, so that it depends on no
-cut of the text into pieces. """
+cut of the text into pieces."""
 
 import math
 
@@ -10,8 +10,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import safe_open
 
-from tfrecords.files import atomic_path
 from tfrecords.documents import Documents
+from tfrecords.files import atomic_path
 
 SHARD_TOKENS = 1 << 22
 _DOCUMENTS_PER_SHARD = 32
@@ -22,14 +22,20 @@ def automatic_shards(tokens, documents, config):
     documents each on average.
 
     A document has a million characters at most, so that a shard is bounded where documents are
-    long, too; and it is all but certain that each has two documents. """
+    long, too; and it is all but certain that each has two documents."""
     written = tokens * config.duplicates * (1 - config.validation_fraction)
-    return max(1, min(math.ceil(written / SHARD_TOKENS), documents // _DOCUMENTS_PER_SHARD, 1 << 16))
+    return max(
+        1, min(math.ceil(written / SHARD_TOKENS), documents // _DOCUMENTS_PER_SHARD, 1 << 16)
+    )
 
 
 def bucket_of(number, config):
     """The (split, index of the shard) that a bucket becomes."""
-    return ("train", number) if number < config.num_shards else ("validation", number - config.num_shards)
+    return (
+        ("train", number)
+        if number < config.num_shards
+        else ("validation", number - config.num_shards)
+    )
 
 
 def buckets(first, count, config):
@@ -40,7 +46,9 @@ def buckets(first, count, config):
     bucket = (shard * config.num_shards).astype(np.int64)
     if config.validation_fraction:
         held_out = _uniform_hash(numbers, config.seed, 0) < config.validation_fraction
-        validation_bucket = config.num_shards + (validation_shard * config.num_validation_shards).astype(np.int64)
+        validation_bucket = config.num_shards + (
+            validation_shard * config.num_validation_shards
+        ).astype(np.int64)
         bucket = np.where(held_out, validation_bucket, bucket)
     return bucket
 
@@ -76,7 +84,9 @@ def partition(part, path, first, config):
     starts = np.concatenate([[0], ends])
     sentences = documents.document_starts[starts]
     index = np.stack([starts, sentences, documents.sentence_starts[sentences]])
-    _save(path, _arrays(documents, 1 + int(np.iinfo(arrays["tokens"].dtype).max)) | {"index": index})
+    _save(
+        path, _arrays(documents, 1 + int(np.iinfo(arrays["tokens"].dtype).max)) | {"index": index}
+    )
 
 
 def read_bucket(paths, bucket):
@@ -94,7 +104,11 @@ def read_bucket(paths, bucket):
                         file.get_slice("document_lengths")[documents[0] : documents[1]],
                     )
                 )
-    return Documents.of_lengths(*map(np.concatenate, zip(*found, strict=True))) if found else Documents.of([])
+    return (
+        Documents.of_lengths(*map(np.concatenate, zip(*found, strict=True)))
+        if found
+        else Documents.of([])
+    )
 
 
 def _arrays(documents, vocabulary_size):

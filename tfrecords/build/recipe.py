@@ -2,7 +2,7 @@
 
 First the text is tokenized, piece by piece, and its documents are parted by the shard they go to
 (buckets.py). Then every shard is made by itself (shards.py). What is finished stays across a kill,
-and the same call goes on from there; the manifest is written last. """
+and the same call goes on from there; the manifest is written last."""
 
 import collections
 import concurrent.futures
@@ -22,13 +22,29 @@ import numpy as np
 from tqdm import tqdm
 
 from tfrecords import schema
-from tfrecords.build.buckets import automatic_shards, bucket_of, buckets, partition, read_bucket, save_part
+from tfrecords.build.buckets import (
+    automatic_shards,
+    bucket_of,
+    buckets,
+    partition,
+    read_bucket,
+    save_part,
+)
+from tfrecords.build.shards import ShardMaker
 from tfrecords.build.tokenizing import COUNTERS, CorpusTokenizer
 from tfrecords.errors import InputError
-from tfrecords.files import PARTIAL_SUFFIX, claim_directory, locked, make_directory, read_json, sha256, write_json
+from tfrecords.files import (
+    PARTIAL_SUFFIX,
+    claim_directory,
+    locked,
+    make_directory,
+    read_json,
+    sha256,
+    with_defaults,
+    write_json,
+)
 from tfrecords.inputs import STANDARD_INPUT, Batch, batches, input_files, pieces, spool
 from tfrecords.schema import Manifest, RecordsConfig, Shard, load_manifest
-from tfrecords.build.shards import ShardMaker
 from tfrecords.workers import Workers, automatic_workers
 
 CONFIGURATION = "config.json"
@@ -91,11 +107,16 @@ def build_records(
     output = pathlib.Path(output)
     files = _apart_from(output, inputs, input_files(inputs))
     if beam_options is not None:  # other machines have other working directories
-        output, files = output.resolve(), [file if file == STANDARD_INPUT else file.resolve() for file in files]
+        output, files = (
+            output.resolve(),
+            [file if file == STANDARD_INPUT else file.resolve() for file in files],
+        )
     with locked(output), _spooled(files, output) as files:
         num_bytes = sum(file.stat().st_size for file in files)
         if workers is None:
-            workers = automatic_workers(num_bytes * (1 / _TEXT_SPEED + config.duplicates / _RECORDS_SPEED))
+            workers = automatic_workers(
+                num_bytes * (1 / _TEXT_SPEED + config.duplicates / _RECORDS_SPEED)
+            )
         identity = {
             "kind": "records",
             "version": schema.VERSION,
@@ -108,8 +129,14 @@ def build_records(
         }
         with _space_named(output, lambda: _bytes_needed(num_bytes, config) - _bytes_there(output)):
             job = (_Worker, vocabulary, config, output, format, errors)
-            pool = Workers(workers, *job) if beam_options is None else _beam_workers(beam_options, output / SPILL, *job)
-            claim_directory(output, identity, CONFIGURATION)
+            pool = (
+                Workers(workers, *job)
+                if beam_options is None
+                else _beam_workers(beam_options, output / SPILL, *job)
+            )
+            claim_directory(
+                output, identity, CONFIGURATION, lambda there: with_defaults(there, RecordsConfig)
+            )
             if not (output / schema.MANIFEST).exists():
                 _build(files, vocabulary, output, config, format, pool, progress)
         shutil.rmtree(output / SPILL, ignore_errors=True)
@@ -153,7 +180,9 @@ def _apart_from(output, inputs, files):
         there = pathlib.Path(path).resolve()
         inside = there.is_relative_to(output) and output.is_dir()
         if inside or (there.is_dir() and output.is_relative_to(there)):
-            raise InputError(f"Expected an output directory apart from the input. Received: {output} for the input {path}.")
+            raise InputError(
+                f"Expected an output directory apart from the input. Received: {output} for the input {path}."
+            )
     return [file for file in files if not file.resolve().is_relative_to(output)]
 
 
@@ -161,7 +190,10 @@ def _digest(files, num_bytes, workers, progress):
     """The SHA-256 of the SHA-256s of files of so many bytes together."""
     digest = hashlib.sha256()
     stopped = threading.Event()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool, _bar("reading", num_bytes, "B", progress) as bar:
+    with (
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+        _bar("reading", num_bytes, "B", progress) as bar,
+    ):
 
         def advance(num_read):
             bar.update(num_read)
@@ -177,7 +209,15 @@ def _digest(files, num_bytes, workers, progress):
 
 
 def _bar(what, total, unit, progress):
-    return tqdm(desc=what, total=total, unit=unit, unit_scale=True, disable=not progress, leave=total > 0, delay=1)
+    return tqdm(
+        desc=what,
+        total=total,
+        unit=unit,
+        unit_scale=True,
+        disable=not progress,
+        leave=total > 0,
+        delay=1,
+    )
 
 
 def _beam_workers(*arguments):
@@ -191,7 +231,9 @@ def _build(files, vocabulary, output, config, format, pool, progress):
     try:
         with pool:
             # Pass one: the text, piece by piece, to tokenized documents on disk.
-            tasks = [_Text(number, batch) for number, batch in enumerate(batches(pieces(files, format)))]
+            tasks = [
+                _Text(number, batch) for number, batch in enumerate(batches(pieces(files, format)))
+            ]
             texts = _tokenize(pool, tasks, spill, progress)
             counts = {name: sum(text["counts"].get(name, 0) for text in texts) for name in COUNTERS}
             config = _with_shards(config, counts)
@@ -226,7 +268,9 @@ def _spill(output):
     version that did it."""
     spill = output / SPILL
     made_with = {name: _version(name) for name in ("kbert", "tensorflow-text", "nupunkt")}
-    if (spill / _MADE_WITH).exists() and read_json(spill / _MADE_WITH, "the versions of an earlier attempt") != made_with:
+    if (spill / _MADE_WITH).exists() and read_json(
+        spill / _MADE_WITH, "the versions of an earlier attempt"
+    ) != made_with:
         _forget(output)
     for leftover in [*output.glob(f"*{PARTIAL_SUFFIX}"), *spill.glob(f"*{PARTIAL_SUFFIX}")]:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -299,16 +343,22 @@ class _Worker:
         self._output = output
         self._spill = output / SPILL
         # Each is made when a step needs it; the shards need the configuration with their number.
-        self._tokenizer = functools.cache(lambda: CorpusTokenizer(vocabulary, config, format, errors))
+        self._tokenizer = functools.cache(
+            lambda: CorpusTokenizer(vocabulary, config, format, errors)
+        )
         self._shard_maker = functools.cache(lambda with_shards: ShardMaker(vocabulary, with_shards))
 
     @functools.cached_property
     def _parts(self):
-        return sorted(self._spill.glob(f"*{_PARTITIONED}"))  # the names have numbers in the order of the text
+        return sorted(
+            self._spill.glob(f"*{_PARTITIONED}")
+        )  # the names have numbers in the order of the text
 
     def tokenize(self, text, report):
         counts, without_text, parts = collections.Counter(), [], []
-        for number, documents in enumerate(self._tokenizer().parts(text.batch.pieces, counts, without_text, report)):
+        for number, documents in enumerate(
+            self._tokenizer().parts(text.batch.pieces, counts, without_text, report)
+        ):
             name = f"text-{text.number:06d}-{number:04d}"
             save_part(self._spill / name, documents, len(self._vocabulary))
             parts.append((name, len(documents)))
@@ -325,7 +375,9 @@ class _Worker:
     def write(self, bucket, report):
         documents = read_bucket(self._parts, bucket.number)
         split, index = bucket_of(bucket.number, bucket.config)
-        shard, counts = self._shard_maker(bucket.config).make(documents, split, index, self._output, report)
+        shard, counts = self._shard_maker(bucket.config).make(
+            documents, split, index, self._output, report
+        )
         result = {"shard": dataclasses.asdict(shard), "counts": counts}
         write_json(_result(self._spill, "bucket", bucket.number), result)
         return result
@@ -361,7 +413,9 @@ def _tokenize(pool, tasks, spill, progress):
 
         def advance(task, num_bytes, documents, tokens):
             seen.update({task.number: num_bytes, "documents": documents, "tokens": tokens})
-            bar.set_postfix_str(f"{seen['documents']:,} documents, {seen['tokens']:,} tokens", refresh=False)
+            bar.set_postfix_str(
+                f"{seen['documents']:,} documents, {seen['tokens']:,} tokens", refresh=False
+            )
             bar.update(num_bytes)
 
         def finish(task):
@@ -381,14 +435,17 @@ def _with_shards(config, counts):
             "Next sentence prediction needs another document to draw from: expected at least 2 "
             "documents. Received: 1; part "
             "the documents with empty lines, or choose --pairs sop or --pairs none, for which one "
-            "is enough"
-            + (" with --validation-fraction 0." if config.validation_fraction else ".")
+            "is enough" + (" with --validation-fraction 0." if config.validation_fraction else ".")
         )
     if config.num_shards is None:
-        config = dataclasses.replace(config, num_shards=automatic_shards(counts["tokens"], documents, config))
+        config = dataclasses.replace(
+            config, num_shards=automatic_shards(counts["tokens"], documents, config)
+        )
     sizes = np.zeros(config.num_shards + config.num_validation_shards, np.int64)
     for first in range(0, documents, 1 << 20):
-        sizes += np.bincount(buckets(first, min(1 << 20, documents - first), config), minlength=len(sizes))
+        sizes += np.bincount(
+            buckets(first, min(1 << 20, documents - first), config), minlength=len(sizes)
+        )
     least = 2 if config.pairs == "nsp" else 1
     if sizes.min() < least:
         split, index = bucket_of(int(sizes.argmin()), config)
@@ -396,10 +453,16 @@ def _with_shards(config, counts):
         if split == "validation":
             mend = "set --validation-fraction to 0"
             if documents >= 10:
-                mend = f"set --validation-fraction to {min(0.5, 5 / documents):.2g}, or to 0 for none"
+                mend = (
+                    f"set --validation-fraction to {min(0.5, 5 / documents):.2g}, or to 0 for none"
+                )
         if documents < 10:
             mend += ", and check that empty lines part the documents"
-        why = "Next sentence prediction needs another document to draw from: expected" if least == 2 else "Expected"
+        why = (
+            "Next sentence prediction needs another document to draw from: expected"
+            if least == 2
+            else "Expected"
+        )
         raise InputError(
             f"{why} at least {least} document{'s' * (least > 1)} in every part. "
             f"Received: {sizes.min()} of {documents} documents in {split} shard {index}; {mend}."
@@ -414,7 +477,9 @@ def _partition(pool, texts, config, spill):
         for name, documents in text["parts"]:
             tasks.append(_Part(spill / name, first, config))
             first += documents
-    for _ in pool.map("partition", [task for task in tasks if not _partitioned(task.path).exists()]):
+    for _ in pool.map(
+        "partition", [task for task in tasks if not _partitioned(task.path).exists()]
+    ):
         pass
 
 
@@ -427,7 +492,10 @@ def _write(pool, config, counts, spill, progress):
 
         def advance(task, records):
             seen["records"] += records
-            bar.set_postfix_str(f"{seen['shards']} of {num_buckets} shards, {seen['records']:,} records", refresh=False)
+            bar.set_postfix_str(
+                f"{seen['shards']} of {num_buckets} shards, {seen['records']:,} records",
+                refresh=False,
+            )
             bar.update(0)
 
         def finish(task):
@@ -448,7 +516,9 @@ def _bytes_needed(num_bytes, config):
     tokens = num_bytes / 4.5
     records = tokens * config.duplicates / (0.85 * config.sequence_length)
     record = 200 + 9 * config.max_predictions + 4.2 * config.sequence_length
-    return 2.2 * tokens + records * (60 + 2 * config.sequence_length if config.masking == "dynamic" else record)
+    return 2.2 * tokens + records * (
+        60 + 2 * config.sequence_length if config.masking == "dynamic" else record
+    )
 
 
 def _bytes_there(output):
@@ -459,7 +529,9 @@ def _warn_of_empty_files(files, tasks, texts):
     with_text = set()
     for task, text in zip(tasks, texts, strict=True):
         empty = set(text["without_text"])
-        with_text.update(piece.path for place, piece in enumerate(task.batch.pieces) if place not in empty)
+        with_text.update(
+            piece.path for place, piece in enumerate(task.batch.pieces) if place not in empty
+        )
     empty = [str(file) for file in files if str(file) not in with_text]
     if empty:
         more = f" and {len(empty) - 3:,} more" if len(empty) > 3 else ""

@@ -39,7 +39,9 @@ class ShardMaker:
         """
         config = self._config
         number = schema.SPLITS.index(split)
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([config.seed, number, index])))
+        generator = np.random.Generator(
+            np.random.PCG64(np.random.SeedSequence([config.seed, number, index]))
+        )
         pairs = make_pairs(
             documents,
             config.pairs,
@@ -85,7 +87,9 @@ class ShardMaker:
         masked = mask_tokens(token_ids, lengths, self._masking, keys)
         return {
             schema.INPUT_IDS: masked["token_ids"],
-            schema.INPUT_MASK: (np.arange(token_ids.shape[1], dtype=np.int32) < lengths[:, None]).astype(np.int32),
+            schema.INPUT_MASK: (
+                np.arange(token_ids.shape[1], dtype=np.int32) < lengths[:, None]
+            ).astype(np.int32),
             schema.SEGMENT_IDS: segment_ids,
             schema.MASKED_LM_POSITIONS: masked["positions"],
             schema.MASKED_LM_IDS: masked["labels"],
@@ -101,4 +105,6 @@ class ShardMaker:
         return features | self._labels(labels), {schema.INPUT_IDS: lengths}
 
     def _labels(self, labels):
-        return {} if self._config.pairs == "none" else {schema.NEXT_SENTENCE_LABELS: labels[:, None]}
+        return (
+            {} if self._config.pairs == "none" else {schema.NEXT_SENTENCE_LABELS: labels[:, None]}
+        )

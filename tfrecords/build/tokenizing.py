@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
-from tfrecords.sentences import piece_documents
 from tfrecords.documents import Documents
+from tfrecords.sentences import piece_documents
 from tfrecords.tokenizer import Tokenizer
 
 PART_TOKENS = 1 << 21
@@ -120,7 +120,11 @@ class CorpusTokenizer:
 
         Those of printable ASCII alone need half the work, and go by themselves where most are such.
         """
-        others = [n for n, sentence in enumerate(sentences) if not (sentence.isascii() and sentence.isprintable())]
+        others = [
+            n
+            for n, sentence in enumerate(sentences)
+            if not (sentence.isascii() and sentence.isprintable())
+        ]
         if 4 * len(others) > len(sentences):
             return self._call(sentences, False)
         simple = list(sentences)
@@ -131,7 +135,9 @@ class CorpusTokenizer:
             other_tokens, other_lengths = self._call([sentences[n] for n in others], False)
             parts = np.split(tokens, np.cumsum(lengths)[others])
             other_parts = np.split(other_tokens, np.cumsum(other_lengths))
-            tokens = np.concatenate([part for both in zip(parts, other_parts, strict=True) for part in both])
+            tokens = np.concatenate(
+                [part for both in zip(parts, other_parts, strict=True) for part in both]
+            )
             lengths[others] = other_lengths
         return tokens, lengths
 
@@ -142,7 +148,9 @@ class CorpusTokenizer:
         starts = [0, *(np.flatnonzero(np.diff(call)) + 1), len(sentences)]
         parts = []
         for start, end in itertools.pairwise(starts):
-            ids = self._tokenize[simple](tf.constant(sentences[start:end], tf.string, [end - start]))
+            ids = self._tokenize[simple](
+                tf.constant(sentences[start:end], tf.string, [end - start])
+            )
             parts.append((ids.flat_values.numpy(), ids.row_lengths().numpy()))
         return map(np.concatenate, zip(*parts, strict=True))
 
