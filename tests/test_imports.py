@@ -77,6 +77,11 @@ ORDER = [
 ]
 
 
+MOST_ROOMS = 15
+"""That whoever follows `pretrain` to the end has to know. A wing counts once: it is left without
+having read all of it."""
+
+
 def source(module):
     return ROOT / (module.replace(".", "/") + ".py")
 
@@ -111,6 +116,11 @@ def imports(module):
                     found.add(homes(node.module)[alias.name])
                 else:
                     found.add(name if is_module(name) else node.module)
+        elif isinstance(node, ast.Attribute):
+            # `import tfrecords`, then `tfrecords.read`
+            package = getattr(node.value, "id", None)
+            if package in found & {"tfrecords", "kbert"}:
+                found.add(homes(package).get(node.attr, package))
     return found
 
 
@@ -132,6 +142,38 @@ def test_a_file_imports_only_files_above_it(module):
     if module.startswith("kbert"):
         own.discard("tfrecords")  # `import tfrecords`: all of it is above
     assert own <= above
+
+
+def room_of(module):
+    """A wing, which is a folder below a package, or the file itself where it stands in the package."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if len(parts) > 2 else module
+
+
+def reached(module):
+    """The files that a file of the model half imports, directly or through others, and itself. The
+    data half is entered by the files that are named there, and what is behind them stays there."""
+    found, waiting = set(), [module]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            if module.startswith("kbert."):
+                waiting += [name for name in imports(module) if name in ORDER]
+    return found
+
+
+def test_wings_import_one_way_too():
+    # The files of a wing stand together in the list: no other room is above one and below another.
+    rooms = [room_of(module) for module in ORDER]
+    changes = [room for room, before in zip(rooms, ["", *rooms], strict=False) if room != before]
+    assert len(changes) == len(set(changes))
+
+
+def test_the_main_job_is_read_in_few_rooms():
+    rooms = {room_of(module) for module in reached("kbert.pretraining")}
+    assert {"kbert.step", "kbert.model", "kbert.run", "kbert.formats", "tfrecords.reader"} <= rooms
+    assert len(rooms) <= MOST_ROOMS, sorted(rooms)
 
 
 @pytest.mark.parametrize("module", [module for module in ORDER if module.startswith("tfrecords")])
