@@ -1,21 +1,27 @@
-# make demo: the whole chain on real text. make test: all tests. Both make their own environment in .venv first.
+# make demo: the whole chain on real text. make test: every subject in minutes. make test-all: the long
+# proofs too. Each makes its own environment in .venv first.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-all lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/kbert demo --output demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(PYTEST) -m "not long"
+
+test-all: $(VENV)/.installed-dev
+	$(PYTEST)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -27,13 +33,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
-	@echo "== installing kbert and what it stands on (TensorFlow is large: a minute or more)"
+	@echo "== installing kbert and its dependencies (TensorFlow is large: a minute or more)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[plots]"
 	@touch $@
 
-# The Model Garden's script, a reference in the tests, wants packages that it does not need for this.
+# The Model Garden's script, a reference in the tests, declares packages that it does not need for this.
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "== installing the references of the tests"
+	@echo "== installing what the tests and the linters need"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "tf-models-official==2.20.0"
 	@touch $@

@@ -87,7 +87,7 @@ def _exit_on_sigterm(number, frame):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(package_name="kbert")
+@click.version_option(package_name="kbert-pretraining")
 def main():
     """Pretrains BERT on your own text, one command after the other.
 

@@ -25,7 +25,7 @@ from tfrecords.inputs import batches
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 ROOT = pathlib.Path(__file__).parent.parent
-NUM_KILLS = 50
+NUM_KILLS = [7, pytest.param(50, marks=pytest.mark.long)]
 WORDS = tuple(f"w{n}" for n in range(97))
 CONFIG = RecordsConfig(
     sequence_length=31,
@@ -151,12 +151,13 @@ def phase(output):
     return "tokenizing" if any(name.startswith("text-") for name in names) else "beginning"
 
 
-def test_fifty_kills_at_random_moments(place, tmp_path):
+@pytest.mark.parametrize("num_kills", NUM_KILLS)
+def test_kills_at_random_moments(place, tmp_path, num_kills):
     code, num_steps = run_attempt(place, tmp_path / "whole")
     assert code == 0
     assert content(tmp_path / "whole") == content(place / "expected")
     draw, phases = random.Random(3), collections.Counter()
-    while phases.total() < NUM_KILLS:
+    while phases.total() < num_kills:
         output = tmp_path / f"{phases.total()}"
         # Killed again and again, until an attempt gets through.
         while True:

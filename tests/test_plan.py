@@ -69,7 +69,7 @@ def test_a_step_compiles_for_a_whole_pod():
     assert 0.95 < plan["flops"] / (2 * plan["model_flops"]) < 3
 
 
-@pytest.mark.minutes
+@pytest.mark.long
 def test_base_compiles_for_four_chips():
     job = {
         "size": "base",

@@ -19,8 +19,8 @@ from kbert.run.checkpoints import list_checkpoints, restore_checkpoint, save_che
 
 pytest_plugins = ["model_fixtures"]
 
-NUM_KILLS = 30
-NUM_CHECKPOINT_KILLS = 50
+NUM_KILLS = [5, pytest.param(30, marks=pytest.mark.long)]
+NUM_CHECKPOINT_KILLS = [7, pytest.param(50, marks=pytest.mark.long)]
 OPTIONS = (
     *(
         "--steps=107",
@@ -82,7 +82,8 @@ def finish(processes, records, directory):
     return process
 
 
-def test_thirty_kills_at_random_moments(processes, whole, tiny_records, tmp_path):
+@pytest.mark.parametrize("num_kills", NUM_KILLS)
+def test_kills_at_random_moments(processes, whole, tiny_records, tmp_path, num_kills):
     draw, seen = random.Random(3), collections.Counter()
     # A mark, how many of them may pass, and how long after it the kill comes: the compilation takes
     # seconds.
@@ -93,7 +94,7 @@ def test_thirty_kills_at_random_moments(processes, whole, tiny_records, tmp_path
         ("saving", 5, 0.02),
         ("evaluating", 1, 0.2),
     ]
-    moments = moments * (NUM_KILLS // len(moments))
+    moments = moments * (num_kills // len(moments))
     draw.shuffle(moments)
     directory, kills = tmp_path / "0", 0
     while moments:
@@ -112,14 +113,15 @@ def test_thirty_kills_at_random_moments(processes, whole, tiny_records, tmp_path
             directory = tmp_path / f"{kills}"
     finish(processes, tiny_records, directory)
     assert outcome(directory) == outcome(whole)
-    assert kills == NUM_KILLS
+    assert kills == num_kills
     assert set(seen) >= {"resuming", "training", "step", "saving", "evaluating"}, seen
 
 
-def test_fifty_kills_while_checkpoints_are_written(processes, tmp_path):
+@pytest.mark.parametrize("num_kills", NUM_CHECKPOINT_KILLS)
+def test_kills_while_checkpoints_are_written(processes, tmp_path, num_kills):
     draw, torn = random.Random(5), 0
     directory = tmp_path / "checkpoints"
-    for _ in range(NUM_CHECKPOINT_KILLS):
+    for _ in range(num_kills):
         process = processes.start("write_checkpoints", directory)
         process.wait_for("saving", count=draw.randint(2, 4))
         time.sleep(draw.uniform(0.0, 0.01))
@@ -140,7 +142,7 @@ def test_fifty_kills_while_checkpoints_are_written(processes, tmp_path):
         assert sorted(path.name for path in directory.iterdir()) == [
             f"step-{one:09d}" for one in kept
         ]
-    assert torn >= NUM_CHECKPOINT_KILLS // 5
+    assert torn >= num_kills // 5
 
 
 def test_a_signal_saves_a_checkpoint_of_the_very_step(processes, whole, tiny_records, tmp_path):

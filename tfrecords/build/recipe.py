@@ -267,7 +267,12 @@ def _spill(output):
     """The directory of unfinished work, with that of an earlier attempt unless it was another
     version that did it."""
     spill = output / SPILL
-    made_with = {name: _version(name) for name in ("kbert", "tensorflow-text", "nupunkt")}
+    distributions = {
+        "kbert": "kbert-pretraining",
+        "tensorflow-text": "tensorflow-text",
+        "nupunkt": "nupunkt",
+    }
+    made_with = {name: _version(distribution) for name, distribution in distributions.items()}
     if (spill / _MADE_WITH).exists() and read_json(
         spill / _MADE_WITH, "the versions of an earlier attempt"
     ) != made_with:
