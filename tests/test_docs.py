@@ -2,6 +2,7 @@
 what exists, links lead somewhere, the file map is the tree."""
 
 import ast
+import configparser
 import importlib
 import inspect
 import re
@@ -190,6 +191,37 @@ def test_options_in_the_text_exist(page):
     text = re.sub(r"--beam-options='[^']*'|`--runner=[^`]*`", "", PAGES[page])
     named = set(re.findall(r"(?<!\S)`?(--[a-z][a-z-]*[a-z])", text))
     assert named - {"--xla", "--help"} <= known
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_make_has_the_targets_that_are_shown(page):
+    shown = set(re.findall(r"`make ([a-z-]+)`", PAGES[page]))
+    shown |= {
+        line.split()[1] for line in code_lines(page) if re.fullmatch(r"make [a-z-]+( +#.*)?", line)
+    }
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert shown <= targets
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_extras_that_are_shown_exist(page):
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    shown = {
+        extra
+        for extras in re.findall(r'pip install "?\'?\.\[([\w,-]+)\]', PAGES[page])
+        for extra in extras.split(",")
+    }
+    assert shown <= set(setup["options.extras_require"])
+
+
+def test_readme_names_every_extra_and_the_distribution():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    install = section("README.md", "Install")
+    assert f"`{setup['metadata']['name']}`" in install
+    for extra in set(setup["options.extras_require"]) - {"dev"}:
+        assert f"`{extra}`" in install or f"[{extra}]" in install
 
 
 # Python.
