@@ -1,10 +1,18 @@
-"""The sizes of BERT, and everything else a pretraining run depends on."""
+"""The sizes of BERT, and everything else a pretraining run depends on.
+
+Needs the standard library alone, so that the command line can take its choices and defaults from
+here without loading anything large."""
+
+from __future__ import annotations
 
 import dataclasses
+import numbers
+import operator
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from tfrecords import InputError
-from tfrecords.errors import check_choice, check_integer, check_range
+from tfrecords.errors import InputError, check_choice, check_range
 
 SIZES = {
     "tiny": (2, 128),
@@ -19,10 +27,20 @@ SIZES = {
 
 _MINIATURES = re.compile(r"L-(2|4|6|8|10|12)_H-(128|256|512|768)")
 _HEAD_SIZE = 64
-PRECISIONS = ("float32", "bfloat16")
+DEFAULT_SIZE = "base"
+"""The size of a model for which nothing else is asked."""
+DTYPE_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+"""The Keras dtype policy of each precision."""
+PRECISIONS = tuple(DTYPE_POLICIES)
+OPTIMIZERS = ("adamw", "lamb")
+"""The names of the optimizers; their classes are in `kbert.step.optimizers`."""
+STRATEGIES = ("auto", "one", "mirrored", "multi-worker", "tpu")
+"""How training is distributed over devices. auto: what the machine and TF_CONFIG offer. one: a
+single device. mirrored: all GPUs of this machine, or the logical devices of its CPU. multi-worker:
+the processes that TF_CONFIG names. tpu: all cores of a TPU."""
 PAIR_TASKS = {"nsp": "next sentence", "sop": "sentence order"}
-"""What is learned from sentence pairs, by their kind in RecordsConfig; single segments ("none")
-teach nothing of it."""
+"""The task that a model learns from each kind of sentence pairs in RecordsConfig; single segments
+("none") have none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +82,8 @@ class BertConfig:
     initializer_range: float = 0.02
     """Standard deviation of the truncated normal that kernels and embeddings start from."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        _normalise(self)
         for name in (
             "vocabulary_size",
             "num_layers",
@@ -72,9 +91,9 @@ class BertConfig:
             "num_heads",
             "intermediate_size",
             "max_positions",
+            "num_segments",
         ):
-            check_integer(self, name, 1)
-        check_integer(self, "num_segments", 1)
+            check_range(self, name, 1, None)
         if self.attention_dropout is None:
             object.__setattr__(self, "attention_dropout", self.dropout)
         check_range(self, "dropout", 0.0, 0.999)
@@ -88,7 +107,7 @@ class BertConfig:
             )
 
     @classmethod
-    def of_size(cls, size, *, vocabulary_size, **changes):
+    def of_size(cls, size: str, *, vocabulary_size: int, **changes: Any) -> BertConfig:
         """The configuration of a released size.
 
         Args:
@@ -100,22 +119,71 @@ class BertConfig:
         Raises:
             InputError: There is no such size.
         """
-        if miniature := _MINIATURES.fullmatch(size):
-            num_layers, hidden_size = map(int, miniature.groups())
-        elif size in SIZES:
-            num_layers, hidden_size = SIZES[size]
-        else:
-            raise InputError(
-                f"Expected a size among {', '.join(SIZES)} or such as L-4_H-256. Received: "
-                f"{size!r}."
-            )
-        shape = {
-            "num_layers": num_layers,
-            "hidden_size": hidden_size,
-            "num_heads": hidden_size // _HEAD_SIZE,
-            "intermediate_size": 4 * hidden_size,
-        }
-        return cls(vocabulary_size=vocabulary_size, **(shape | changes))
+        return cls(vocabulary_size=vocabulary_size, **(_shape_of(size) | changes))
+
+
+def _shape_of(size: str) -> dict[str, int]:
+    """The fields of BertConfig that a size stands for; it says nothing of the others."""
+    if miniature := _MINIATURES.fullmatch(size):
+        num_layers, hidden_size = map(int, miniature.groups())
+    elif size in SIZES:
+        num_layers, hidden_size = SIZES[size]
+    else:
+        raise InputError(
+            f"Expected a size among {', '.join(SIZES)} or such as L-4_H-256. Received: {size!r}."
+        )
+    return {
+        "num_layers": num_layers,
+        "hidden_size": hidden_size,
+        "num_heads": hidden_size // _HEAD_SIZE,
+        "intermediate_size": 4 * hidden_size,
+    }
+
+
+def resolve_bert(
+    bert: BertConfig | str | None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    vocabulary_size: int,
+    initial: BertConfig | None = None,
+) -> BertConfig:
+    """The configuration of a model to pretrain, from what was asked for and what it starts from.
+
+    A size stands for the shape, and takes the size of the vocabulary from the records; all other
+    fields are those of the initial model, if there is one, or else the released ones. A
+    change of `dropout` is one of `attention_dropout` too, unless that is given.
+
+    >>> tiny = BertConfig.of_size("tiny", vocabulary_size=53, exact_gelu=True)
+    >>> mini = resolve_bert("mini", {"dropout": 0.2}, vocabulary_size=53, initial=tiny)
+    >>> mini.num_layers, mini.exact_gelu, mini.attention_dropout
+    (4, True, 0.2)
+
+    Args:
+        bert: A BertConfig, to be taken as it is but for the changes; the name of a size; or None
+            for the shape of the initial model.
+        changes: Fields of BertConfig with values that take precedence.
+        vocabulary_size: Of the records.
+        initial: The configuration of the model whose weights this one starts from.
+
+    Raises:
+        InputError: There is no such size, a value is out of its range, or neither `bert` nor
+            `initial` is given.
+    """
+    changes = dict(changes or {})
+    if "dropout" in changes:
+        changes.setdefault("attention_dropout", changes["dropout"])
+    if isinstance(bert, str):
+        shape = _shape_of(bert) | {"vocabulary_size": vocabulary_size}
+        base, changes = initial or BertConfig(**shape), shape | changes
+    else:
+        base = initial if bert is None else bert
+    if base is None:
+        raise InputError(
+            "Expected a size or a BertConfig, or init_from to take it from. Received: neither."
+        )
+    if unknown := sorted(set(changes) - {field.name for field in dataclasses.fields(base)}):
+        raise InputError(f"Expected fields of BertConfig. Received: {', '.join(unknown)}.")
+    return dataclasses.replace(base, **changes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,8 +201,7 @@ class PretrainingConfig:
     learning_rate: float = 1e-4
     """The peak, at the end of the warmup."""
     warmup_steps: int | None = None
-    """Updates over which the learning rate rises from 0; None is 10,000 as in the paper, but at
-    most a tenth of the steps."""
+    """Updates over which the learning rate rises from 0; None takes `default_warmup_steps`."""
     optimizer: str = "adamw"
     """"adamw" as in the paper, or "lamb" for batches of thousands (You et al. 2020)."""
     weight_decay: float = 0.01
@@ -152,22 +219,23 @@ class PretrainingConfig:
     seed: int = 0
     """Initial weights, dropout and the order of the records follow from it."""
     evaluate_every: int | None = None
-    """Updates between held-out evaluations; None makes twenty of them."""
+    """Updates between evaluations on the validation split; None makes twenty of them."""
     evaluate_steps: int | None = None
-    """Batches of a held-out evaluation during training; None takes the whole split."""
+    """Batches of an evaluation during training; None takes the whole validation split."""
     patience: int | None = None
-    """Held-out evaluations in a row without a better loss, after which training stops; None trains
-    for all steps."""
+    """Evaluations in a row without a better loss, after which training stops; None trains for all
+    steps."""
     checkpoint_every: int = 1000
-    """Updates between checkpoints; there is one at every held-out evaluation too."""
+    """Updates between checkpoints; there is one at every evaluation too."""
     keep_checkpoints: int = 3
-    """The newest checkpoints that are kept."""
+    """How many checkpoints are kept: the newest ones."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        _normalise(self)
         for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints"):
             check_range(self, name, 1, None)
         check_range(self, "learning_rate", 0.0, None)
-        check_choice(self, "optimizer", ("adamw", "lamb"))
+        check_choice(self, "optimizer", OPTIMIZERS)
         check_choice(self, "precision", PRECISIONS)
         check_range(self, "weight_decay", 0.0, 1.0)
         check_range(self, "decay_power", 0.0, None)
@@ -175,7 +243,7 @@ class PretrainingConfig:
         check_range(self, "nsp_weight", 0.0, None)
         check_range(self, "seed", 0, (1 << 31) - 1)
         for name, default in {
-            "warmup_steps": min(10_000, self.steps // 10),
+            "warmup_steps": default_warmup_steps(self.steps),
             "evaluate_every": max(1, self.steps // 20),
         }.items():
             if getattr(self, name) is None:
@@ -187,6 +255,57 @@ class PretrainingConfig:
                 check_range(self, name, 1, None)
 
     @property
-    def dtype_policy(self):
+    def dtype_policy(self) -> str:
         """The name of the Keras dtype policy of the layers."""
-        return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[self.precision]
+        return DTYPE_POLICIES[self.precision]
+
+
+def default_warmup_steps(steps: int) -> int:
+    """The updates over which the learning rate rises, where nothing else is asked for: 10,000 as in
+    the paper (Devlin et al. 2019, appendix A.2), but at most a tenth of all."""
+    return min(10_000, steps // 10)
+
+
+def _normalise(config: BertConfig | PretrainingConfig) -> None:
+    """Gives every field of a configuration its plain Python type, so that it can be written as JSON
+    and compared: np.int64(8) and 8.0 become 8 where an integer is expected.
+
+    Raises:
+        InputError: A value is not of the field's type.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        kind, _, optional = str(field.type).partition(" | ")
+        if not (value is None and optional):
+            object.__setattr__(config, field.name, _CONVERSIONS[kind](field.name, value))
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InputError(f"Expected {name} to be a number. Received: {value!r}.")
+    if not isinstance(value, numbers.Integral) and not float(value).is_integer():
+        raise InputError(f"Expected {name} to be an integer. Received: {value!r}.")
+    return operator.index(value) if isinstance(value, numbers.Integral) else int(value)
+
+
+def _float(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InputError(f"Expected {name} to be a number. Received: {value!r}.")
+    return float(value)
+
+
+def _bool(name: str, value: Any) -> bool:
+    # NumPy's bool is no bool, and prints as it does.
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return bool(value)
+    raise InputError(f"Expected {name} to be True or False. Received: {value!r}.")
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"Expected {name} to be a string. Received: {value!r}.")
+    return str(value)
+
+
+_CONVERSIONS = {"int": _integer, "float": _float, "bool": _bool, "str": _text}
+"""By the annotation of a field."""

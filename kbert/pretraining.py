@@ -5,7 +5,7 @@ import pathlib
 import warnings
 
 import tfrecords
-from kbert.config import PAIR_TASKS, BertConfig, PretrainingConfig
+from kbert.config import PAIR_TASKS, PretrainingConfig, resolve_bert
 from kbert.formats.load_and_save import load
 from kbert.formats.pretrained import Pretrained, assign_weights
 from kbert.run import directory as runs
@@ -33,6 +33,7 @@ def pretrain(
     output,
     *,
     bert=None,
+    changes=None,
     pretraining=None,
     init_from=None,
     strategy="auto",
@@ -52,11 +53,14 @@ def pretrain(
         records: A directory of records by `kbert records`.
         output: The directory of the run; of several workers, one that all of them see.
         bert: A BertConfig, or the name of a size, as for `BertConfig.of_size`; None is that of
-            `init_from`.
+            `init_from`. A size says the shape alone: the other fields are those of `init_from`, as
+            in `resolve_bert`.
+        changes: Fields of BertConfig with values that differ from those, such as
+            `{"dropout": 0.0}`.
         pretraining: A PretrainingConfig; None takes the defaults.
         init_from: The pretrained model whose weights this one starts from: a Pretrained, or a path
             for `load`, such as another run or a model of Hugging Face's; None starts anew.
-        strategy: How training is shared out, among `distribution.STRATEGIES`.
+        strategy: How training is shared out, among `config.STRATEGIES`.
         accumulate: Micro-batches that an update is worked out in, one after the other: less memory,
             more time.
         recompute: Whether to work out activations once more in the backward pass: less memory
@@ -78,14 +82,12 @@ def pretrain(
     initial = (
         init_from if init_from is None or isinstance(init_from, Pretrained) else load(init_from)
     )
-    if bert is None:
-        if initial is None:
-            raise InputError(
-                "Expected a size or a BertConfig, or init_from to take it from. Received: neither."
-            )
-        bert = initial.bert
-    elif isinstance(bert, str):
-        bert = BertConfig.of_size(bert, vocabulary_size=manifest.vocabulary_size)
+    bert = resolve_bert(
+        bert,
+        changes,
+        vocabulary_size=manifest.vocabulary_size,
+        initial=None if initial is None else initial.bert,
+    )
     _check(bert, pretraining, manifest)
     vocabulary = manifest.load_vocabulary()
     if initial is not None:

@@ -1,10 +1,13 @@
 """The released sizes, the defaults, and what is refused."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
-from kbert.config import BertConfig, PretrainingConfig
+import kbert.config
+from kbert.config import BertConfig, PretrainingConfig, resolve_bert
 from kbert.step.optimizers import OPTIMIZERS
 from tfrecords import InputError
 
@@ -168,6 +171,7 @@ def test_optimizer_decay_and_patience_can_be_set(changes):
 
 
 def test_every_optimizer_of_a_configuration_is_there():
+    assert tuple(OPTIMIZERS) == kbert.config.OPTIMIZERS
     for name in OPTIMIZERS:
         assert PretrainingConfig(optimizer=name).optimizer == name
 
@@ -190,3 +194,110 @@ def test_unknown_fields_and_positions_are_refused():
         BertConfig(**SHAPE, hiden_size=26)
     with pytest.raises(TypeError, match="positional"):
         BertConfig(53, 2, 26, 2, 37)
+
+
+@pytest.mark.parametrize(
+    "kind", [float, np.int64, np.uint8, np.float32], ids=lambda kind: kind.__name__
+)
+def test_whole_numbers_of_other_types_become_integers(kind):
+    bert = BertConfig(**{name: kind(value) for name, value in SHAPE.items()}, dropout=np.float32(0))
+    assert bert == BertConfig(**SHAPE, dropout=0.0)
+    pretraining = PretrainingConfig(steps=kind(70), patience=kind(3), learning_rate=np.float64(1))
+    assert pretraining == PretrainingConfig(steps=70, patience=3, learning_rate=1.0)
+    for config in (bert, pretraining):
+        for value in dataclasses.asdict(config).values():
+            assert type(value) in (int, float, str, bool, type(None))
+        assert json.loads(json.dumps(dataclasses.asdict(config))) == dataclasses.asdict(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 2.5}, "num_layers to be an integer. Received: 2.5."),
+        ({"num_layers": float("nan")}, "num_layers to be an integer. Received: nan."),
+        ({"num_layers": np.float64("inf")}, "num_layers to be an integer. Received: "),
+        ({"num_layers": True}, "num_layers to be a number. Received: True."),
+        ({"num_layers": "2"}, "num_layers to be a number. Received: '2'."),
+        ({"num_layers": None}, "num_layers to be a number. Received: None."),
+        ({"dropout": "0.1"}, "dropout to be a number. Received: '0.1'."),
+        ({"dropout": np.array([0.1])}, "dropout to be a number. Received: array([0.1])."),
+        ({"exact_gelu": 1}, "exact_gelu to be True or False. Received: 1."),
+    ],
+)
+def test_values_of_another_type_are_refused(refused, changes, message):
+    with refused(message):
+        BertConfig(**(SHAPE | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 10.5}, "steps to be an integer. Received: 10.5."),
+        ({"optimizer": ["adamw"]}, "optimizer to be a string. Received: ['adamw']."),
+        ({"patience": False}, "patience to be a number. Received: False."),
+    ],
+)
+def test_training_values_of_another_type_are_refused(refused, changes, message):
+    with refused(message):
+        PretrainingConfig(**changes)
+
+
+def test_a_numpy_bool_is_a_bool():
+    assert BertConfig(**SHAPE, exact_gelu=np.bool_(True)).exact_gelu is True
+
+
+INITIAL = BertConfig(
+    **SHAPE, exact_gelu=True, dropout=0.3, attention_dropout=0.2, max_positions=41, num_segments=3
+)
+
+
+@pytest.mark.parametrize(
+    ("bert", "changes", "initial", "expected"),
+    [
+        ("tiny", {}, None, BertConfig.of_size("tiny", vocabulary_size=97)),
+        (
+            "tiny",
+            {"dropout": 0.4},
+            None,
+            BertConfig.of_size("tiny", vocabulary_size=97, dropout=0.4, attention_dropout=0.4),
+        ),
+        (None, {}, INITIAL, INITIAL),
+        (
+            None,
+            {"dropout": 0.4},
+            INITIAL,
+            dataclasses.replace(INITIAL, dropout=0.4, attention_dropout=0.4),
+        ),
+        (
+            None,
+            {"dropout": 0.4, "attention_dropout": 0.0},
+            INITIAL,
+            dataclasses.replace(INITIAL, dropout=0.4, attention_dropout=0.0),
+        ),
+        (
+            "tiny",
+            {"max_positions": 31},
+            INITIAL,
+            dataclasses.replace(
+                INITIAL,
+                vocabulary_size=97,
+                num_layers=2,
+                hidden_size=128,
+                num_heads=2,
+                intermediate_size=512,
+                max_positions=31,
+            ),
+        ),
+        (INITIAL, {}, None, INITIAL),
+        (INITIAL, {"max_positions": 31}, None, dataclasses.replace(INITIAL, max_positions=31)),
+    ],
+)
+def test_size_changes_and_initial_model_say_the_configuration(bert, changes, initial, expected):
+    assert resolve_bert(bert, changes, vocabulary_size=97, initial=initial) == expected
+
+
+def test_a_model_of_no_shape_or_with_unknown_fields_is_refused(refused):
+    with refused("Expected a size or a BertConfig, or init_from to take it from"):
+        resolve_bert(None, vocabulary_size=97)
+    with refused("Expected fields of BertConfig. Received: hiden_size."):
+        resolve_bert("tiny", {"hiden_size": 26}, vocabulary_size=97)

@@ -9,12 +9,8 @@ import threading
 
 import keras
 
+from kbert.config import STRATEGIES
 from tfrecords import InputError
-
-STRATEGIES = ("auto", "one", "mirrored", "multi-worker", "tpu")
-"""auto: what the machine and TF_CONFIG offer. one: a single device. mirrored: all GPUs of this
-machine, or the logical devices of its CPU. multi-worker: the processes that TF_CONFIG names. tpu:
-all cores of a TPU."""
 
 
 class Devices:

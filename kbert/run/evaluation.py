@@ -3,13 +3,16 @@
 import dataclasses
 import math
 
+import keras
 import numpy as np
 
 import tfrecords
-from kbert.config import PAIR_TASKS
+from kbert.config import PAIR_TASKS, PretrainingConfig
+from kbert.run.directory import Run, load_run
 from kbert.run.distribution import batches_for
 from kbert.step.objective import pretraining_objective
 from tfrecords import InputError
+from tfrecords.schema import Manifest
 
 _BASELINE_BATCH = 1024
 _BASELINE_RECORDS = 200_000
@@ -83,12 +86,15 @@ def _cross_entropy(observed, frequencies):
     )
 
 
-def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
+def evaluate(
+    model, records, *, split="validation", batch_size=PretrainingConfig.batch_size, verbose=0
+):
     """Measures a pretraining model on a split of records, every record once.
 
     Args:
         model: A pretraining model, compiled with `pretraining_objective` (it is compiled so here if
-            it is not compiled).
+            it is not compiled); or a Run or its directory, whose newest checkpoint is measured, on
+            records with the vocabulary and the pairs of the run alone.
         records: A directory of records, or a Manifest.
         split: The split to measure on.
         batch_size: Sequences at once; no influence on the results but by rounding.
@@ -101,9 +107,18 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
         majority_accuracy.
 
     Raises:
-        InputError: There is no such split, or the records do not fit the model.
+        InputError: There is no such split, the records do not fit the model, or, where a run is
+            measured, they are damaged.
     """
-    manifest = tfrecords.describe(records)
+    if isinstance(model, keras.Model):
+        manifest = tfrecords.describe(records)
+    else:
+        # Of a run more is known than of a model, and damaged records are found before the work.
+        run = model if isinstance(model, Run) else load_run(model)
+        manifest = records if isinstance(records, Manifest) else tfrecords.load_manifest(records)
+        _check_records_of_run(run, manifest)
+        manifest.verify()
+        model = run.load_model()
     if not manifest.num_records(split):
         raise InputError(
             f"Expected a split {split!r} in {manifest.directory}. Received: records without it; "
@@ -135,6 +150,21 @@ def evaluate(model, records, *, split="validation", batch_size=256, verbose=0):
         results |= {"nsp_loss": logs["nsp_cross_entropy"], "nsp_accuracy": logs["nsp_accuracy"]}
     reference = dataclasses.asdict(baselines(manifest, split))
     return results | {name: value for name, value in reference.items() if value is not None}
+
+
+def _check_records_of_run(run, manifest):
+    """Raises InputError if records are not of the kind that a run was trained on."""
+    if manifest.vocabulary_sha256 != run.vocabulary.sha256:
+        raise InputError(
+            f"Expected records with the vocabulary of the run, {run.vocabulary.sha256[:12]}. "
+            f"Received: {manifest.directory}, written with "
+            f"{(manifest.vocabulary_sha256 or 'an unknown one')[:12]}."
+        )
+    if manifest.pairs != run.pairs:
+        raise InputError(
+            f"Expected records with the pairs of the run, {run.pairs!r}. Received: "
+            f"{manifest.directory}, made with {manifest.pairs!r}."
+        )
 
 
 def evaluation_batches(model, manifest, split, batch_size, steps=None):
