@@ -220,7 +220,7 @@ def test_whole_numbers_of_other_types_become_integers(kind):
         ({"num_layers": "2"}, "num_layers to be a number. Received: '2'."),
         ({"num_layers": None}, "num_layers to be a number. Received: None."),
         ({"dropout": "0.1"}, "dropout to be a number. Received: '0.1'."),
-        ({"dropout": np.array([0.1])}, "dropout to be a number. Received: array([0.1])."),
+        ({"dropout": np.array([0.1])}, r"dropout to be a number. Received: array\(\[0.1\]\)."),
         ({"exact_gelu": 1}, "exact_gelu to be True or False. Received: 1."),
     ],
 )
@@ -233,7 +233,7 @@ def test_values_of_another_type_are_refused(refused, changes, message):
     ("changes", "message"),
     [
         ({"steps": 10.5}, "steps to be an integer. Received: 10.5."),
-        ({"optimizer": ["adamw"]}, "optimizer to be a string. Received: ['adamw']."),
+        ({"optimizer": ["adamw"]}, "optimizer to be a string. Received: ..adamw..."),
         ({"patience": False}, "patience to be a number. Received: False."),
     ],
 )
