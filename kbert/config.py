@@ -38,9 +38,6 @@ STRATEGIES = ("auto", "one", "mirrored", "multi-worker", "tpu")
 """How training is distributed over devices. auto: what the machine and TF_CONFIG offer. one: a
 single device. mirrored: all GPUs of this machine, or the logical devices of its CPU. multi-worker:
 the processes that TF_CONFIG names. tpu: all cores of a TPU."""
-PAIR_TASKS = {"nsp": "next sentence", "sop": "sentence order"}
-"""The task that a model learns from each kind of sentence pairs in RecordsConfig; single segments
-("none") have none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -164,7 +164,7 @@ def predictor_of(pretrained, top_k=5):
     """The Predictor of a Pretrained; `top_k` as for `load_predictor`."""
     text_model = TextModel(pretrained, top_k=top_k)
     missing = list(pretrained.missing)
-    if pretrained.next_sentence and "pooler/dense/kernel" not in pretrained.weights:
+    if pretrained.pairs != "none" and "pooler/dense/kernel" not in pretrained.weights:
         missing.append("pooler")
     return Predictor(text_model.signatures, text_model, missing)
 

@@ -5,9 +5,10 @@ import pathlib
 import warnings
 
 import tfrecords
-from kbert.config import PAIR_TASKS, PretrainingConfig, resolve_bert
+from kbert.config import PretrainingConfig, resolve_bert
 from kbert.formats.load_and_save import load
 from kbert.formats.pretrained import Pretrained, assign_weights
+from kbert.objectives import NSP
 from kbert.run import directory as runs
 from kbert.run.callbacks import (
     Keeper,
@@ -237,9 +238,7 @@ def _validation_batches(model, manifest, pretraining):
 
 def _rate_in_words(run, manifest, devices):
     """A function that says in words how fast so many sequences per second are on these devices."""
-    flops = speed.training_flops(
-        run.bert, run.sequence_length, manifest.max_predictions, run.pairs != "none"
-    )
+    flops = speed.training_flops(run.bert, run.sequence_length, manifest.max_predictions, run.pairs)
     peak = speed.matrix_product_rate(run.pretraining.precision) * devices.num_replicas
     return lambda rate: speed.in_words(rate, run.sequence_length, flops, peak)
 
@@ -261,9 +260,9 @@ def _check_initial(initial, bert, vocabulary, manifest):
             f"Received: {casing[manifest.config.cased]} ones in {manifest.directory}; make them "
             f"with --{casing[initial.cased]}."
         )
-    if initial.next_sentence and manifest.pairs not in ("none", initial.pairs):
+    if initial.pairs != manifest.pairs and "none" not in (initial.pairs, manifest.pairs):
         warnings.warn(
-            f"The head of {PAIR_TASKS[initial.pairs]} now learns {PAIR_TASKS[manifest.pairs]}.",
+            f"The head of {NSP.titles[initial.pairs]} now learns {NSP.titles[manifest.pairs]}.",
             stacklevel=2,
         )
     if differences := initial.shape_differences(bert):

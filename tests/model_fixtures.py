@@ -103,9 +103,9 @@ def randomize(variables, seed=0, scale=0.3):
             variable.assign(centre + scale * draw.standard_normal(variable.shape))
 
 
-def random_model(*, next_sentence=True, **changes):
+def random_model(*, pairs="nsp", **changes):
     """A pretraining model of `tiny_config` with weights that make it answer decidedly."""
-    model = pretraining_model(tiny_config(**changes), next_sentence=next_sentence)
+    model = pretraining_model(tiny_config(**changes), pairs=pairs)
     randomize(model.variables, seed=3)
     return model
 

@@ -136,7 +136,7 @@ def test_every_record_counts_once_whatever_the_batches(records_by_pairs, batch_s
     manifest = load_manifest(records_by_pairs[pairs])
     num_records = manifest.num_records("validation")
     assert num_records % 7 and num_records < 64  # the last batch is not full
-    model = random_model(num_layers=1, next_sentence=pairs != "none")
+    model = random_model(num_layers=1, pairs=pairs)
     results = evaluate(model, records_by_pairs[pairs], batch_size=batch_size)
     expected = evaluate_plainly(model, manifest.files("validation"))
     assert {name: results[name] for name in expected} == pytest.approx(expected, rel=1e-5)
@@ -151,20 +151,16 @@ def test_every_record_counts_once_whatever_the_batches(records_by_pairs, batch_s
 
 
 @pytest.mark.parametrize(
-    ("next_sentence", "pairs", "expected"),
+    ("model_pairs", "pairs", "expected"),
     [
-        (True, "none", "sentence pairs"),
-        (False, "nsp", "single segments"),
-        (False, "sop", "single segments"),
+        ("nsp", "none", "sentence pairs"),
+        ("none", "nsp", "single segments"),
+        ("none", "sop", "single segments"),
     ],
 )
-def test_records_of_another_kind_than_the_model_are_refused(
-    tmp_path, next_sentence, pairs, expected
-):
+def test_records_of_another_kind_than_the_model_are_refused(tmp_path, model_pairs, pairs, expected):
     manifest = write_by_hand(tmp_path, {"train": [([7], 0)], "validation": [([7], 0)]}, 11, pairs)
-    model = pretraining_model(
-        tiny_config(vocabulary_size=11, num_layers=1), next_sentence=next_sentence
-    )
+    model = pretraining_model(tiny_config(vocabulary_size=11, num_layers=1), pairs=model_pairs)
     with pytest.raises(
         InputError,
         match=rf"Expected records of {expected}, .* Received: .*, made with pairs '{pairs}'\.",

@@ -21,6 +21,7 @@ from kbert.model.bert import pretraining_model
 from kbert.run.checkpoints import save_checkpoint
 from kbert.run.directory import Run, load_run
 from tfrecords import InputError, Vocabulary
+from tfrecords.schema import PAIRS
 
 pytest_plugins = ["model_fixtures"]
 
@@ -38,9 +39,7 @@ def pretrained(tiny_vocabulary):
 
 @pytest.fixture(scope="module")
 def of_single_segments(tiny_vocabulary):
-    return Pretrained.of_model(
-        random_model(next_sentence=False), tiny_vocabulary, sequence_length=S
-    )
+    return Pretrained.of_model(random_model(pairs="none"), tiny_vocabulary, sequence_length=S)
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +178,10 @@ def test_the_command_of_a_run_in_the_card(tmp_path, tiny_vocabulary, changes, in
 
 
 def test_weight_shapes_are_those_of_the_model():
-    for next_sentence in (False, True):
-        model = pretraining_model(tiny_config(num_segments=3), next_sentence=next_sentence)
+    for pairs in PAIRS:
+        model = pretraining_model(tiny_config(num_segments=3), pairs=pairs)
         shapes = {variable.path: tuple(variable.shape) for variable in model.trainable_variables}
-        assert weight_shapes(tiny_config(num_segments=3), next_sentence) == shapes
+        assert weight_shapes(tiny_config(num_segments=3), pairs) == shapes
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -486,7 +485,7 @@ def test_missing_heads_are_new_and_said(pretrained, tmp_path, layers, missing, r
 
 
 def test_what_a_model_has_no_place_for_is_said(pretrained):
-    model = pretraining_model(pretrained.bert, next_sentence=False)
+    model = pretraining_model(pretrained.bert, pairs="none")
     with pytest.warns(
         UserWarning,
         match=r"The head of next sentence prediction in the model is left out: this model has none",

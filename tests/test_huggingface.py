@@ -118,9 +118,7 @@ def test_the_weights_are_where_transformers_has_them(pretrained, exported):
 
 
 def test_a_model_of_single_segments_is_a_bert_for_masked_lm(tiny_vocabulary, tmp_path):
-    ours = Pretrained.of_model(
-        random_model(next_sentence=False), tiny_vocabulary, sequence_length=S
-    )
+    ours = Pretrained.of_model(random_model(pairs="none"), tiny_vocabulary, sequence_length=S)
     theirs = loaded_by_transformers(
         save(ours, tmp_path / "bert", "huggingface"), transformers.BertForMaskedLM
     )

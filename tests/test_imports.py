@@ -35,6 +35,7 @@ ORDER = [
     "tfrecords.build.recipe",
     "tfrecords.inspection",
     "kbert.config",
+    "kbert.objectives",
     "kbert.tensors",
     "kbert.step.dropout",
     "kbert.step.optimizers",

@@ -25,8 +25,8 @@ import jax, keras, numpy as np
 from kbert.config import BertConfig
 from kbert.model.bert import pretraining_model
 
-def flops(batch_size, next_sentence):
-    model = pretraining_model(BertConfig(**{SHAPE}, dropout=0.0), next_sentence=next_sentence)
+def flops(batch_size, pairs):
+    model = pretraining_model(BertConfig(**{SHAPE}, dropout=0.0), pairs=pairs)
     ids, positions = np.ones((batch_size, {S}), "int32"), np.ones((batch_size, {P}), "int32")
     x = {{"token_ids": ids, "segment_ids": ids, "padding_mask": ids, "mask_positions": positions}}
     others = [variable.value for variable in model.non_trainable_variables]
@@ -38,7 +38,7 @@ def flops(batch_size, next_sentence):
     weights = [variable.value for variable in model.trainable_variables]
     return jax.jit(jax.value_and_grad(loss)).lower(weights).cost_analysis()["flops"] / batch_size
 
-print("flops", flops(3, True), flops(3, False))
+print("flops", flops(3, 'nsp'), flops(3, 'none'))
 """
 
 
@@ -61,7 +61,7 @@ def test_operations_are_those_that_xla_counts():
     # XLA counts what is not a matrix product too, normalisations, softmax and gelu: 1.1 % more
     # [2026-11].
     assert both == pytest.approx(training_flops(bert, S, P), rel=0.03)
-    assert mlm_alone == pytest.approx(training_flops(bert, S, P, next_sentence=False), rel=0.03)
+    assert mlm_alone == pytest.approx(training_flops(bert, S, P, pairs="none"), rel=0.03)
 
 
 def test_operations_of_base_by_hand():

@@ -251,10 +251,10 @@ def test_encoder_model_is_the_encoder_of_a_pretraining_model():
         np.testing.assert_array_equal(encoder(x)[name], expected)
 
 
-@pytest.mark.parametrize("next_sentence", [True, False])
+@pytest.mark.parametrize("pairs", ["nsp", "none"])
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_the_rows_that_the_heads_read_are_those_of_the_sequence_output(num_layers, next_sentence):
-    model = random_model(next_sentence=next_sentence, num_layers=num_layers)
+def test_the_rows_that_the_heads_read_are_those_of_the_sequence_output(num_layers, pairs):
+    model = random_model(pairs=pairs, num_layers=num_layers)
     x, _, _ = random_batch()
     answers = model(x)
     mask_positions = x.pop("mask_positions")
@@ -267,14 +267,14 @@ def test_the_rows_that_the_heads_read_are_those_of_the_sequence_output(num_layer
             model.get_layer("mlm_transform")(rows_BPH), reverse=True
         )
         np.testing.assert_allclose(answers["mlm"], model.get_layer("mlm")(scores_BPV), atol=1e-5)
-        if next_sentence:
+        if pairs == "nsp":
             np.testing.assert_allclose(
                 answers["nsp"], model.get_layer("nsp")(encoded["pooled_output"]), atol=1e-5
             )
 
 
 def test_without_next_sentence_the_pooler_and_its_head_are_left_out_and_nothing_else():
-    whole, model = random_model(), pretraining_model(tiny_config(), next_sentence=False)
+    whole, model = random_model(), pretraining_model(tiny_config(), pairs="none")
     left_out = {"pooler/dense/kernel", "pooler/dense/bias", "nsp/kernel", "nsp/bias"}
     weights = values_of(whole.variables)
     assert {variable.path for variable in model.variables} == weights.keys() - left_out
@@ -289,8 +289,8 @@ def test_without_next_sentence_the_pooler_and_its_head_are_left_out_and_nothing_
 
 def test_without_next_sentence_the_seed_gives_the_same_weights():
     whole, model = (
-        values_of(pretraining_model(tiny_config(), seed=5, next_sentence=n).variables)
-        for n in (True, False)
+        values_of(pretraining_model(tiny_config(), seed=5, pairs=pairs).variables)
+        for pairs in ("nsp", "none")
     )
     for path, value in model.items():
         np.testing.assert_array_equal(value, whole[path], err_msg=path)
@@ -298,9 +298,9 @@ def test_without_next_sentence_the_seed_gives_the_same_weights():
 
 def test_without_next_sentence_every_weight_is_trained():
     x, y, sample_weight = random_batch()  # two segments, so that both of their embeddings count
-    model = random_model(next_sentence=False)
+    model = random_model(pairs="none")
     model.compile(
-        **pretraining_objective(learning_rate=0.1, steps=7, weight_decay=0.0, next_sentence=False)
+        **pretraining_objective(learning_rate=0.1, steps=7, weight_decay=0.0, pairs="none")
     )
     before = values_of(model.trainable_variables)
     model.train_on_batch(x, {"mlm": y["mlm"]}, {"mlm": sample_weight["mlm"]})
@@ -309,7 +309,7 @@ def test_without_next_sentence_every_weight_is_trained():
 
 
 def test_without_a_pooler_the_encoder_pools_the_last_state_of_cls():
-    model = random_model(next_sentence=False)
+    model = random_model(pairs="none")
     encoder = encoder_of(model)
     own = {id(variable) for variable in model.variables}
     assert all(id(variable) in own for variable in encoder.variables)
@@ -327,15 +327,13 @@ def test_without_a_pooler_the_encoder_pools_the_last_state_of_cls():
     assert np.abs(encoder(x)["pooled_output"] - encoder_of(whole)(x)["pooled_output"]).max() > 0.1
 
 
-@pytest.mark.parametrize("next_sentence", [True, False])
-def test_models_of_both_kinds_are_fitted_and_evaluated(next_sentence):
+@pytest.mark.parametrize("pairs", ["nsp", "none"])
+def test_models_of_both_kinds_are_fitted_and_evaluated(pairs):
     batch = random_batch(batch_size=7)
-    x, y, sample_weight = batch if next_sentence else single_segments(batch)
+    x, y, sample_weight = single_segments(batch) if pairs == "none" else batch
     dataset = tf.data.Dataset.from_tensors((x, y, sample_weight))
-    model = pretraining_model(tiny_config(num_layers=1), next_sentence=next_sentence)
-    model.compile(
-        **pretraining_objective(learning_rate=0.03, steps=40, next_sentence=next_sentence)
-    )
+    model = pretraining_model(tiny_config(num_layers=1), pairs=pairs)
+    model.compile(**pretraining_objective(learning_rate=0.03, steps=40, pairs=pairs))
     before = model.evaluate(dataset, verbose=0, return_dict=True)
     history = model.fit(
         dataset.repeat(),
@@ -346,23 +344,23 @@ def test_models_of_both_kinds_are_fitted_and_evaluated(next_sentence):
         verbose=0,
     ).history
     after = model.evaluate(dataset, verbose=0, return_dict=True)
-    names = ["mlm", "nsp"] if next_sentence else ["mlm"]
+    names = ["mlm"] if pairs == "none" else ["mlm", "nsp"]
     for name in names:
         assert after[f"{name}_cross_entropy"] < 0.8 * before[f"{name}_cross_entropy"]
         assert history[f"val_{name}_accuracy"][-1] == pytest.approx(after[f"{name}_accuracy"])
     assert after["loss"] == pytest.approx(
         sum(after[f"{name}_cross_entropy"] for name in names), abs=1e-5
     )
-    assert any("nsp" in name for name in history) == next_sentence
+    assert any("nsp" in name for name in history) == (pairs != "none")
 
 
 @pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )  # Keras
-@pytest.mark.parametrize("next_sentence", [True, False])
-def test_a_saved_model_predicts_what_it_did(tmp_path, next_sentence):
+@pytest.mark.parametrize("pairs", ["nsp", "none"])
+def test_a_saved_model_predicts_what_it_did(tmp_path, pairs):
     x, _, _ = random_batch()
-    model = random_model(next_sentence=next_sentence)
+    model = random_model(pairs=pairs)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     clone = keras.models.clone_model(model)

@@ -5,22 +5,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kbert.objectives import objectives_of
 from kbert.step.objective import cross_entropies as our_cross_entropies
 from kbert.step.objective import hits, pretraining_objective
 from kbert.step.optimizers import BertAdamW, BertLamb, WarmupDecay
 from kbert.step.pretrainer import Pretrainer
 
 
-def logits_model(*, next_sentence=True, **objective):
+def logits_model(*, pairs="nsp", **objective):
     """A compiled model whose outputs are its inputs."""
     inputs = {
         "mlm_logits": keras.Input((None, 11), name="mlm_logits"),
         "nsp_logits": keras.Input((2,), name="nsp_logits"),
     }
-    names = ("mlm", "nsp") if next_sentence else ("mlm",)
+    names = [objective.name for objective in objectives_of(pairs)]
     outputs = {name: keras.layers.Identity(name=name)(inputs[f"{name}_logits"]) for name in names}
     model = Pretrainer({f"{name}_logits": inputs[f"{name}_logits"] for name in names}, outputs)
-    model.compile(**pretraining_objective(steps=1, next_sentence=next_sentence, **objective))
+    model.compile(**pretraining_objective(steps=1, pairs=pairs, **objective))
     return model
 
 
@@ -170,12 +171,12 @@ def test_without_next_sentence_the_figures_of_masked_words_are_the_same_and_the_
         ({"mlm_logits": x["mlm_logits"]}, {"mlm": y["mlm"]}, {"mlm": weight["mlm"]})
         for x, y, weight in batches
     ]
-    logs = evaluate(logits_model(next_sentence=False), alone)
+    logs = evaluate(logits_model(pairs="none"), alone)
     assert set(logs) == {"loss", "mlm_accuracy", "mlm_cross_entropy"}
     assert logs["mlm_accuracy"] == whole["mlm_accuracy"]
     assert logs["mlm_cross_entropy"] == pytest.approx(whole["mlm_cross_entropy"], abs=1e-6)
     assert logs["loss"] == pytest.approx(whole["mlm_loss"], abs=1e-5)
-    weighted = evaluate(logits_model(next_sentence=False, mlm_weight=0.25), alone)
+    weighted = evaluate(logits_model(pairs="none", mlm_weight=0.25), alone)
     assert weighted["loss"] == pytest.approx(0.25 * logs["loss"], abs=1e-5)
     assert weighted["mlm_cross_entropy"] == logs["mlm_cross_entropy"]
 

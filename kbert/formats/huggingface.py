@@ -75,7 +75,9 @@ def read(path):
 def _configuration(pretrained):
     bert = pretrained.bert
     return {
-        "architectures": ["BertForPreTraining" if pretrained.next_sentence else "BertForMaskedLM"],
+        "architectures": [
+            "BertForMaskedLM" if pretrained.pairs == "none" else "BertForPreTraining"
+        ],
         "model_type": "bert",
         "hidden_act": "gelu" if bert.exact_gelu else "gelu_pytorch_tanh",
         **{theirs: getattr(bert, ours) for theirs, ours in _FIELDS.items()},
@@ -393,7 +395,7 @@ from transformers import pipeline
 pipeline("fill-mask", "DIRECTORY")("Return the [MASK] of the list.")
 ```
 """
-    if pretrained.next_sentence:
+    if pretrained.pairs != "none":
         text += """
 ```python
 from transformers import AutoTokenizer, BertForPreTraining

@@ -78,7 +78,7 @@ def write(pretrained, directory):
         if path in weights:  # without next sentence prediction there is no pooler
             variable.assign(weights[path].reshape(variable.shape))
     masked_lm.save_to_preset(str(directory))
-    if pretrained.next_sentence:
+    if pretrained.pairs != "none":
         head = {path: value for path, value in weights.items() if path.startswith("nsp/")}
         save_tensors(head, directory / _NEXT_SENTENCE)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from kbert.config import BertConfig
 from kbert.model.bert import pretraining_model
+from kbert.objectives import pairs_of_outputs
 from tfrecords import InputError, Vocabulary
 from tfrecords.errors import check_integer
 from tfrecords.files import read_json, write_json
@@ -129,18 +130,13 @@ class Pretrained:
             vocabulary=vocabulary,
             cased=vocabulary.cased if cased is None else cased,
             sequence_length=bert.max_positions if sequence_length is None else sequence_length,
-            **({"pairs": "nsp" if "nsp" in model.output else "none"} | more),
+            **({"pairs": pairs_of_outputs(model.output)} | more),
         )
-
-    @property
-    def next_sentence(self):
-        """Whether it has the head of next sentence prediction."""
-        return self.pairs != "none"
 
     @property
     def missing(self):
         """The names of the heads that the weights lack, whole or in part."""
-        wanted = weight_shapes(self.bert, self.next_sentence)
+        wanted = weight_shapes(self.bert, self.pairs)
         return tuple(
             dict.fromkeys(
                 HEADS[path.partition("/")[0]] for path in wanted if path not in self.weights
@@ -151,7 +147,7 @@ class Pretrained:
     def model(self):
         """The Keras model, a Pretrainer, not compiled. Heads that the weights lack are new, and a
         warning names them."""
-        model = pretraining_model(self.bert, next_sentence=self.next_sentence)
+        model = pretraining_model(self.bert, pairs=self.pairs)
         assign_weights(model, self)
         return model
 
@@ -184,7 +180,7 @@ class Pretrained:
         }
 
 
-def weight_shapes(bert, next_sentence=True):
+def weight_shapes(bert, pairs="nsp"):
     """The shapes of the trainable variables of a `pretraining_model`, by path, in its order."""
     hidden, intermediate = bert.hidden_size, bert.intermediate_size
     shapes = {
@@ -210,7 +206,7 @@ def weight_shapes(bert, next_sentence=True):
     dense("mlm_transform/dense", hidden, hidden)
     norm("mlm_transform/layer_norm")
     shapes["mlm/bias"] = (bert.vocabulary_size,)
-    if next_sentence:
+    if pairs != "none":
         dense("pooler/dense", hidden, hidden)
         dense("nsp", hidden, 2)
     return shapes

@@ -26,7 +26,7 @@ def read(path):
             "pretrain'."
         )
     _, step, values = newest
-    names = {path: f"model/{path}" for path in weight_shapes(run.bert, run.pairs != "none")}
+    names = {path: f"model/{path}" for path in weight_shapes(run.bert, run.pairs)}
     return Pretrained(
         bert=run.bert,
         weights={path: values[name] for path, name in names.items() if name in values},

@@ -62,7 +62,7 @@ def usage(pretrained):
     it are left out."""
     pooler = (
         ", through the dense layer that next sentence prediction trained"
-        if pretrained.next_sentence
+        if pretrained.pairs != "none"
         else ""
     )
     text = _USAGE.replace("{sequence_length}", str(pretrained.sequence_length)).replace(
@@ -71,7 +71,7 @@ def usage(pretrained):
     return "".join(
         line
         for line in text.splitlines(keepends=True)
-        if pretrained.next_sentence or "next_sentence" not in line
+        if pretrained.pairs != "none" or "next_sentence" not in line
     )
 
 

@@ -3,13 +3,13 @@
 import keras
 from keras import ops
 
-from kbert.model.heads import MaskedTransform, Pooler, VocabularyBias
-from kbert.model.initializers import kernel_initializer
+from kbert.model.heads import HEADS, HeadInputs, Pooler
 from kbert.model.layers import EncoderBlock, InputEmbedding, TokenEmbedding
+from kbert.objectives import objectives_of, pairs_of_outputs
 from kbert.step.pretrainer import Pretrainer
 
 
-def pretraining_model(config, *, seed=0, dtype="float32", next_sentence=True, recompute=False):
+def pretraining_model(config, *, seed=0, dtype="float32", pairs="nsp", recompute=False):
     """Builds BERT with the heads of masked language modelling and next sentence prediction. Devlin
     et al. 2019, section 3.1.
 
@@ -25,8 +25,9 @@ def pretraining_model(config, *, seed=0, dtype="float32", next_sentence=True, re
         seed: The key of the initial weights and of dropout.
         dtype: The Keras dtype policy of the layers, "float32" or "mixed_bfloat16"; logits are
             float32 in both.
-        next_sentence: False leaves out the head of next sentence prediction and the pooler, which
-            nothing else would train: for records of single segments (Liu et al. 2019).
+        pairs: The kind of sentence pairs in the records, as in RecordsConfig: "nsp", "sop", or
+            "none" for single segments (Liu et al. 2019), which leaves out the head of next sentence
+            prediction and the pooler, which nothing else would train.
         recompute: Whether to work out the activations inside of each encoder block once more in the
             backward pass instead of keeping them (Chen et al. 2016): far less memory, about a third
             more time, the same numbers.
@@ -34,35 +35,27 @@ def pretraining_model(config, *, seed=0, dtype="float32", next_sentence=True, re
     Returns:
         A Pretrainer, a functional keras.Model. Inputs: a dict of token_ids, segment_ids,
         padding_mask (int32 [B, S]) and mask_positions (int32 [B, P]). Outputs: a dict of logits,
-        mlm (float32 [B, P, V]) and, with next_sentence, nsp (float32 [B, 2]; class 0 = B follows A,
+        mlm (float32 [B, P, V]) and, unless pairs is "none", nsp (float32 [B, 2]; class 0 = B follows A,
         1 = B is random, or both are swapped).
     """
+    objectives = objectives_of(pairs)
+    reads_cls = any(objective.reads_cls for objective in objectives)
+
+    # === Functional Model ===
     inputs = _encoder_inputs()
     mask_positions = keras.Input((None,), dtype="int32", name="mask_positions")
-    rows_BR = (
-        ops.pad(mask_positions, ((0, 0), (1, 0))) if next_sentence else mask_positions
-    )  # [CLS] stands at 0
+    # [CLS] stands at position 0.
+    rows_BR = ops.pad(mask_positions, ((0, 0), (1, 0))) if reads_cls else mask_positions
     token_embedding, rows_BRH = _encode(config, inputs, seed, dtype, rows_BR, recompute)
-    transformed_BPH = MaskedTransform(
-        exact_gelu=config.exact_gelu,
-        layer_norm_epsilon=config.layer_norm_epsilon,
-        initializer_range=config.initializer_range,
+    head_inputs = HeadInputs(
+        config=config,
         seed=seed,
-        name="mlm_transform",
         dtype=dtype,
-    )(rows_BRH[:, 1:] if next_sentence else rows_BRH)
-    outputs = {
-        "mlm": VocabularyBias(name="mlm", dtype="float32")(
-            token_embedding(transformed_BPH, reverse=True)
-        )
-    }
-    if next_sentence:
-        outputs["nsp"] = keras.layers.Dense(
-            2,
-            kernel_initializer=kernel_initializer(config.initializer_range, seed, "nsp"),
-            name="nsp",
-            dtype="float32",
-        )(_pool(config, rows_BRH, seed, dtype))
+        token_embedding=token_embedding,
+        masked_BPH=rows_BRH[:, 1:] if reads_cls else rows_BRH,
+        rows_BRH=rows_BRH,
+    )
+    outputs = {objective.name: HEADS[objective.name](head_inputs) for objective in objectives}
     return Pretrainer(inputs | {"mask_positions": mask_positions}, outputs, name="bert_pretraining")
 
 
@@ -96,7 +89,9 @@ def encoder_of(model):
     )
     sequence_BSH = last(before.output, inputs["padding_mask"])
     pooled_BH = (
-        model.get_layer("pooler")(sequence_BSH) if "nsp" in model.output else sequence_BSH[:, 0, :]
+        sequence_BSH[:, 0, :]
+        if pairs_of_outputs(model.output) == "none"
+        else model.get_layer("pooler")(sequence_BSH)
     )
     return _encoder(inputs, sequence_BSH, pooled_BH)
 

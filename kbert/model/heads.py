@@ -4,10 +4,15 @@ sentence prediction.
 Shapes: B batch, S sequence, H hidden size, P slots for masked tokens, V vocabulary.
 """
 
+from __future__ import annotations
+
+import dataclasses
+
 import keras
 
+from kbert.config import BertConfig
 from kbert.model.initializers import kernel_initializer
-from kbert.model.layers import gelu
+from kbert.model.layers import TokenEmbedding, gelu
 
 
 @keras.saving.register_keras_serializable("kbert")
@@ -131,3 +136,53 @@ class VocabularyBias(keras.layers.Layer):
 
     def call(self, scores):
         return scores + self.bias
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadInputs:
+    """What the encoder hands to the heads of a functional model."""
+
+    config: BertConfig
+    seed: int
+    """The key of initial weights."""
+    dtype: str
+    """The Keras dtype policy of the layers; logits are float32 in any."""
+    token_embedding: TokenEmbedding
+    """The word embeddings, whose matrix the masked language modelling head shares."""
+    masked_BPH: keras.KerasTensor
+    """The states at the masked positions."""
+    rows_BRH: keras.KerasTensor
+    """The same, after the state of [CLS] if a head reads it (`Objective.reads_cls`)."""
+
+
+def masked_language_modelling(inputs: HeadInputs) -> keras.KerasTensor:
+    """Scores over the vocabulary for each masked position, float32 [B, P, V]."""
+    config = inputs.config
+    transformed_BPH = MaskedTransform(
+        exact_gelu=config.exact_gelu,
+        layer_norm_epsilon=config.layer_norm_epsilon,
+        initializer_range=config.initializer_range,
+        seed=inputs.seed,
+        name="mlm_transform",
+        dtype=inputs.dtype,
+    )(inputs.masked_BPH)
+    scores_BPV = inputs.token_embedding(transformed_BPH, reverse=True)
+    return VocabularyBias(name="mlm", dtype="float32")(scores_BPV)
+
+
+def next_sentence_prediction(inputs: HeadInputs) -> keras.KerasTensor:
+    """Scores of the two labels of a pair of sentences, float32 [B, 2]."""
+    initializer_range = inputs.config.initializer_range
+    pooled_BH = Pooler(
+        initializer_range=initializer_range, seed=inputs.seed, name="pooler", dtype=inputs.dtype
+    )(inputs.rows_BRH)
+    return keras.layers.Dense(
+        2,
+        kernel_initializer=kernel_initializer(initializer_range, inputs.seed, "nsp"),
+        name="nsp",
+        dtype="float32",
+    )(pooled_BH)
+
+
+HEADS = {"mlm": masked_language_modelling, "nsp": next_sentence_prediction}
+"""What makes the logits of each objective of `kbert.objectives`, by its name."""

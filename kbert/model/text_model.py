@@ -50,7 +50,7 @@ class TextModel(tf.Module):
         self._pieces = tf.constant(vocabulary.tokens)
         self._vocabulary = vocabulary
         self._tokenizer = Tokenizer(vocabulary, pretrained.cased)
-        if not pretrained.next_sentence:
+        if pretrained.pairs == "none":
             self.next_sentence = None  # the method would be traced when this is saved
 
     @tf.function(input_signature=[_TEXTS])

@@ -1,6 +1,6 @@
 """The curves of a run as a picture."""
 
-from kbert.config import PAIR_TASKS
+from kbert.objectives import NSP
 
 
 def draw_curves(rows, pairs, baselines, path):
@@ -22,12 +22,12 @@ def draw_curves(rows, pairs, baselines, path):
         ("mlm_loss", "masked tokens: loss (nats)", "unigram_loss", "unigram"),
         ("mlm_accuracy", "masked tokens: accuracy", "unigram_accuracy", "most frequent token"),
     ]
-    if pairs in PAIR_TASKS:
+    if pairs in NSP.titles:
         panels += [
-            ("nsp_loss", f"{PAIR_TASKS[pairs]}: loss (nats)", "majority_loss", "label frequencies"),
+            ("nsp_loss", f"{NSP.titles[pairs]}: loss (nats)", "majority_loss", "label frequencies"),
             (
                 "nsp_accuracy",
-                f"{PAIR_TASKS[pairs]}: accuracy",
+                f"{NSP.titles[pairs]}: accuracy",
                 "majority_accuracy",
                 "majority label",
             ),

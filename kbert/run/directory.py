@@ -88,7 +88,7 @@ class Run:
             self.bert,
             seed=self.pretraining.seed,
             dtype=self.pretraining.dtype_policy,
-            next_sentence=self.pairs != "none",
+            pairs=self.pairs,
             recompute=recompute,
         )
 

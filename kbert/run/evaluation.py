@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 import tfrecords
-from kbert.config import PAIR_TASKS, PretrainingConfig
+from kbert.config import PretrainingConfig
+from kbert.objectives import NSP, pairs_of_outputs
 from kbert.run.directory import Run, load_run
 from kbert.run.distribution import batches_for
 from kbert.step.objective import pretraining_objective
@@ -53,7 +54,7 @@ def baselines(records, split="validation"):
         )
     tokens, labels = _label_counts(manifest, "train", limit=_BASELINE_RECORDS)
     held_out_tokens, held_out_labels = _label_counts(manifest, split)
-    has_labels = manifest.pairs in PAIR_TASKS
+    has_labels = manifest.pairs in NSP.titles
     return Baselines(
         unigram_loss=_cross_entropy(held_out_tokens, tokens + 1),
         unigram_accuracy=float(held_out_tokens[tokens.argmax()] / max(1, held_out_tokens.sum())),
@@ -125,15 +126,15 @@ def evaluate(
             "make them with a --validation-fraction, or measure on another split."
         )
     check_length(manifest, model.get_layer("embeddings").max_positions)
-    next_sentence = "nsp" in model.output
-    if next_sentence != (manifest.pairs in PAIR_TASKS):
+    has_pairs = pairs_of_outputs(model.output) != "none"
+    if has_pairs != (manifest.pairs in NSP.titles):
         raise InputError(
-            f"Expected records of {'sentence pairs' if next_sentence else 'single segments'}, as "
+            f"Expected records of {'sentence pairs' if has_pairs else 'single segments'}, as "
             "the model was built for. "
             f"Received: {manifest.directory}, made with pairs {manifest.pairs!r}."
         )
     if not model.compiled:
-        model.compile(**pretraining_objective(steps=1, next_sentence=next_sentence))
+        model.compile(**pretraining_objective(steps=1, pairs=manifest.pairs))
     logs = model.evaluate(
         evaluation_batches(model, manifest, split, batch_size),
         steps=-(-manifest.num_records(split) // batch_size),
@@ -146,7 +147,7 @@ def evaluate(
         "mlm_perplexity": perplexity(logs["mlm_cross_entropy"]),
         "mlm_accuracy": logs["mlm_accuracy"],
     }
-    if next_sentence:
+    if has_pairs:
         results |= {"nsp_loss": logs["nsp_cross_entropy"], "nsp_accuracy": logs["nsp_accuracy"]}
     reference = dataclasses.asdict(baselines(manifest, split))
     return results | {name: value for name, value in reference.items() if value is not None}
@@ -224,7 +225,7 @@ def results_rows(results):
             "most frequent token",
         ),
     ]
-    if task := PAIR_TASKS.get(results["pairs"]):
+    if task := NSP.titles.get(results["pairs"]):
         rows += [
             (
                 f"{task}: loss (nats)",

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 
-def training_flops(bert, sequence_length, max_predictions, next_sentence=True):
+def training_flops(bert, sequence_length, max_predictions, pairs="nsp"):
     """The floating point operations of the matrix products that training on one sequence takes,
     forward and backward.
 
@@ -17,7 +17,8 @@ def training_flops(bert, sequence_length, max_predictions, next_sentence=True):
     the last block all rows have keys and values, but queries and what follows them have only those
     that the heads read."""
     size, inner, length = bert.hidden_size, bert.intermediate_size, sequence_length
-    rows = max_predictions + next_sentence
+    with_cls = pairs != "none"
+    rows = max_predictions + with_cls
 
     def block(rows):
         attention = (
@@ -26,7 +27,7 @@ def training_flops(bert, sequence_length, max_predictions, next_sentence=True):
         return attention + 2 * rows * 2 * size * inner
 
     mlm = max_predictions * 2 * (size * size + size * bert.vocabulary_size)
-    nsp = 2 * size * size if next_sentence else 0
+    nsp = 2 * size * size if with_cls else 0
     return 3 * ((bert.num_layers - 1) * block(length) + block(rows) + mlm + nsp)
 
 

@@ -109,7 +109,7 @@ def training_plan(
     max_predictions=20,
     accumulate=1,
     recompute=False,
-    next_sentence=True,
+    pairs="nsp",
 ):
     """Compiles the step that `pretrain` would run on JAX for a TPU, with the batch shared out over
     all of its chips.
@@ -125,7 +125,7 @@ def training_plan(
         max_predictions: P.
         accumulate: Micro-batches.
         recompute: As for `pretrain`.
-        next_sentence: As for `pretraining_model`.
+        pairs: As for `pretraining_model`.
 
     Returns:
         A Plan.
@@ -147,14 +147,14 @@ def training_plan(
         )
     chips = topology_devices(topology)
     check_shares(pretraining.batch_size, len(chips), accumulate)
-    shapes = batch_shapes(pretraining.batch_size, sequence_length, max_predictions, next_sentence)
+    shapes = batch_shapes(pretraining.batch_size, sequence_length, max_predictions, pairs)
 
     def new_model():
         model = pretraining_model(
             bert,
             seed=pretraining.seed,
             dtype=pretraining.dtype_policy,
-            next_sentence=next_sentence,
+            pairs=pairs,
             recompute=recompute,
         )
         compile_model(model, pretraining, accumulate)
@@ -180,7 +180,7 @@ def training_plan(
         chips=len(chips),
         batch_size=pretraining.batch_size,
         sequence_length=sequence_length,
-        model_flops=training_flops(bert, sequence_length, max_predictions, next_sentence),
+        model_flops=training_flops(bert, sequence_length, max_predictions, pairs),
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,

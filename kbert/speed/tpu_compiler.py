@@ -54,7 +54,7 @@ def topology_devices(topology):
         ) from None
 
 
-def batch_shapes(batch_size, sequence_length, max_predictions, next_sentence=True):
+def batch_shapes(batch_size, sequence_length, max_predictions, pairs="nsp"):
     """The shapes and dtypes of a batch (x, y, sample_weight), as `tfrecords.read` gives it."""
     tokens, slots, rows = (
         (batch_size, sequence_length),
@@ -65,7 +65,7 @@ def batch_shapes(batch_size, sequence_length, max_predictions, next_sentence=Tru
         name: keras.KerasTensor(tokens, "int32")
         for name in ("token_ids", "segment_ids", "padding_mask")
     }
-    labels = {"mlm": slots} | ({"nsp": rows} if next_sentence else {})
+    labels = {"mlm": slots} | ({} if pairs == "none" else {"nsp": rows})
     y, sample_weight = (
         {name: keras.KerasTensor(shape, dtype) for name, shape in labels.items()}
         for dtype in ("int32", "float32")

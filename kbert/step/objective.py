@@ -4,6 +4,7 @@ loss is divided by."""
 import keras
 from keras import ops
 
+from kbert.objectives import Objective, objectives_of, pairs_of_outputs
 from kbert.step.optimizers import OPTIMIZERS, WarmupDecay
 
 
@@ -17,7 +18,7 @@ def pretraining_objective(
     optimizer="adamw",
     weight_decay=0.01,
     decay_power=1.0,
-    next_sentence=True,
+    pairs="nsp",
 ):
     """The arguments of `compile` for a pretraining model.
 
@@ -35,7 +36,7 @@ def pretraining_objective(
         optimizer: "adamw" or "lamb"; see `optimizers`.
         weight_decay: As for the optimizer.
         decay_power: The power of the curve on which the rate falls; 1 is a line.
-        next_sentence: As for `pretraining_model`; without it there is no nsp_weight.
+        pairs: As for `pretraining_model`; "none" has no use for nsp_weight.
 
     Returns:
         A dict for `model.compile(**...)`. The metrics, exact means over all that has weight, are
@@ -43,17 +44,15 @@ def pretraining_objective(
     """
     if warmup_steps is None:
         warmup_steps = min(10_000, steps // 10)
-    weights = {"mlm": mlm_weight} | ({"nsp": nsp_weight} if next_sentence else {})
-    # Keras 3 puts the name of the output before that of a metric, but not where there is a single
-    # output.
-    prefix = "" if next_sentence else "mlm_"
+    weights = {"mlm_weight": mlm_weight, "nsp_weight": nsp_weight}
+    objectives = objectives_of(pairs)
     return {
         "optimizer": OPTIMIZERS[optimizer](
             WarmupDecay(learning_rate, steps, warmup_steps, decay_power), weight_decay=weight_decay
         ),
-        "loss": {name: CrossEntropy() for name in weights},
-        "loss_weights": weights,
-        "weighted_metrics": {name: _metrics(prefix) for name in weights},
+        "loss": {one.name: CrossEntropy() for one in objectives},
+        "loss_weights": {one.name: weights[one.weight_field] for one in objectives},
+        "weighted_metrics": {one.name: _metrics(one, len(objectives)) for one in objectives},
     }
 
 
@@ -69,7 +68,7 @@ def compile_model(model, pretraining, accumulate=1):
             decay_power=pretraining.decay_power,
             mlm_weight=pretraining.mlm_weight,
             nsp_weight=pretraining.nsp_weight,
-            next_sentence="nsp" in model.output,
+            pairs=pairs_of_outputs(model.output),
         ),
         accumulate=accumulate,
     )
@@ -120,10 +119,21 @@ class CrossEntropy(keras.losses.Loss):
         return cross_entropies(y_true, y_pred)
 
 
-def _metrics(prefix):
+METRICS = {"accuracy": hits, "cross_entropy": cross_entropies}
+"""The functions of labels and logits that metrics are weighted means of, by their names in Keras'
+logs."""
+
+
+def _metrics(objective: Objective, num_outputs: int) -> list[keras.metrics.Metric]:
+    """The metrics that the figures of an objective are made of."""
+    # Keras 3 puts the name of the output before that of a metric, but not where there is a single
+    # output.
+    prefix = "" if num_outputs > 1 else f"{objective.name}_"
+    wanted = {figure.metric for figure in objective.figures}
     return [
-        keras.metrics.MeanMetricWrapper(hits, name=f"{prefix}accuracy"),
-        keras.metrics.MeanMetricWrapper(cross_entropies, name=f"{prefix}cross_entropy"),
+        keras.metrics.MeanMetricWrapper(function, name=f"{prefix}{name}")
+        for name, function in METRICS.items()
+        if name in wanted
     ]
 
 
