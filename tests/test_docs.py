@@ -157,6 +157,15 @@ def test_the_glossary_is_sorted_and_says_everything_once():
         assert term in words
 
 
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_pages_use_the_terms_of_the_glossary(page):
+    """Prose, not code: validation and not held-out, gradient checkpointing for what --recompute
+    does, recompute, token, span."""
+    prose = re.sub(r"```.*?```|^    .*$|`[^`]*`", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    other_words = r"held.out|\banew\b|\bpieces?\b|re-?materiali[sz]|worked out"
+    assert not re.findall(other_words, prose, re.IGNORECASE)
+
+
 # Commands.
 
 
