@@ -1,5 +1,5 @@
 """`python -m kbert`: the command line."""
 
-from kbert.cli import main
+from kbert.cli.commands import main
 
 main(prog_name="kbert")

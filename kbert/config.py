@@ -38,6 +38,13 @@ STRATEGIES = ("auto", "one", "mirrored", "multi-worker", "tpu")
 """How training is distributed over devices. auto: what the machine and TF_CONFIG offer. one: a
 single device. mirrored: all GPUs of this machine, or the logical devices of its CPU. multi-worker:
 the processes that TF_CONFIG names. tpu: all cores of a TPU."""
+RELEASED_VOCABULARY_SIZE = 30522
+"""The number of WordPiece tokens of the released uncased models."""
+POOLINGS = ("mean", "cls", "pooler")
+"""How the vectors of a text's tokens become one: their mean, the vector of [CLS], or the pooler's
+output."""
+TOP_K = 5
+"""The number of words that a model proposes for each [MASK], where nothing else is asked for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

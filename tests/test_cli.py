@@ -2,6 +2,7 @@
 mistakes."""
 
 import dataclasses
+import errno
 import importlib.util
 import itertools
 import json
@@ -18,9 +19,11 @@ from click.testing import CliRunner
 from model_fixtures import ROOT, WORDS, random_model
 
 import kbert
+import kbert.config
 import kbert.pretraining
 import tfrecords
 from kbert.cli import main
+from kbert.cli.start import keras_backend
 from kbert.demo import run_demo
 from tfrecords import python_docs
 
@@ -129,12 +132,13 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
             option.removeprefix("--").replace("-", "_"): value for option, value in options.items()
         }
 
-    vocabulary_size = tfrecords.load_manifest(tiny_records).vocabulary_size
+    changes = fields(bert)
     assert calls.pop() == (
         tiny_records,
         tmp_path / "run",
         {
-            "bert": kbert.BertConfig.of_size(vocabulary_size=vocabulary_size, **fields(bert)),
+            "bert": changes.pop("size"),
+            "changes": changes,
             "pretraining": kbert.PretrainingConfig(**fields(config)),
             **fields(how),
             "init_from": None,
@@ -147,7 +151,8 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
     run("pretrain", tiny_records, "--output", tmp_path / "run")
     (_, _, options) = calls.pop()
     assert options == {
-        "bert": kbert.BertConfig.of_size("base", vocabulary_size=vocabulary_size),
+        "bert": "base",
+        "changes": {},
         "pretraining": kbert.PretrainingConfig(),
         "init_from": None,
         "strategy": "auto",
@@ -180,7 +185,7 @@ def test_the_initial_model_says_its_shape(
     tiny_records, tiny_vocabulary, tmp_path, monkeypatch, options, changes
 ):
     model = random_model(exact_gelu=True, attention_dropout=0.2, num_segments=3)
-    kbert.export_saved_model(model, tiny_vocabulary, tmp_path / "bert")
+    kbert.save(kbert.Pretrained.of_model(model, tiny_vocabulary), tmp_path / "bert")
     calls = []
 
     def pretrain(records, output, **options):
@@ -200,11 +205,17 @@ def test_the_initial_model_says_its_shape(
         *options,
     )
     (options,) = calls
-    initial = kbert.load(tmp_path / "bert")
-    assert options["init_from"].sha256 == initial.sha256
-    assert options["bert"] == dataclasses.replace(
-        initial.bert, **changes
-    )  # whether they fit is for `pretrain` to say
+    # The devices come before the model, so `pretrain` is what loads it.
+    assert options["init_from"] == tmp_path / "bert"
+    initial = kbert.load(tmp_path / "bert").bert
+    bert = kbert.config.resolve_bert(
+        options["bert"],
+        options["changes"],
+        vocabulary_size=initial.vocabulary_size,
+        initial=initial,
+    )
+    # Whether they fit is for `pretrain` to say.
+    assert bert == dataclasses.replace(initial, **changes)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +226,75 @@ def test_a_wrong_choice_of_pretrain_is_explained(option):
         f"Invalid value for '{option[0]}'"
         in run("pretrain", "records", "--output", "out", *option, code=2).stderr
     )
+
+
+def sections(command):
+    """The options of a command's help by their heading."""
+    found, heading = {}, None
+    for line in run(command, "--help").output.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            heading = found.setdefault(line.removesuffix(":"), [])
+        elif line.startswith("  -") and heading is not None:
+            heading.append(line.split()[0].removesuffix(","))
+    return found
+
+
+def test_options_stand_under_headings():
+    assert sections("pretrain") == {
+        "Model": [
+            "--output",
+            "--init-from",
+            "--size",
+            "--dropout",
+            "--attention-dropout",
+            "--max-positions",
+        ],
+        "Data": ["--batch-size", "--seed"],
+        "Optimisation": [
+            "--steps",
+            "--optimizer",
+            "--learning-rate",
+            "--warmup-steps",
+            "--decay-power",
+            "--weight-decay",
+            "--mlm-weight",
+            "--nsp-weight",
+        ],
+        "Evaluation and checkpoints": [
+            "--evaluate-every",
+            "--evaluate-steps",
+            "--patience",
+            "--checkpoint-every",
+            "--keep-checkpoints",
+            "--tensorboard",
+        ],
+        "Devices, memory and speed": ["--strategy", "--precision", "--accumulate", "--recompute"],
+        "Other": ["-h"],
+    }
+    assert list(sections("records")) == [
+        "Splits and files",
+        "Sequences",
+        "Masked tokens",
+        "Text",
+        "Processes",
+        "Other",
+    ]
+    assert list(sections("inspect")) == ["Options"]
+
+
+@pytest.mark.parametrize(
+    ("command", "configuration", "others"),
+    [
+        ("pretrain", kbert.PretrainingConfig, {}),
+        ("records", tfrecords.RecordsConfig, {"num_shards": "shards"}),
+    ],
+)
+def test_every_field_of_a_configuration_is_an_option(command, configuration, others):
+    options = {one.name: one for one in main.commands[command].params}
+    for field in dataclasses.fields(configuration):
+        option = options[field.name]
+        assert option.default == field.default, field.name
+        assert f"--{others.get(field.name, field.name).replace('_', '-')}" in option.opts
 
 
 def test_commands():
@@ -233,6 +313,73 @@ def test_commands():
     ]
 
 
+@pytest.mark.parametrize("backend", ["torch", "no-such-backend"])
+@pytest.mark.parametrize("command", list(main.commands))
+def test_another_backend_is_one_line(backend, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    required = [
+        word
+        for one in main.commands[command].params
+        if one.required
+        for word in ([one.opts[0], "x"] if isinstance(one, click.Option) else [tmp_path / "x"])
+    ]
+    assert error_line(command, *required) == (
+        "Error: Expected KERAS_BACKEND to name a backend of Keras among tensorflow, jax. "
+        f"Received: '{backend}'; set KERAS_BACKEND to one of them."
+    )
+    assert not list(tmp_path.iterdir())
+    assert run(command, "--help").output.startswith("Usage: ")
+
+
+def test_a_backend_in_the_configuration_of_keras_counts_too(tmp_path, monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert keras_backend() == "tensorflow"
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    assert keras_backend() == "jax"
+    (tmp_path / "keras.json").write_text("{damaged")
+    assert keras_backend() == "tensorflow"
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    assert f"Expected {tmp_path / 'keras.json'} to name a backend of Keras" in error_line(
+        "inspect", "records"
+    )
+
+
+def test_a_reader_that_has_gone_is_no_error_of_a_file(tiny_records, monkeypatch):
+    def fail(*_, **__):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("tfrecords.inspect", fail, raising=False)
+    result = run("inspect", tiny_records, code=1)
+    assert result.output == ""
+
+
+def test_texts_of_standard_input_are_answered_at_once(tiny_run, monkeypatch):
+    """The next line is only read when the line before it is answered."""
+    asked, printed = [], []
+
+    class Predictor:
+        def fill_mask(self, text):
+            asked.append(text)
+            if "[MASK]" not in text:
+                raise tfrecords.InputError("Expected a text with [MASK] in it.")
+            return [[types.SimpleNamespace(token=text[:2], probability=0.5)]]
+
+    def lines():
+        for number, line in enumerate([b"ba [MASK]\r\n", b"\n", b"be\x0c [MASK]\n", b"no", b"!"]):
+            assert len(printed) == [0, 2, 3, 5, 5][number]
+            yield line
+
+    monkeypatch.setattr("kbert.prediction.load_predictor", lambda *_: Predictor())
+    monkeypatch.setattr("kbert.cli.models._standard_input", lines)
+    monkeypatch.setattr(click, "echo", lambda text, **_: printed.append(text))
+    with pytest.raises(tfrecords.InputError, match=r"^standard input, line 4: Expected a text wit"):
+        main.commands["predict"].main([str(tiny_run.directory), "-"], standalone_mode=False)
+    # An empty line is an empty text, which has no mask and so no answer.
+    assert printed == ["ba [MASK]", "  [MASK] ba 0.500", "", "be\x0c [MASK]", "  [MASK] be 0.500"]
+    assert asked == ["ba [MASK]", "be\x0c [MASK]", "no"]
+
+
 def test_the_whole_chain(tmp_path, monkeypatch):
     corpus, vocabulary, records = (
         tmp_path / "a corpus.txt",
@@ -247,7 +394,7 @@ def test_the_whole_chain(tmp_path, monkeypatch):
 
     assert "30 documents" in run("corpus", corpus).stdout
     result = run("vocabulary", corpus, "--output", vocabulary, "--size", 400)
-    assert "400 pieces, uncased" in result.stdout
+    assert "400 tokens, uncased" in result.stdout
     built = run(
         "records",
         corpus,
@@ -384,9 +531,10 @@ def test_the_python_interface(tiny_records, tiny_vocabulary, tmp_path):
     assert history["val_mlm_cross_entropy"][1] == pytest.approx(
         kbert.evaluate(model, tiny_records, batch_size=8)["mlm_loss"]
     )
-    kbert.export_saved_model(
-        model, tiny_vocabulary, tmp_path / "bert", sequence_length=spec.sequence_length
+    pretrained = kbert.Pretrained.of_model(
+        model, tiny_vocabulary, sequence_length=spec.sequence_length
     )
+    kbert.save(pretrained, tmp_path / "bert")
     assert kbert.load_predictor(tmp_path / "bert").fill_mask("ba [MASK]")[0][0].token in WORDS
 
 
@@ -495,6 +643,7 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
             "pretrain {records} --output {out} --size huge",
             "Expected a size among tiny, mini, small, medium, base, large",
         ),
+        ("pretrain {records} --output {out} --init-from {nowhere}", "{nowhere}"),
         ("pretrain {records} --output {out} --size tiny --max-positions 19", "at most 19 tokens"),
         (
             "pretrain {records} --output {out} --size tiny --steps 0",
@@ -944,7 +1093,7 @@ def test_the_demo_keeps_what_is_there(tmp_path, capsys):
     ]
     out = capsys.readouterr().out
     assert (
-        f"$ kbert corpus {tmp_path / 'corpus.txt'}\n{tmp_path / 'corpus.txt'} is there already\n"
+        f"$ kbert corpus {tmp_path / 'corpus.txt'}\n{tmp_path / 'corpus.txt'} already exists\n"
         in out
     )
 

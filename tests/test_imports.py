@@ -73,7 +73,13 @@ ORDER = [
     "kbert.pretraining",
     "kbert.prediction",
     "kbert.demo",
-    "kbert.cli",
+    "kbert.cli.start",
+    "kbert.cli.options",
+    "kbert.cli.data",
+    "kbert.cli.training",
+    "kbert.cli.speed",
+    "kbert.cli.models",
+    "kbert.cli.commands",
     "kbert.__main__",
 ]
 

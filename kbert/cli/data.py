@@ -1,0 +1,263 @@
+"""The commands of the data half: from text to records."""
+
+from __future__ import annotations
+
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from kbert.cli.options import INPUTS, PATH, Command, option, text_options
+from kbert.cli.start import load_package
+from kbert.config import RELEASED_VOCABULARY_SIZE
+from tfrecords.schema import COMPRESSIONS, MASK_UNITS, MASKINGS, PAIRS, RecordsConfig
+
+_SEQUENCES = "Sequences"
+_MASKS = "Masked tokens"
+_FILES = "Splits and files"
+_TEXT = "Text"
+_WORK = "Processes"
+
+
+@click.command(cls=Command, short_help="Write Python's documentation as a corpus.")
+@click.argument("output", type=PATH)
+@option(
+    "--packages",
+    multiple=True,
+    metavar="NAME",
+    show_default=False,
+    help="An installed package whose documentation to add; may be given several times.",
+)
+def corpus(output: pathlib.Path, packages: tuple[str, ...]) -> None:
+    """Write the documentation of this Python installation to the file OUTPUT: real English, without
+    a download.
+
+    One sentence per line, one document per module, an empty line between documents. Only prose is
+    written, and every paragraph only once."""
+    from tfrecords import python_docs
+    from tfrecords.files import new_file, write_text
+
+    new_file(output)
+    documents = list(python_docs.python_documents(packages))
+    write_text(output, "\n".join("\n".join(document) + "\n" for document in documents))
+    sentences = sum(map(len, documents))
+    click.echo(
+        f"{output}: {len(documents):,} documents, {sentences:,} sentences, "
+        f"{output.stat().st_size / 1e6:.1f} MB"
+    )
+
+
+@click.command(cls=Command, short_help="Learn a WordPiece vocabulary.")
+@INPUTS
+@option("--output", required=True, type=PATH, help="The vocabulary file to write.")
+@option(
+    "--size", default=RELEASED_VOCABULARY_SIZE, help="Number of tokens, special tokens included."
+)
+@option(
+    "--min-frequency",
+    type=click.IntRange(1),
+    default=2,
+    help="How often a pair of tokens must occur to be merged into one.",
+)
+@option("--cased/--uncased", default=False, help="Keep case and accents.")
+@text_options()
+def vocabulary(
+    inputs: tuple[pathlib.Path, ...], output: pathlib.Path, size: int, **options: Any
+) -> None:
+    """Learn a WordPiece vocabulary from INPUTS: text files, directories or patterns of them, or -
+    for standard input."""
+    tfrecords = load_package("tfrecords")
+    from tfrecords.files import new_file
+
+    new_file(output)
+    learned = tfrecords.learn_vocabulary(inputs, size, progress=sys.stderr.isatty(), **options)
+    learned.save(output)
+    click.echo(
+        f"{output}: {len(learned):,} tokens, {'cased' if learned.cased else 'uncased'}, sha256 "
+        f"{learned.sha256[:12]}"
+    )
+    if len(learned) < size:
+        click.echo(
+            f"warning: the text yields only {len(learned):,} tokens, not {size:,}; use more text "
+            f"or --size {len(learned)}.",
+            err=True,
+        )
+
+
+@click.command(cls=Command, short_help="Make records of masked sentence pairs.")
+@INPUTS
+@option(
+    "--vocabulary",
+    "vocabulary_path",
+    required=True,
+    type=PATH,
+    section=_FILES,
+    help="A vocabulary file, one token per line.",
+)
+@option(
+    "--output",
+    required=True,
+    type=PATH,
+    section=_FILES,
+    help="The directory to make. The same command again continues an interrupted one.",
+)
+@option(
+    "--validation-fraction",
+    of=RecordsConfig,
+    section=_FILES,
+    help="Share of the documents in the validation split.",
+)
+@option(
+    "--shards",
+    "num_shards",
+    of=RecordsConfig,
+    show_default="one for every 4 million tokens",
+    section=_FILES,
+    help="Files of the training split.",
+)
+@option(
+    "--compression",
+    of=RecordsConfig,
+    type=click.Choice(COMPRESSIONS),
+    section=_FILES,
+    help="Compression of the files.",
+)
+@option("--seed", of=RecordsConfig, section=_FILES, help="Seed of all random choices.")
+@option(
+    "--sequence-length",
+    of=RecordsConfig,
+    section=_SEQUENCES,
+    help="Longest sequence in tokens, special tokens included.",
+)
+@option(
+    "--pairs",
+    of=RecordsConfig,
+    type=click.Choice(PAIRS),
+    section=_SEQUENCES,
+    help="nsp: the second segment follows the first or is random. sop: both in order or swapped. "
+    "none: full sentences without a second segment.",
+)
+@option(
+    "--duplicates",
+    of=RecordsConfig,
+    show_default="5, or 1 with dynamic masking",
+    section=_SEQUENCES,
+    help="Passes over the text, each with other pairs and masks.",
+)
+@option(
+    "--short-sequence-probability",
+    of=RecordsConfig,
+    section=_SEQUENCES,
+    help="Share of sequences with a random shorter length.",
+)
+@option(
+    "--masking",
+    of=RecordsConfig,
+    type=click.Choice(MASKINGS),
+    section=_MASKS,
+    help="static: masks are chosen once and written. dynamic: they are chosen during training, "
+    "differently in every epoch.",
+)
+@option(
+    "--mask-unit",
+    of=RecordsConfig,
+    type=click.Choice(MASK_UNITS),
+    section=_MASKS,
+    help="What is masked together: single tokens, whole words, or up to three words.",
+)
+@option("--mask-rate", of=RecordsConfig, section=_MASKS, help="Share of tokens to predict.")
+@option(
+    "--max-predictions",
+    of=RecordsConfig,
+    section=_MASKS,
+    help="Most tokens to predict per sequence.",
+)
+@option(
+    "--mask-share",
+    of=RecordsConfig,
+    section=_MASKS,
+    help="Share of the tokens to predict that are replaced by [MASK].",
+)
+@option(
+    "--random-share",
+    of=RecordsConfig,
+    section=_MASKS,
+    help="Share of the tokens to predict that are replaced by a random token.",
+)
+@option(
+    "--cased/--uncased",
+    default=None,
+    show_default="as the vocabulary",
+    section=_TEXT,
+    help="Keep case and accents.",
+)
+@text_options(section=_TEXT)
+@option(
+    "--engine",
+    type=click.Choice(["local", "beam"]),
+    default="local",
+    section=_WORK,
+    help="Where to run: on this machine, or on Apache Beam.",
+)
+@option(
+    "--beam-options",
+    metavar="TEXT",
+    section=_WORK,
+    help="Options of Apache Beam, such as '--runner=FlinkRunner --flink_master=...'.",
+)
+def records(
+    inputs: tuple[pathlib.Path, ...],
+    vocabulary_path: pathlib.Path,
+    output: pathlib.Path,
+    cased: bool | None,
+    format: str,
+    errors: str,
+    workers: int | None,
+    engine: str,
+    beam_options: str | None,
+    **options: Any,
+) -> None:
+    """Make records of masked sentence pairs from INPUTS: text files, directories or patterns of
+    them, or - for standard input.
+
+    The same text, vocabulary and options always give the same bytes, with any number of workers. An
+    interrupted command continues when it is run again."""
+    if beam_options and engine != "beam":
+        raise click.UsageError("Expected --engine beam with --beam-options.")
+    if workers and engine == "beam":
+        raise click.UsageError(
+            "Expected Beam's own option for the number of workers, in --beam-options, not "
+            "--workers."
+        )
+    tfrecords = load_package("tfrecords")
+    vocabulary = tfrecords.Vocabulary.load(vocabulary_path)
+    tfrecords.build_records(
+        inputs,
+        vocabulary,
+        output,
+        RecordsConfig(cased=vocabulary.cased if cased is None else cased, **options),
+        format=format,
+        errors=errors,
+        workers=workers,
+        beam_options=shlex.split(beam_options or "") if engine == "beam" else None,
+        progress=sys.stderr.isatty(),
+    )
+    click.echo(tfrecords.inspect(output, num_examples=0))
+
+
+@click.command(cls=Command, short_help="Describe what records contain.")
+@click.argument("directory", type=PATH)
+@option(
+    "--examples",
+    "num_examples",
+    type=click.IntRange(0),
+    show_default="a few",
+    help="Number of records to decode.",
+)
+@option("--verify", is_flag=True, help="Read and check every record.")
+def inspect(directory: pathlib.Path, num_examples: int | None, verify: bool) -> None:
+    """Describe the records in DIRECTORY: counts, warnings and decoded examples."""
+    options = {} if num_examples is None else {"num_examples": num_examples}
+    click.echo(load_package("tfrecords").inspect(directory, verify=verify, **options))

@@ -1,0 +1,173 @@
+"""The commands that tell how fast a machine would train a model."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import click
+
+from kbert.cli.options import (
+    DATA,
+    DEVICES,
+    DROPOUT_HELP,
+    MODEL,
+    OPTIMISATION,
+    SIZES_HELP,
+    Command,
+    option,
+)
+from kbert.cli.start import load_package
+from kbert.config import (
+    DEFAULT_SIZE,
+    OPTIMIZERS,
+    PRECISIONS,
+    RELEASED_VOCABULARY_SIZE,
+    STRATEGIES,
+    BertConfig,
+    PretrainingConfig,
+)
+from tfrecords.errors import InputError
+from tfrecords.schema import RecordsConfig
+
+
+@click.command(cls=Command, short_help="Measure how fast this machine trains.")
+@option("--size", default=DEFAULT_SIZE, section=MODEL, help=SIZES_HELP)
+@option(
+    "--vocabulary-size",
+    default=RELEASED_VOCABULARY_SIZE,
+    section=MODEL,
+    help="Number of tokens, special tokens included.",
+)
+@option("--dropout", of=BertConfig, section=MODEL, help=DROPOUT_HELP)
+@option(
+    "--batch-size",
+    "batch_sizes",
+    type=int,
+    multiple=True,
+    show_default="as many sizes as can be measured in a minute",
+    section=DATA,
+    help="Sequences in an update; may be given several times.",
+)
+@option("--sequence-length", of=RecordsConfig, section=DATA, help="Length of a sequence in tokens.")
+@option(
+    "--max-predictions",
+    of=RecordsConfig,
+    section=DATA,
+    help="Most tokens to predict per sequence.",
+)
+@option("--steps", of=PretrainingConfig, section=OPTIMISATION, help="Updates of the run to time.")
+@option(
+    "--strategy",
+    type=click.Choice([name for name in STRATEGIES if name != "multi-worker"]),
+    default=STRATEGIES[0],
+    section=DEVICES,
+    help="Devices to train on, as for pretrain. They share each batch.",
+)
+@option(
+    "--precision",
+    of=PretrainingConfig,
+    type=click.Choice(PRECISIONS),
+    section=DEVICES,
+    help="bfloat16: mixed precision, with float32 weights.",
+)
+@option("--accumulate", default=1, section=DEVICES, help="Micro-batches per update.")
+def benchmark(
+    size: str, vocabulary_size: int, dropout: float, batch_sizes: tuple[int, ...], **options: Any
+) -> None:
+    """Measure how fast this machine pretrains a model, and estimate how long a run would take, from
+    a few steps on random tokens.
+
+    It takes about a minute. Evaluations and checkpoints are not included."""
+    kbert = load_package("kbert")
+    bert = BertConfig.of_size(size, vocabulary_size=vocabulary_size, dropout=dropout)
+    kbert.benchmark(bert, batch_sizes=batch_sizes or None, **options)
+
+
+@click.command(cls=Command, short_help="Compile a training step for a TPU, without one.")
+@option("--size", default=DEFAULT_SIZE, section=MODEL, help=SIZES_HELP)
+@option(
+    "--vocabulary-size",
+    default=RELEASED_VOCABULARY_SIZE,
+    section=MODEL,
+    help="Number of tokens, special tokens included.",
+)
+@option("--dropout", of=BertConfig, section=MODEL, help=DROPOUT_HELP)
+@option(
+    "--batch-size",
+    of=PretrainingConfig,
+    section=DATA,
+    help="Sequences in an update, on all chips together.",
+)
+@option("--sequence-length", of=RecordsConfig, section=DATA, help="Length of a sequence in tokens.")
+@option(
+    "--max-predictions",
+    of=RecordsConfig,
+    type=click.IntRange(1),
+    section=DATA,
+    help="Tokens to predict per sequence.",
+)
+@option(
+    "--optimizer",
+    of=PretrainingConfig,
+    type=click.Choice(OPTIMIZERS),
+    section=OPTIMISATION,
+    help="lamb is for batches of thousands.",
+)
+@option(
+    "--steps",
+    type=int,
+    section=OPTIMISATION,
+    help="Also estimate how long so many updates take.",
+)
+@option(
+    "--topology",
+    default="v5e:2x2",
+    section=DEVICES,
+    help="TPU chips (v4, v5e, v5p or v6e) and their layout.",
+)
+@option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="bfloat16",
+    section=DEVICES,
+    help="bfloat16: mixed precision, with float32 weights.",
+)
+@option(
+    "--accumulate",
+    type=click.IntRange(1),
+    default=1,
+    section=DEVICES,
+    help="Micro-batches per update.",
+)
+@option("--recompute", is_flag=True, section=DEVICES, help="Gradient checkpointing.")
+def plan(
+    size: str,
+    vocabulary_size: int,
+    dropout: float,
+    batch_size: int,
+    optimizer: str,
+    precision: str,
+    steps: int | None,
+    topology: str,
+    **options: Any,
+) -> None:
+    """Tell what a training step would need on a TPU: memory of a chip, operations, and the least
+    time.
+
+    The step is compiled on this machine by the TPU's own compiler, and not run; no TPU is needed.
+    Large sizes take minutes. Requires Linux and pip install '.[tpu-plan]' in the clone."""
+    if importlib.util.find_spec("jax") is None:
+        raise InputError(
+            "Expected JAX. Received: none; pip install '.[tpu-plan]' in the clone, on Linux."
+        )
+    # Only the processor is needed: a TPU or GPU of this machine stays free for other processes.
+    os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    load_package("kbert")
+    from kbert.speed.plan import plan_table, training_plan
+
+    bert = BertConfig.of_size(size, vocabulary_size=vocabulary_size, dropout=dropout)
+    settings = {"batch_size": batch_size, "optimizer": optimizer, "precision": precision}
+    pretraining = PretrainingConfig(**settings, **({} if steps is None else {"steps": steps}))
+    click.echo(plan_table(training_plan(bert, pretraining, topology, **options), steps))
