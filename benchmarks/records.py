@@ -1,15 +1,18 @@
-"""How fast the data half is, beside what else there is: `python -m benchmarks.records` prints a
-table of medians and ratios.
+"""How fast the data half is, next to other tools: `python -m benchmarks.records` prints tables of
+medians and ratios.
 
-The parts speed, workers, memory and size measure whole processes, and take out their start by the
-difference of two sizes of corpus where it counts; tokenization and reading are measured in this
-one. The text is the documentation of this Python and of the packages installed with it. The rows of
-one kind take turns, so that what else the machine does falls on all of them.
+The parts speed, workers, memory and size measure whole processes; where their start matters, it is
+taken out by the difference between two sizes of corpus. Tokenization and reading are measured in
+this process. The text is the documentation of this Python and of installed packages. Repetitions
+of what is compared take turns, so that whatever else the machine does affects all of them.
 
 The peer is the Model Garden's script, installed as `make test` does it: `pip install --no-deps
 tf-models-official==2.20.0`."""
 
+from __future__ import annotations
+
 import argparse
+import importlib.util
 import os
 import pathlib
 import resource
@@ -20,12 +23,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 PACKAGES = ("tensorflow", "keras", "keras_hub", "torch", "transformers", "numpy", "matplotlib")
 PEER = "tf-models-official"
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--parts", nargs="+", default=list(PARTS), choices=list(PARTS), help="What to measure."
@@ -35,13 +40,13 @@ def main():
         "--megabytes",
         type=int,
         default=10,
-        help="The smallest corpus; others have 4 to 16 times that.",
+        help="Size of the smallest corpus; the others have 4 to 16 times that.",
     )
     parser.add_argument(
         "--peer-megabytes",
         type=float,
         default=5,
-        help="The same for the slow peer, whose larger one is double.",
+        help="The same for the slow peer, whose larger corpus has double that.",
     )
     parser.add_argument(
         "--directory", type=pathlib.Path, help="Where to work.  [default: a temporary one]"
@@ -62,9 +67,9 @@ def main():
 
 
 class Bench:
-    """A directory with a corpus of every size asked for, a vocabulary, and the arguments."""
+    """A directory with a vocabulary and a corpus of every size asked for."""
 
-    def __init__(self, directory, arguments):
+    def __init__(self, directory: pathlib.Path, arguments: argparse.Namespace) -> None:
         self.directory = directory
         self.repetitions = arguments.repetitions
         self.megabytes = arguments.megabytes
@@ -75,20 +80,12 @@ class Bench:
         ]
         run([sys.executable, "-m", "kbert", "corpus", str(self._text), *packages])
         self.vocabulary = directory / "vocab.txt"
-        run(
-            [
-                *kbert("vocabulary"),
-                str(self._text),
-                "--output",
-                str(self.vocabulary),
-                "--size",
-                "16000",
-            ]
-        )
-        self.records(1)  # what numba compiles is kept from here on
+        learned = ("--output", str(self.vocabulary), "--size", "16000")
+        run([*kbert("vocabulary"), str(self._text), *learned])
+        self.records(1)  # numba keeps what it compiles: no measurement pays for it
 
-    def corpus(self, megabytes):
-        """A file of so many megabytes of whole documents: the text, again and again."""
+    def corpus(self, megabytes: float) -> pathlib.Path:
+        """A file of about that size with whole documents: the text, repeated as needed."""
         path = self.directory / f"corpus-{megabytes}.txt"
         if not path.exists():
             text, size = self._text.read_bytes(), int(megabytes * 1e6)
@@ -99,7 +96,7 @@ class Bench:
                 file.write(text[: text.find(b"\n\n", rest) + 2] if rest else b"")
         return path
 
-    def records(self, megabytes, *options, **how):
+    def records(self, megabytes: float, *options: str, **how: bool) -> tuple[int, int, Usage]:
         """Runs `kbert records`; returns (number of records, bytes of shards, Usage)."""
         output = self.directory / "records"
         shutil.rmtree(output, ignore_errors=True)
@@ -118,7 +115,7 @@ class Bench:
         count = sum(shard.records for shard in manifest.shards)
         return count, sum(shard.bytes for shard in manifest.shards), usage
 
-    def peer_records(self, megabytes):
+    def peer_records(self, megabytes: float) -> tuple[int, Usage]:
         """Runs the Model Garden's script; returns (number of records, Usage)."""
         from tfrecords.framing import scan_records
 
@@ -129,12 +126,8 @@ class Bench:
                 f"--input_file={self.corpus(megabytes)}",
                 f"--output_file={output}",
                 f"--vocab_file={self.vocabulary}",
-                *(
-                    "--do_lower_case",
-                    "--max_seq_length=128",
-                    "--max_predictions_per_seq=20",
-                    "--dupe_factor=5",
-                ),
+                *("--do_lower_case", "--max_seq_length=128"),
+                *("--max_predictions_per_seq=20", "--dupe_factor=5"),
             ],
             one_processor=True,
             KERAS_BACKEND="tensorflow",
@@ -143,37 +136,34 @@ class Bench:
         return scan_records(output)[0], usage
 
 
-class Usage:
-    """What a process and its children took: seconds of CPU and of the clock, and peak bytes of
-    memory together."""
+class Usage(NamedTuple):
+    """What a process and its children used together."""
 
-    def __init__(self, cpu, wall, memory):
-        self.cpu, self.wall, self.memory = cpu, wall, memory
+    cpu: float
+    """Seconds of processors."""
+    wall: float
+    """Seconds of the clock."""
+    memory: int
+    """Peak bytes of memory."""
 
 
-def kbert(command):
+def kbert(command: str) -> list[str]:
     return [sys.executable, "-m", "kbert", command]
 
 
-def is_installed(name):
-    import importlib.util
-
+def is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def run(command, watch=False, one_processor=False, **environment):
+def run(
+    command: Sequence[str], watch: bool = False, one_processor: bool = False, **environment: str
+) -> Usage:
     """Runs a command to its end and returns its Usage; its memory only with `watch`, which slows
-    it."""
+    it down."""
+    pinned = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))] if one_processor else []
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.Popen(
-        [
-            *(
-                ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
-                if one_processor
-                else []
-            ),
-            *command,
-        ],
+        [*pinned, *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -190,7 +180,7 @@ def run(command, watch=False, one_processor=False, **environment):
     return Usage(cpu, wall, peak[0])
 
 
-def _watch(process, peak):
+def _watch(process: subprocess.Popen[str], peak: list[int]) -> None:
     """Keeps the largest sum of the memory of a process and its descendants (proportional set size,
     from /proc)."""
     while process.poll() is None:
@@ -198,7 +188,7 @@ def _watch(process, peak):
         time.sleep(0.05)
 
 
-def _descendants(pid):
+def _descendants(pid: int) -> list[int]:
     found = [pid]
     try:
         for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
@@ -209,7 +199,7 @@ def _descendants(pid):
     return found
 
 
-def _memory(pid):
+def _memory(pid: int) -> int:
     try:
         lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -217,12 +207,12 @@ def _memory(pid):
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def median(values):
+def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def table(rows):
-    """Prints rows of (name, value, ...), columns aligned."""
+def table(rows: Sequence[Sequence[object]]) -> None:
+    """Prints rows of (name, value, ...) with aligned columns."""
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [
@@ -232,7 +222,7 @@ def table(rows):
         print("  ".join(cells), flush=True)
 
 
-def speed(bench):
+def speed(bench: Bench) -> None:
     """Records per second of CPU, one worker on one processor, S = 128, P = 20, 5 duplicates,
     without the start."""
     options = ("--workers", "1", "--shards", "4")
@@ -251,8 +241,8 @@ def speed(bench):
     table(rows)
 
 
-def workers(bench):
-    """One worker and two: seconds of the clock, the start taken out by two sizes."""
+def workers(bench: Bench) -> None:
+    """Seconds of the clock with one worker and with two, without the start."""
     walls = {1: [], 2: []}
     for _ in range(bench.repetitions):
         for count, values in walls.items():
@@ -262,58 +252,41 @@ def workers(bench):
             values.append(second.wall - first.wall)
     ratios = [one / two for one, two in zip(walls[1], walls[2], strict=True)]
     rows = [(f"seconds for {7 * bench.megabytes} MB more", "median", "ratio", "all ratios")]
+    seen = " ".join(f"{ratio:.2f}" for ratio in ratios)
     rows += [("1 worker", f"{median(walls[1]):.2f}", "1.00", "")]
-    rows += [
-        (
-            "2 workers",
-            f"{median(walls[2]):.2f}",
-            f"{median(ratios):.2f}",
-            " ".join(f"{ratio:.2f}" for ratio in ratios),
-        )
-    ]
+    rows += [("2 workers", f"{median(walls[2]):.2f}", f"{median(ratios):.2f}", seen)]
     table(rows)
 
 
-def memory(bench):
-    """Peak memory of all processes together as the corpus grows, with the size of a bucket as it is
-    by default."""
+def memory(bench: Bench) -> None:
+    """Peak memory of all processes together as the corpus grows."""
     rows = [("peak memory, 2 workers", "MB", "to the smallest")]
     peaks = []
     for factor in (1, 4, 16):
-        peaks.append(
-            median(
-                [
-                    bench.records(factor * bench.megabytes, "--workers", "2", watch=True)[2].memory
-                    for _ in range(bench.repetitions)
-                ]
-            )
-        )
-        rows.append(
-            (
-                f"{factor * bench.megabytes} MB of text",
-                f"{peaks[-1] / 1e6:,.0f}",
-                f"{peaks[-1] / peaks[0]:.2f}",
-            )
-        )
+        megabytes = factor * bench.megabytes
+        seen = [
+            bench.records(megabytes, "--workers", "2", watch=True)[2].memory
+            for _ in range(bench.repetitions)
+        ]
+        peaks.append(median(seen))
+        growth = f"{peaks[-1] / peaks[0]:.2f}"
+        rows.append((f"{megabytes} MB of text", f"{peaks[-1] / 1e6:,.0f}", growth))
     table(rows)
 
 
-def size(bench):
-    """Bytes on the disk, static with 5 duplicates and dynamic."""
+def size(bench: Bench) -> None:
+    """Bytes on disk: static with 5 duplicates, plain and compressed, and dynamic."""
     _, static, _ = bench.records(bench.megabytes, "--duplicates", "5")
     _, packed, _ = bench.records(bench.megabytes, "--duplicates", "5", "--compression", "gzip")
     _, dynamic, _ = bench.records(bench.megabytes, "--masking", "dynamic")
+    sizes = {"static, 5 duplicates": static, "static, gzip": packed, "dynamic": dynamic}
     rows = [(f"MB of records from {bench.megabytes} MB", "MB", "to static")]
-    for name, value in (
-        ("static, 5 duplicates", static),
-        ("static, gzip", packed),
-        ("dynamic", dynamic),
-    ):
+    for name, value in sizes.items():
         rows.append((name, f"{value / 1e6:.1f}", f"{value / static:.2f}"))
     table(rows)
 
 
-def tokenization(bench):
+def tokenization(bench: Bench) -> None:
     """MB of text per second of CPU, on the same sentences."""
     import tensorflow as tf
     import tensorflow_text as tf_text
@@ -322,11 +295,9 @@ def tokenization(bench):
     import tfrecords
     from tfrecords.build.tokenizing import CorpusTokenizer
 
-    sentences = [
-        line
-        for line in bench.corpus(bench.megabytes).read_text(encoding="utf-8").split("\n")
-        if line
-    ][:60_000]
+    # The same sentences for all, in batches of a size that suits each of them.
+    lines = bench.corpus(bench.megabytes).read_text(encoding="utf-8").split("\n")
+    sentences = [line for line in lines if line][:60_000]
     batches = [sentences[start : start + 4096] for start in range(0, len(sentences), 4096)]
     vocabulary = tfrecords.Vocabulary.load(bench.vocabulary)
     ours = CorpusTokenizer(vocabulary, tfrecords.RecordsConfig(cased=False), "sentences", "strict")
@@ -345,6 +316,8 @@ def tokenization(bench):
             batch, add_special_tokens=False
         ),
     }
+
+    # The first round warms up: caches, compilation, allocations.
     megabytes = sum(len(sentence.encode()) for sentence in sentences) / 1e6
     rates = {name: [] for name in candidates}
     for _ in range(bench.repetitions + 1):
@@ -355,32 +328,20 @@ def tokenization(bench):
             rates[name].append(megabytes / (time.process_time() - start))
     rows = [("MB per CPU second", "median", "ratio")]
     for name, values in rates.items():
-        rows.append(
-            (
-                name,
-                f"{median(values[1:]):.1f}",
-                f"{median(rates['kbert'][1:]) / median(values[1:]):.1f}",
-            )
-        )
+        ratio = median(rates["kbert"][1:]) / median(values[1:])
+        rows.append((name, f"{median(values[1:]):.1f}", f"{ratio:.1f}"))
     table(rows)
 
 
-def reading(bench):
+def reading(bench: Bench) -> None:
     """Records read and batched per second of the clock, and seconds to the first batch from
     anywhere in an epoch."""
     import tfrecords
 
-    rows = [
-        (
-            "reading, S = 128, batches of 256",
-            "records/s",
-            "seconds to the first batch of step 0, 1/2, last",
-        )
-    ]
-    for name, options in (
-        ("static", ()),
-        ("dynamic", ("--masking", "dynamic", "--duplicates", "5")),
-    ):
+    first_batch = "seconds to the first batch of step 0, 1/2, last"
+    rows = [("reading, S = 128, batches of 256", "records/s", first_batch)]
+    dynamic = ("--masking", "dynamic", "--duplicates", "5")
+    for name, options in {"static": (), "dynamic": dynamic}.items():
         bench.records(4 * bench.megabytes, *options)
         manifest = tfrecords.load_manifest(bench.directory / "records")
         steps = manifest.num_records("train") // 256
@@ -399,7 +360,7 @@ def reading(bench):
     table(rows)
 
 
-PARTS = {
+PARTS: dict[str, Callable[[Bench], None]] = {
     "speed": speed,
     "workers": workers,
     "memory": memory,

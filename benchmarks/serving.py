@@ -1,12 +1,15 @@
-"""How long one short text takes, beside `transformers` and PyTorch: `python -m benchmarks.serving`
-prints a table.
+"""How long it takes to answer one short text, next to `transformers` and PyTorch:
+`python -m benchmarks.serving` prints a table.
 
 The same model, with random weights and a vocabulary learned from the documentation of this Python,
-fills the mask of one short text, again and again: kbert's SavedModel by its string signature, and
-the export to Hugging Face's layout through the tokenizer of `transformers` and PyTorch, from the
-text to the five likeliest words in both. oneDNN, which TensorFlow uses for products, takes long to
-begin a small one; so the SavedModel is measured without it too. Each candidate is a process of its
-own that stays alive; they take turns, and a turn's figure is the median of its calls."""
+fills the mask of one short text again and again: kbert's SavedModel through its string signature,
+and the export to Hugging Face's layout through the tokenizer of `transformers` and PyTorch; from
+the text to the five likeliest words in both. oneDNN, which TensorFlow uses for matrix products,
+takes long to start a small one, so the SavedModel is measured without it too. Each candidate is a
+process of its own that stays alive. They take turns, and the figure of a turn is the median over
+its calls."""
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -16,24 +19,31 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from benchmarks.records import median, table
 from benchmarks.training import processor
 from kbert.config import SIZES, BertConfig
 
+if TYPE_CHECKING:
+    from tfrecords import Vocabulary
+
 TEXT = "Return the [MASK] of the list."
 TOP_K = 5
 
+FillMask = Callable[[str], Sequence[object]]
+"""Takes a text and returns the TOP_K likeliest words for its mask."""
 
-def main():
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["tiny", "mini", "base"], choices=list(SIZES))
     parser.add_argument("--vocabulary-size", type=int, default=8000)
     parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--calls", type=int, default=200, help="Of a repetition.")
-    parser.add_argument(
-        "--work", choices=list(CANDIDATES), help=argparse.SUPPRESS
-    )  # the candidate that this process is
+    parser.add_argument("--calls", type=int, default=200, help="Per repetition.")
+    # Of a process that answers: which candidate it is, and where its model lies.
+    parser.add_argument("--work", choices=list(CANDIDATES), help=argparse.SUPPRESS)
     parser.add_argument("--model", type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
@@ -45,8 +55,9 @@ def main():
 # The process that compares.
 
 
-def compare(arguments):
-    """Exports a model of every size twice, lets the candidates take turns, and prints the table."""
+def compare(arguments: argparse.Namespace) -> None:
+    """Exports a model of every size in both formats, lets the candidates take turns, and prints the
+    table."""
     print(
         f"{processor()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {TEXT!r}",
         flush=True,
@@ -59,19 +70,13 @@ def compare(arguments):
             ours = times[next(iter(CANDIDATES))]
             for name, values in times.items():
                 ratio = median([theirs / one for theirs, one in zip(values, ours, strict=True)])
-                rows.append(
-                    (
-                        f"{size}, {name}",
-                        f"{median(values):.2f}",
-                        f"{ratio:.2f}",
-                        " ".join(f"{value:.2f}" for value in values),
-                    )
-                )
+                seen = " ".join(f"{value:.2f}" for value in values)
+                rows.append((f"{size}, {name}", f"{median(values):.2f}", f"{ratio:.2f}", seen))
     table(rows)
 
 
-def learn_vocabulary(place, size):
-    """A vocabulary for the documentation of this Python."""
+def learn_vocabulary(place: pathlib.Path, size: int) -> Vocabulary:
+    """A vocabulary learned from the documentation of this Python."""
     import tfrecords
 
     (place / "corpus.txt").write_text(
@@ -80,8 +85,8 @@ def learn_vocabulary(place, size):
     return tfrecords.learn_vocabulary([place / "corpus.txt"], size=size)
 
 
-def exports(place, size, vocabulary):
-    """The same model in the formats of the candidates."""
+def exports(place: pathlib.Path, size: str, vocabulary: Vocabulary) -> dict[str, pathlib.Path]:
+    """Exports the same model in the formats of the candidates; their directories by format."""
     import kbert
 
     model = kbert.pretraining_model(BertConfig.of_size(size, vocabulary_size=len(vocabulary)))
@@ -92,42 +97,43 @@ def exports(place, size, vocabulary):
     }
 
 
-def measure(models, arguments):
+def measure(
+    models: dict[str, pathlib.Path], arguments: argparse.Namespace
+) -> dict[str, list[float]]:
     """The milliseconds of a call, for every candidate and repetition."""
     processes = {}
     for name in CANDIDATES:
-        words = [
-            "--work",
-            name,
-            "--model",
-            str(models["huggingface" if "PyTorch" in name else "saved-model"]),
-        ]
+        model = models["huggingface" if "PyTorch" in name else "saved-model"]
+        words = ("--work", name, "--model", str(model))
+        settings = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        if "without" in name:
+            settings["TF_ENABLE_ONEDNN_OPTS"] = "0"
         processes[name] = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.serving", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ
-            | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-            | ({"TF_ENABLE_ONEDNN_OPTS": "0"} if "without" in name else {}),
+            env=os.environ | settings,
         )
     times = {name: [] for name in CANDIDATES}
     try:
         for name in CANDIDATES:
-            ask(processes[name], name, 20)  # and it is warm
+            ask(processes[name], name, 20)  # the first calls trace and allocate
         for _ in range(arguments.repetitions):
             for name, process in processes.items():
                 times[name].append(1000 * ask(process, name, arguments.calls))
     finally:
         for process in processes.values():
-            process.stdin.close()
+            if process.stdin is not None:
+                process.stdin.close()
             process.wait()
     return times
 
 
-def ask(process, name, calls):
-    """The median seconds of so many calls by a candidate's process."""
+def ask(process: subprocess.Popen[str], name: str, calls: int) -> float:
+    """The median seconds of a number of calls by a candidate's process."""
+    assert process.stdin is not None and process.stdout is not None
     process.stdin.write(f"{calls}\n")
     process.stdin.flush()
     answer = process.stdout.readline()
@@ -139,8 +145,9 @@ def ask(process, name, calls):
 # The processes that answer.
 
 
-def work(fill_mask):
+def work(fill_mask: FillMask) -> None:
     """Answers every line, a number of calls, with the median seconds of one."""
+    # Whatever libraries print must not end up among the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         times = []
@@ -152,7 +159,7 @@ def work(fill_mask):
         print(json.dumps(median(times)), file=answers, flush=True)
 
 
-def saved_model(path):
+def saved_model(path: pathlib.Path) -> FillMask:
     """kbert's SavedModel."""
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  (registers the operations of the tokenizer)
@@ -160,14 +167,14 @@ def saved_model(path):
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["fill_mask"]
 
-    def fill_mask(text):
-        fill_mask.loaded = loaded  # kept alive
+    def fill_mask(text: str) -> Sequence[object]:
+        assert loaded is not None  # kept alive: signatures hold its variables by weak references
         return signature(texts=tf.constant([text]))["tokens"][0, 0].numpy()
 
     return fill_mask
 
 
-def transformers(path):
+def transformers(path: pathlib.Path) -> FillMask:
     """The tokenizer of `transformers` and PyTorch."""
     import torch
     from transformers import AutoTokenizer, BertForPreTraining
@@ -175,7 +182,7 @@ def transformers(path):
     tokenizer = AutoTokenizer.from_pretrained(str(path))
     model = BertForPreTraining.from_pretrained(str(path)).eval()
 
-    def fill_mask(text):
+    def fill_mask(text: str) -> Sequence[object]:
         inputs = tokenizer(text, return_tensors="pt")
         with torch.inference_mode():
             logits = model(**inputs).prediction_logits[0]
@@ -186,7 +193,7 @@ def transformers(path):
     return fill_mask
 
 
-CANDIDATES = {
+CANDIDATES: dict[str, Callable[[pathlib.Path], FillMask]] = {
     "kbert's SavedModel": saved_model,
     "the same without oneDNN": saved_model,
     "transformers and PyTorch": transformers,
