@@ -1,4 +1,6 @@
-"""TPU chips: what Google publishes of them, and the names of layouts of many."""
+"""TPU chips: what Google publishes about them, and how layouts of chips are named."""
+
+from __future__ import annotations
 
 import dataclasses
 import math
@@ -12,7 +14,7 @@ class Chip:
     """A TPU chip's published rates."""
 
     name: str
-    """As in the names of topologies."""
+    """As it stands in the names of topologies."""
     flops: float
     """Peak floating point operations per second in bfloat16. Matrix products of float32 values run
     at it too: by default a TPU rounds their inputs to bfloat16."""
@@ -21,9 +23,9 @@ class Chip:
     bandwidth: float
     """Bytes per second between that memory and the chip."""
     dimensions: int
-    """Of the layout of chips."""
+    """Of a layout of chips: v4 and v5p are wired as a torus of 3 dimensions, the others of 2."""
     most: int
-    """Chips that are connected directly, a pod."""
+    """Chips in a pod, the largest number that is connected directly."""
 
 
 CHIPS = {
@@ -68,7 +70,7 @@ v6e: "peak compute per chip (bf16)", "HBM capacity" (its GB taken as GiB, as v4'
 bandwidth" and "TPU Pod size"."""
 
 
-def chip_of(topology):
+def chip_of(topology: str) -> Chip:
     """The Chip of a topology's name.
 
     >>> chip_of("v5e:4x4").memory_bytes / 2**30
@@ -81,21 +83,19 @@ def chip_of(topology):
     if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", layout):
         raise InputError(
             f"Expected a topology of chips {', '.join(CHIPS)}, such as {examples('v5e')} or "
-            f"{examples('v5p')}. "
-            f"Received: {topology!r}."
+            f"{examples('v5p')}. Received: {topology!r}."
         )
     chip, sizes = CHIPS[name], [int(size) for size in layout.split("x")]
     if len(sizes) != chip.dimensions or not 1 <= math.prod(sizes) <= chip.most:
         raise InputError(
             f"Expected a layout of {chip.dimensions} dimensions and at most {chip.most:,} chips "
-            f"for {name}, such as "
-            f"{examples(name)}. Received: {topology!r}."
+            f"for {name}, such as {examples(name)}. Received: {topology!r}."
         )
     return chip
 
 
-def examples(name):
-    """Names of topologies of a chip."""
+def examples(name: str) -> str:
+    """Two topologies of a chip, for messages."""
     return (
         f"{name}:2x2, {name}:4x4" if CHIPS[name].dimensions == 2 else f"{name}:2x2x1, {name}:4x4x4"
     )

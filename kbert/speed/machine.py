@@ -1,4 +1,6 @@
-"""How fast a machine trains a model, beside what its matrix products allow."""
+"""How fast a machine trains a model, next to what its matrix products allow."""
+
+from __future__ import annotations
 
 import pathlib
 import sys
@@ -8,19 +10,25 @@ import keras
 import numpy as np
 from keras import ops
 
+from kbert.config import BertConfig
 
-def training_flops(bert, sequence_length, max_predictions, pairs="nsp"):
+
+def training_flops(
+    bert: BertConfig, sequence_length: int, max_predictions: int, pairs: str = "nsp"
+) -> int:
     """The floating point operations of the matrix products that training on one sequence takes,
     forward and backward.
 
-    A product of [m, k] and [k, n] has 2 m k n, and the gradients take two more of the same size. In
-    the last block all rows have keys and values, but queries and what follows them have only those
-    that the heads read."""
+    A product of [m, k] and [k, n] takes 2 m k n, and the gradients take two more of the same size.
+    In the last block keys and values are computed for all rows, but queries and what follows them
+    only for those that the heads read."""
     size, inner, length = bert.hidden_size, bert.intermediate_size, sequence_length
     with_cls = pairs != "none"
     rows = max_predictions + with_cls
 
-    def block(rows):
+    def block(rows: int) -> int:
+        # Keys and values of all rows; queries and the output projection of some; both products of
+        # attention; the feed-forward network.
         attention = (
             2 * length * 2 * size * size + 2 * rows * 2 * size * size + 4 * rows * length * size
         )
@@ -31,29 +39,32 @@ def training_flops(bert, sequence_length, max_predictions, pairs="nsp"):
     return 3 * ((bert.num_layers - 1) * block(length) + block(rows) + mlm + nsp)
 
 
-def matrix_product_rate(precision="float32", size=None, seconds=0.5):
+def matrix_product_rate(
+    precision: str = "float32", size: int | None = None, seconds: float = 0.5
+) -> float:
     """The floating point operations per second of this machine's first device in square matrix
     products.
 
     Args:
         precision: "float32" or "bfloat16".
-        size: Rows and columns. None takes 2,048 on a CPU and 8,192 on what needs more to come to
-            its full rate.
-        seconds: How long to measure, about.
+        size: Rows and columns. None takes 2,048 on a CPU and 8,192 on devices that reach their full
+            rate only with larger products.
+        seconds: About how long to measure.
     """
-    # Of a GPU, a wait for each product would measure the way there and back.
+    # On a GPU, to wait for each product would measure the round trip to the device.
     default_size, products = (2048, 1) if device_kind() == "CPU" else (8192, 8)
     size = size or default_size
-    numbers = np.random.default_rng(0).standard_normal(
-        1 << 20, "float32"
-    )  # again and again: to draw 8,192**2 takes a second
+    # A million numbers, repeated: drawing 8,192**2 of them takes a second.
+    numbers = np.random.default_rng(0).standard_normal(1 << 20, "float32")
     x = ops.convert_to_tensor(np.resize(numbers, (size, size)), dtype=precision)
 
-    def multiply(times):
+    def multiply(times: int) -> None:
+        product = x
         for _ in range(times):
             product = ops.matmul(x, x)
-        float(ops.cast(product[0, 0], "float32"))  # waits for it
+        float(ops.cast(product[0, 0], "float32"))  # waits for the result
 
+    # The fastest of several, since anything else that the machine does only slows them down.
     multiply(1)
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end or best == float("inf"):
@@ -63,27 +74,26 @@ def matrix_product_rate(precision="float32", size=None, seconds=0.5):
     return products * 2 * size**3 / best
 
 
-def in_words(sequences_per_second, sequence_length, flops, peak_rate):
-    """Says how fast that is: sequences and tokens per second, and the share of the matrix product
+def in_words(
+    sequences_per_second: float, sequence_length: int, flops: float, peak_rate: float
+) -> str:
+    """The speed in words: sequences and tokens per second, and the share of the matrix product
     rate."""
     return (
-        f"{sequences_per_second:,.4g} sequences/s, {sequences_per_second * sequence_length:,.0f} "
-        "tokens/s, "
+        f"{sequences_per_second:,.4g} sequences/s, "
+        f"{sequences_per_second * sequence_length:,.0f} tokens/s, "
         f"{sequences_per_second * flops / peak_rate:.0%} of the matrix product rate"
     )
 
 
-def device_kind():
-    """What kind of device Keras computes on: "CPU", "GPU" or "TPU"."""
+def device_kind() -> str:
+    """The kind of device that Keras computes on: "CPU", "GPU" or "TPU"."""
     return keras.distribution.list_devices()[0].split(":")[0].upper()
 
 
-def peak_memory():
-    """The most bytes so far: of the first device's memory if it has its own, else of this
-    process's.
-
-    Where neither can be told, 0.
-    """
+def peak_memory() -> int:
+    """The most bytes in use so far: in the first device's memory if it has its own, else in this
+    process."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -94,19 +104,16 @@ def peak_memory():
 
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
     status = pathlib.Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # Linux, whose ru_maxrss begins with the peak of the process that started this one
+    if status.exists():  # on Linux, ru_maxrss starts at the peak of the parent process
         return _kilobytes(status, "VmHWM")
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def available_memory():
-    """The bytes left in the first device's memory, or in this machine's if it has none of its own;
+def available_memory() -> float:
+    """The bytes available in the first device's memory, or in this machine's if it has none of its own;
     infinity if unknown."""
     if keras.backend.backend() == "jax":
         import jax
@@ -118,7 +125,7 @@ def available_memory():
     return _kilobytes(there, "MemAvailable")
 
 
-def _kilobytes(path, name):
+def _kilobytes(path: pathlib.Path, name: str) -> int:
     (line,) = (line for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])
 

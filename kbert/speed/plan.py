@@ -1,12 +1,16 @@
-"""What a training step of a model takes on a TPU that is not there: compiled by the TPU's own
-compiler, never run."""
+"""What a training step of a model needs on a TPU: compiled by the TPU's own compiler, without a TPU,
+and never run."""
+
+from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
+from kbert.config import BertConfig, PretrainingConfig
 from kbert.model.bert import pretraining_model
 from kbert.run.distribution import check_shares
-from kbert.speed.chips import chip_of
+from kbert.speed.chips import Chip, chip_of
 from kbert.speed.machine import training_flops
 from kbert.speed.tpu_compiler import (
     batch_shapes,
@@ -17,104 +21,104 @@ from kbert.speed.tpu_compiler import (
     without_values,
 )
 from kbert.step.objective import compile_model
-from tfrecords import InputError
+from kbert.step.pretrainer import Pretrainer
+from tfrecords import InputError, RecordsConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a training step takes on each chip, and what follows from the chip's published rates.
+    """What a training step needs on each chip, and what follows from the chip's published rates.
 
-    Time is that of a roofline (Williams et al. 2009): the chip computes at its peak rate while its
-    memory moves bytes at its peak rate, and the slower of the two counts. It is an estimate. No
-    chip computes faster; but of the bytes some never leave the chip, and the exchange of gradients
-    between chips and the reading of records are not in it."""
+    The time is that of a roofline model (Williams et al. 2009): the chip computes at its peak rate
+    while its memory moves bytes at its peak rate, and the slower of the two counts. It is an
+    estimate: no chip computes faster, but some of the bytes never leave the chip, and the exchange
+    of gradients between chips and the reading of records are not included."""
 
     topology: str
     """The name of chip and layout, as "v5e:4x4"."""
     chips: int
-    """How many."""
+    """The number of chips."""
     batch_size: int
-    """Sequences in a step, of all chips together."""
+    """Sequences in a step, on all chips together."""
     sequence_length: int
     """Tokens in a sequence."""
     model_flops: float
-    """Of the matrix products for a sequence: `speed.training_flops`."""
+    """Of the matrix products for a sequence: `machine.training_flops`."""
     argument_bytes: int
-    """On each chip: weights, optimizer's and metrics' values, and its part of the batch."""
+    """On each chip: weights, the state of optimizer and metrics, and its share of the batch."""
     output_bytes: int
-    """On each chip: results that do not take the place of arguments."""
+    """On each chip: results that do not reuse the memory of arguments."""
     temporary_bytes: int
-    """On each chip: activations, gradients and whatever else lives within a step."""
+    """On each chip: activations, gradients and all else that exists only within a step."""
     program_bytes: int
     """On each chip: the program."""
     flops: float
     """Operations of a step on each chip, as the compiler counts them."""
     bytes_accessed: float
-    """Bytes that a step's operations read and write on each chip, as the compiler counts them: too
-    many, since what stays in the small memory of the chip itself is counted as well."""
+    """Bytes that the operations of a step read and write on each chip, as the compiler counts them:
+    too many, since bytes that stay in the chip's small on-chip memory are counted too."""
 
     @property
-    def chip(self):
+    def chip(self) -> Chip:
         """The Chip."""
         return chip_of(self.topology)
 
     @property
-    def memory_bytes(self):
-        """All that a step takes in the memory of each chip."""
+    def memory_bytes(self) -> int:
+        """All that a step needs in the memory of each chip."""
         return self.argument_bytes + self.output_bytes + self.temporary_bytes + self.program_bytes
 
     @property
-    def computing_seconds(self):
-        """Of the operations of a step at the peak rate: no step takes less."""
+    def computing_seconds(self) -> float:
+        """The seconds for the operations of a step at the peak rate: no step takes less."""
         return self.flops / self.chip.flops
 
     @property
-    def moving_seconds(self):
-        """Of the bytes of a step at the peak rate."""
+    def moving_seconds(self) -> float:
+        """The seconds for the bytes of a step at the peak rate."""
         return self.bytes_accessed / self.chip.bandwidth
 
     @property
-    def bound(self):
-        """What the step waits for: "computation" or "memory"."""
+    def bound(self) -> str:
+        """What limits the step: "computation" or "memory"."""
         return "computation" if self.computing_seconds >= self.moving_seconds else "memory"
 
     @property
-    def seconds(self):
-        """Of a step."""
+    def seconds(self) -> float:
+        """Of a step: the longer of the two."""
         return max(self.computing_seconds, self.moving_seconds)
 
     @property
-    def sequences_per_second(self):
+    def sequences_per_second(self) -> float:
         """Of all chips together."""
         return self.batch_size / self.seconds
 
     @property
-    def tokens_per_second(self):
+    def tokens_per_second(self) -> float:
         """Of all chips together."""
         return self.sequences_per_second * self.sequence_length
 
     @property
-    def utilization(self):
-        """The share of the chips' peak rate that goes into the model's matrix products (Chowdhery
+    def utilization(self) -> float:
+        """Model FLOP utilization (MFU), the share of the chips' peak rate that goes into the model's matrix products (Chowdhery
         et al. 2022, appendix B)."""
         return self.sequences_per_second * self.model_flops / (self.chips * self.chip.flops)
 
 
 def training_plan(
-    bert,
-    pretraining,
-    topology,
+    bert: BertConfig,
+    pretraining: PretrainingConfig,
+    topology: str,
     *,
-    sequence_length=128,
-    max_predictions=20,
-    accumulate=1,
-    recompute=False,
-    pairs="nsp",
-):
-    """Compiles the step that `pretrain` would run on JAX for a TPU, with the batch shared out over
-    all of its chips.
+    sequence_length: int = RecordsConfig.sequence_length,
+    max_predictions: int = RecordsConfig.max_predictions,
+    accumulate: int = 1,
+    recompute: bool = False,
+    pairs: str = RecordsConfig.pairs,
+) -> Plan:
+    """Compiles the step that `pretrain` would run on JAX for a TPU whose chips share each batch.
 
-    It takes minutes for the larger sizes, and makes no weights: only shapes are compiled.
+    It takes minutes for the larger sizes. No weights are made: only shapes are compiled.
 
     Args:
         bert: A BertConfig.
@@ -123,7 +127,7 @@ def training_plan(
             "v5p:2x2x1", "v4:2x2x1".
         sequence_length: S.
         max_predictions: P.
-        accumulate: Micro-batches.
+        accumulate: The number of micro-batches.
         recompute: As for `pretrain`.
         pairs: As for `pretraining_model`.
 
@@ -131,14 +135,14 @@ def training_plan(
         A Plan.
 
     Raises:
-        InputError: There is no such topology, it cannot share the batch out evenly, the step does
-            not fit its memory, or JAX or libtpu is not there.
+        InputError: There is no such topology, its chips cannot share the batch evenly, the step
+            does not fit their memory, or JAX or libtpu is missing.
     """
+    # Refuse what cannot be compiled, before minutes are spent on it.
     if sequence_length > bert.max_positions:
         raise InputError(
             f"Expected sequences of at most {bert.max_positions} tokens, the positions of the "
-            "model. "
-            f"Received: sequence_length={sequence_length}; take shorter ones."
+            f"model. Received: sequence_length={sequence_length}; take shorter ones."
         )
     if max_predictions > sequence_length:
         raise InputError(
@@ -149,7 +153,7 @@ def training_plan(
     check_shares(pretraining.batch_size, len(chips), accumulate)
     shapes = batch_shapes(pretraining.batch_size, sequence_length, max_predictions, pairs)
 
-    def new_model():
+    def new_model() -> Pretrainer:
         model = pretraining_model(
             bert,
             seed=pretraining.seed,
@@ -160,6 +164,7 @@ def training_plan(
         compile_model(model, pretraining, accumulate)
         return model
 
+    # The compiler tells what the step needs, or how much memory is lacking.
     model = without_values(new_model, shapes)
     try:
         step = compiled_step(model, shapes, chips)
@@ -171,8 +176,8 @@ def training_plan(
         ) from None
     memory, costs = step.memory_analysis(), _costs(step)
     if accumulate > 1:
-        # The compiler counts what is inside of the loop over the micro-batches once: all but the
-        # update.
+        # The compiler counts the body of the loop over micro-batches once. All but the update is in
+        # that body.
         update = _costs(compiled_update(model, chips))
         costs = {name: update[name] + accumulate * (costs[name] - update[name]) for name in costs}
     return Plan(
@@ -190,20 +195,23 @@ def training_plan(
     )
 
 
-def _costs(compiled):
+def _costs(compiled: Any) -> dict[str, float]:
     costs = compiled.cost_analysis()
     return {name: costs[name] for name in ("flops", "bytes accessed")}
 
 
-def _too_large(error, topology, rows, accumulate, recompute):
-    """What is said of a step that the memory of a chip, with so many rows of the batch, does not
-    hold."""
+def _too_large(
+    error: RuntimeError, topology: str, rows: int, accumulate: int, recompute: bool
+) -> InputError:
+    """The error for a step that does not fit the memory of a chip with `rows` rows of the batch."""
+    # "Used 20.5G of 15.75G hbm", or the like; without such figures the need is taken for double.
     sizes = [
         float(size) * _UNITS[unit]
         for size, unit in re.findall(r"\b(\d+(?:\.\d+)?)([KMGT])\b", str(error))
     ]
     need, has = sizes[:2] if len(sizes) > 1 else (2.0, 1.0)
     said = re.search(r"(?<=RESOURCE_EXHAUSTED: ).*?(?=\. HLO module|$)", str(error), re.DOTALL)
+    # Cheapest first: micro-batches cost no operations, gradient checkpointing a third more.
     advice = [f"{'more' if rows > 1 else 'larger'} chips"]
     if not recompute:
         advice.insert(0, "--recompute")
@@ -215,18 +223,17 @@ def _too_large(error, topology, rows, accumulate, recompute):
         )
     return InputError(
         f"Expected a step that fits the memory of a {chip_of(topology).name} chip. Received: "
-        f"{rows:,} sequences on each in "
-        f"{accumulate} part{'s' * (accumulate > 1)}, for which the compiler says: "
-        f"{one_line(said.group(), 200)}; "
-        f"take {' or '.join(advice)}."
+        f"{rows:,} sequences on each in {accumulate} micro-batch{'es' * (accumulate > 1)}, for "
+        f"which the compiler says: {one_line(said.group() if said else error, 200)}; take "
+        f"{' or '.join(advice)}."
     )
 
 
 _UNITS = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 
 
-def plan_table(plan, steps=None):
-    """Says a plan in lines of text, and with `steps` how long a run of so many would take."""
+def plan_table(plan: Plan, steps: int | None = None) -> str:
+    """A plan in lines of text; with `steps` also how long a run of so many updates would take."""
     gib, chip = 2**30, plan.chip
     rows = [
         (
@@ -259,10 +266,8 @@ def plan_table(plan, steps=None):
     count = f"{plan.chips} chip{'s' * (plan.chips > 1)}"
     lines = [f"{plan.topology}, {count}: compiled by the TPU's compiler, not run"]
     lines += [f"  {name:<27}  {value}" for name, value in rows]
-    return "\n".join(
-        [
-            *lines,
-            "Estimates by published peak rates, without the exchange between chips and the reading "
-            "of records.",
-        ]
+    lines.append(
+        "Estimates from published peak rates, without the exchange between chips and the reading "
+        "of records."
     )
+    return "\n".join(lines)
