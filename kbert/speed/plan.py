@@ -204,7 +204,8 @@ def _too_large(
     error: RuntimeError, topology: str, rows: int, accumulate: int, recompute: bool
 ) -> InputError:
     """The error for a step that does not fit the memory of a chip with `rows` rows of the batch."""
-    # "Used 20.5G of 15.75G hbm", or the like; without such figures the need is taken for double.
+    # "... temporaries (90.45G) exceeds available HBM (15.75G)"; without such figures the need is
+    # assumed to be double.
     sizes = [
         float(size) * _UNITS[unit]
         for size, unit in re.findall(r"\b(\d+(?:\.\d+)?)([KMGT])\b", str(error))
