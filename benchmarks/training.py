@@ -263,14 +263,15 @@ def measure_products(arguments):
     products."""
     import numpy as np
 
-    from kbert.speed.machine import matrix_product_rate, random_batch, training_flops
+    from kbert.speed.machine import matrix_product_rate, training_flops
+    from tfrecords.batch import BatchSpec, random_batch
 
     shapes = {
         "sequence_length": arguments.sequence_length,
         "max_predictions": arguments.max_predictions,
     }
     x, y, sample_weight = random_batch(
-        arguments.batch_size, vocabulary_size=arguments.vocabulary_size, **shapes
+        BatchSpec(**shapes), arguments.batch_size, arguments.vocabulary_size
     )
     np.savez(
         arguments.batch,
@@ -389,12 +390,12 @@ def keras_training(model, batch):
     import keras
 
     from kbert.speed.machine import peak_memory
+    from tfrecords.batch import BatchSpec
 
-    x = {
-        name: batch[name] for name in ("token_ids", "segment_ids", "padding_mask", "mask_positions")
-    }
-    y = {name: batch[name] for name in ("mlm", "nsp")}
-    sample_weight = {name: batch[f"{name}_weight"] for name in y}
+    spec = BatchSpec()
+    x = {name: batch[name] for name in spec.x}
+    y = {name: batch[name] for name in spec.y}
+    sample_weight = {name: batch[f"{name}_weight"] for name in spec.sample_weight}
     batches = ((x, y, sample_weight) for _ in itertools.count())
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

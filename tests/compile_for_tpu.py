@@ -57,6 +57,7 @@ def host(way):
     )
     from kbert.step.objective import compile_model
     from tfrecords import InputError
+    from tfrecords.batch import BatchSpec
 
     class Talkative(kbert.Pretrainer):
         def train_step(self, state, data):
@@ -79,7 +80,8 @@ def host(way):
         compile_model(model, pretraining)
         return model
 
-    chips, shapes = topology_devices("v5e:2x2"), batch_shapes(8, 16, 3)
+    chips = topology_devices("v5e:2x2")
+    shapes = batch_shapes(BatchSpec(sequence_length=16, max_predictions=3), 8)
     try:
         compiled_step(without_values(new_model, shapes), shapes, chips)
     except InputError as error:

@@ -17,6 +17,7 @@ from kbert.model.bert import pretraining_model
 from kbert.pretraining import pretrain
 from kbert.run.evaluation import evaluate
 from tfrecords import RecordsConfig, Vocabulary, build_records
+from tfrecords.batch import BatchSpec
 from tfrecords.schema import PAIRS
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
@@ -68,21 +69,19 @@ def random_batch(seed=0, batch_size=5, sequence_length=17, max_predictions=3, vo
         )
     weights = (np.arange(max_predictions) < used[:, None]).astype(np.float32)
     padding_mask = (index < lengths[:, None]).astype(np.int32)
-    x = {
-        "token_ids": draw.integers(0, vocabulary_size, (batch_size, sequence_length)).astype(
-            np.int32
-        )
+    values = {
+        ("x", "token_ids"): draw.integers(0, vocabulary_size, (batch_size, sequence_length))
         * padding_mask,
-        "segment_ids": (index >= lengths[:, None] // 2).astype(np.int32) * padding_mask,
-        "padding_mask": padding_mask,
-        "mask_positions": positions,
+        ("x", "segment_ids"): (index >= lengths[:, None] // 2) * padding_mask,
+        ("x", "padding_mask"): padding_mask,
+        ("x", "mask_positions"): positions,
+        ("y", "mlm"): draw.integers(0, vocabulary_size, (batch_size, max_predictions)) * weights,
+        ("y", "nsp"): draw.integers(0, 2, batch_size),
+        ("sample_weight", "mlm"): weights,
+        ("sample_weight", "nsp"): np.ones(batch_size),
     }
-    y = {
-        "mlm": draw.integers(0, vocabulary_size, (batch_size, max_predictions)).astype(np.int32)
-        * weights.astype(np.int32),
-        "nsp": draw.integers(0, 2, batch_size).astype(np.int32),
-    }
-    return x, y, {"mlm": weights, "nsp": np.ones(batch_size, np.float32)}
+    spec = BatchSpec(sequence_length=sequence_length, max_predictions=max_predictions)
+    return spec.arrays(values, batch_size)
 
 
 def single_segments(batch):

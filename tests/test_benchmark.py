@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
@@ -17,7 +16,7 @@ from model_fixtures import ROOT, tiny_config
 import kbert.speed.benchmark
 from kbert.cli import main
 from kbert.speed.benchmark import Measurement, benchmark
-from kbert.speed.machine import available_memory, peak_memory, random_batch, training_flops
+from kbert.speed.machine import available_memory, peak_memory, training_flops
 
 SHAPES = {"sequence_length": 17, "max_predictions": 3}
 NUMBER = r"[\d,.]+(?:e\+\d+)?"
@@ -156,33 +155,6 @@ def test_the_default_sizes_end_after_a_minute(measure, monkeypatch, capsys):
 def test_bad_values_are_refused(refused, options, message):
     with refused(message):
         benchmark(tiny_config(), **(SHAPES | {"verbose": 0} | options))
-
-
-def test_a_random_batch_is_like_one_of_records():
-    x, y, sample_weight = random_batch(11, 17, 3, 53)
-    assert {name: values.shape for name, values in (x | y).items()} == {
-        "token_ids": (11, 17),
-        "segment_ids": (11, 17),
-        "padding_mask": (11, 17),
-        "mask_positions": (11, 3),
-        "mlm": (11, 3),
-        "nsp": (11,),
-    }
-    assert {name: values.shape for name, values in sample_weight.items()} == {
-        "mlm": (11, 3),
-        "nsp": (11,),
-    }
-    assert {values.dtype.name for values in (x | y).values()} == {"int32"}
-    assert {values.dtype.name for values in sample_weight.values()} == {"float32"}
-    assert x["padding_mask"].sum(axis=1).tolist() == [8, *[17] * 9, 8]  # one in ten is short
-    assert sample_weight["mlm"].sum(axis=1).tolist() == [1, *[3] * 9, 1]  # 15 %
-    for row, (positions, used) in enumerate(
-        zip(x["mask_positions"], sample_weight["mlm"] > 0, strict=True)
-    ):
-        assert np.all(np.diff(positions[used]) > 0)
-        assert np.all(x["padding_mask"][row, positions[used]])
-    assert 0 <= x["token_ids"].min() < x["token_ids"].max() < 53
-    assert set(y["nsp"]) == {0, 1}
 
 
 def test_memory_is_told_in_bytes():

@@ -15,6 +15,7 @@ ORDER = [
     "tfrecords.compilation",
     "tfrecords.vocabulary",
     "tfrecords.schema",
+    "tfrecords.batch",
     "tfrecords.tokenizer",
     "tfrecords.inputs",
     "tfrecords.sentences",

@@ -16,6 +16,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from tfrecords import schema
+from tfrecords.batch import FEATURES, BatchSpec
 from tfrecords.errors import InputError
 from tfrecords.files import is_gzip
 from tfrecords.hashing import record_keys
@@ -124,13 +125,21 @@ def read(
     cardinality = (
         tf.data.INFINITE_CARDINALITY if epochs is None else max(0, epochs * steps - start_step)
     )
+    given_rows = rows.stop - rows.start
     if input_context is not None:
         replica_rows = batch_size // input_context.num_replicas_in_sync
-        pieces = (rows.stop - rows.start) // replica_rows
+        pieces = given_rows // replica_rows
         if pieces > 1:
             dataset = dataset.rebatch(replica_rows, drop_remainder=True)
+            given_rows = replica_rows
             cardinality *= pieces if cardinality > 0 else 1
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
+    expected = BatchSpec.of(manifest).element_spec(given_rows)
+    if dataset.element_spec != expected:
+        raise AssertionError(
+            f"Expected batches as in tfrecords/batch.py, {expected}. "
+            f"Received: {dataset.element_spec}; this is a fault of tfrecords.reader."
+        )
     # Under a strategy that reads on several machines, each shall read all and take its rows; a file
     # is not to be one machine's.
     options = tf.data.Options()
@@ -247,36 +256,39 @@ def _parse(serialized, keys, manifest, batch_size, vocabulary_size):
     features = tf.io.parse_example(serialized, features_of(manifest))
     if manifest.config is None:  # nobody has checked what other tools wrote
         features = _checked(features, manifest, vocabulary_size)
-    x, y, weight = (_masked_now if dynamic else _masked_before)(features, keys, manifest)
-    sample_weight = {"mlm": weight}
+    values = _masked_now(features, keys, manifest) if dynamic else _masked_before(features)
     if manifest.pairs != "none":
-        y["nsp"] = tf.cast(features[schema.NEXT_SENTENCE_LABELS][:, 0], tf.int32)
-        sample_weight["nsp"] = tf.ones_like(y["nsp"], tf.float32)
+        values["y", "nsp"] = tf.cast(features[schema.NEXT_SENTENCE_LABELS][:, 0], tf.int32)
+        values["sample_weight", "nsp"] = tf.ones_like(values["y", "nsp"], tf.float32)
 
-    def filled(values):
-        values = tf.pad(
-            values, [[0, batch_size - tf.shape(values)[0]]] + [[0, 0]] * (values.shape.rank - 1)
-        )
-        return tf.ensure_shape(values, [batch_size, *values.shape[1:]])
+    def filled(feature, shape):
+        value = values[feature.part, feature.name]
+        missing = batch_size - tf.shape(value)[0]
+        value = tf.pad(value, [[0, missing]] + [[0, 0]] * (value.shape.rank - 1))
+        return tf.ensure_shape(value, shape)
 
-    return tf.nest.map_structure(filled, (x, y, sample_weight))
+    return BatchSpec.of(manifest).build(filled, batch_size)
 
 
 def features_of(manifest):
     """What `tf.io.parse_example` is told of the records."""
-    features = {}
-    if manifest.pairs != "none":
-        features[schema.NEXT_SENTENCE_LABELS] = tf.io.FixedLenFeature([1], tf.int64)
     if manifest.config is not None and manifest.config.masking == "dynamic":
-        features[schema.INPUT_IDS] = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
-        features[schema.FIRST_LENGTH] = tf.io.FixedLenFeature([1], tf.int64)
+        features = {
+            schema.INPUT_IDS: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+            schema.FIRST_LENGTH: tf.io.FixedLenFeature([1], tf.int64),
+        }
+        if manifest.pairs != "none":
+            features[schema.NEXT_SENTENCE_LABELS] = tf.io.FixedLenFeature([1], tf.int64)
         return features
-    for name in schema.SEQUENCE_FEATURES:
-        features[name] = tf.io.FixedLenFeature([manifest.sequence_length], tf.int64)
-    for name in schema.PREDICTION_FEATURES:
-        dtype = tf.float32 if name == schema.MASKED_LM_WEIGHTS else tf.int64
-        features[name] = tf.io.FixedLenFeature([manifest.max_predictions], dtype)
-    return features
+    spec = BatchSpec.of(manifest)
+    return {
+        feature.google_name: tf.io.FixedLenFeature(
+            spec.shape(feature)[1:] or (1,),  # a scalar is a list of one value
+            tf.float32 if feature.dtype == "float32" else tf.int64,
+        )
+        for feature in spec.features
+        if feature.google_name is not None
+    }
 
 
 def limits_of(sequence_length, vocabulary_size):
@@ -293,23 +305,18 @@ def limits_of(sequence_length, vocabulary_size):
     }
 
 
-def _masked_before(features, keys, manifest):
-    """x, y and the weights of the masked tokens, of records that have their masks."""
-    x = {
-        "token_ids": tf.cast(features[schema.INPUT_IDS], tf.int32),
-        "segment_ids": tf.cast(features[schema.SEGMENT_IDS], tf.int32),
-        "padding_mask": tf.cast(features[schema.INPUT_MASK], tf.int32),
-        "mask_positions": tf.cast(features[schema.MASKED_LM_POSITIONS], tf.int32),
+def _masked_before(features):
+    """The values of records that have their masks, by (part of the batch, name), without the
+    labels of pairs."""
+    return {
+        (feature.part, feature.name): tf.cast(features[feature.google_name], feature.dtype)
+        for feature in FEATURES
+        if feature.google_name is not None and not feature.needs_pairs
     }
-    return (
-        x,
-        {"mlm": tf.cast(features[schema.MASKED_LM_IDS], tf.int32)},
-        features[schema.MASKED_LM_WEIGHTS],
-    )
 
 
 def _masked_now(features, keys, manifest):
-    """The same, of records that get their masks here."""
+    """The same of records that get their masks here."""
     from tfrecords.masking import (
         Masking,
         mask_tensors,
@@ -325,13 +332,14 @@ def _masked_now(features, keys, manifest):
     masked = mask_tensors(
         token_ids, lengths, Masking.of(manifest.load_vocabulary(), manifest.config), keys
     )
-    x = {
-        "token_ids": masked["token_ids"],
-        "segment_ids": tf.cast(second, tf.int32),
-        "padding_mask": tf.cast(inside, tf.int32),
-        "mask_positions": masked["positions"],
+    return {
+        ("x", "token_ids"): masked["token_ids"],
+        ("x", "segment_ids"): tf.cast(second, tf.int32),
+        ("x", "padding_mask"): tf.cast(inside, tf.int32),
+        ("x", "mask_positions"): masked["positions"],
+        ("y", "mlm"): masked["labels"],
+        ("sample_weight", "mlm"): masked["weights"],
     }
-    return x, {"mlm": masked["labels"]}, masked["weights"]
 
 
 def _checked(features, manifest, vocabulary_size):

@@ -7,6 +7,7 @@ from kbert.model.heads import HEADS, HeadInputs, Pooler
 from kbert.model.layers import EncoderBlock, InputEmbedding, TokenEmbedding
 from kbert.objectives import objectives_of, pairs_of_outputs
 from kbert.step.pretrainer import Pretrainer
+from tfrecords.batch import ENCODER_INPUTS, BatchSpec
 
 
 def pretraining_model(config, *, seed=0, dtype="float32", pairs="nsp", recompute=False):
@@ -42,8 +43,8 @@ def pretraining_model(config, *, seed=0, dtype="float32", pairs="nsp", recompute
     reads_cls = any(objective.reads_cls for objective in objectives)
 
     # === Functional Model ===
-    inputs = _encoder_inputs()
-    mask_positions = keras.Input((None,), dtype="int32", name="mask_positions")
+    inputs = _inputs(BatchSpec(pairs=pairs).x)
+    mask_positions = inputs["mask_positions"]
     # [CLS] stands at position 0.
     rows_BR = ops.pad(mask_positions, ((0, 0), (1, 0))) if reads_cls else mask_positions
     token_embedding, rows_BRH = _encode(config, inputs, seed, dtype, rows_BR, recompute)
@@ -56,7 +57,7 @@ def pretraining_model(config, *, seed=0, dtype="float32", pairs="nsp", recompute
         rows_BRH=rows_BRH,
     )
     outputs = {objective.name: HEADS[objective.name](head_inputs) for objective in objectives}
-    return Pretrainer(inputs | {"mask_positions": mask_positions}, outputs, name="bert_pretraining")
+    return Pretrainer(inputs, outputs, name="bert_pretraining")
 
 
 def encoder_model(config, *, seed=0, dtype="float32"):
@@ -72,7 +73,7 @@ def encoder_model(config, *, seed=0, dtype="float32"):
         [B, S]). Outputs: a dict of sequence_output (float [B, S, H]) and pooled_output (float [B,
         H]).
     """
-    inputs = _encoder_inputs()
+    inputs = _inputs(ENCODER_INPUTS)
     _, sequence_BSH = _encode(config, inputs, seed, dtype)
     return _encoder(inputs, sequence_BSH, _pool(config, sequence_BSH, seed, dtype))
 
@@ -83,7 +84,7 @@ def encoder_of(model):
 
     A model without next sentence prediction has no pooler: there pooled_output is the [CLS] row of
     sequence_output."""
-    inputs = {name: model.input[name] for name in ("token_ids", "segment_ids", "padding_mask")}
+    inputs = {name: model.input[name] for name in ENCODER_INPUTS}
     *_, before, last = (
         layer for layer in model.layers if isinstance(layer, InputEmbedding | EncoderBlock)
     )
@@ -102,10 +103,12 @@ def _encoder(inputs, sequence_BSH, pooled_BH):
     )
 
 
-def _encoder_inputs():
+def _inputs(names):
+    """Symbolic inputs for those features of a batch, of any length."""
+    spec = BatchSpec()
     return {
-        name: keras.Input((None,), dtype="int32", name=name)
-        for name in ("token_ids", "segment_ids", "padding_mask")
+        name: keras.Input(spec.shape(spec.x[name])[1:], dtype=spec.x[name].dtype, name=name)
+        for name in names
     }
 
 

@@ -17,11 +17,11 @@ from kbert.speed.machine import (
     device_kind,
     matrix_product_rate,
     peak_memory,
-    random_batch,
     training_flops,
 )
 from kbert.step.objective import compile_model
 from tfrecords import InputError, RecordsConfig
+from tfrecords.batch import BatchSpec, random_batch
 
 BATCH_SIZES = (8, 32, 128)
 """What is measured where nothing else is asked for."""
@@ -113,7 +113,7 @@ def benchmark(
             break
         table.cell(f"{batch_size:,}")
         try:
-            batch = random_batch(batch_size, vocabulary_size=bert.vocabulary_size, **shapes)
+            batch = random_batch(BatchSpec(**shapes), batch_size, bert.vocabulary_size)
             with devices.scope():
                 compile_model(model, pretraining, accumulate)
             measurement = _measure(

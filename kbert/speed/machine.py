@@ -128,35 +128,3 @@ def available_memory() -> float:
 def _kilobytes(path: pathlib.Path, name: str) -> int:
     (line,) = (line for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])
-
-
-def random_batch(batch_size, sequence_length, max_predictions, vocabulary_size, seed=0):
-    """A batch as `tfrecords.read` gives it, of random tokens: (x, y, sample_weight), dicts of NumPy
-    arrays.
-
-    As in records, one sequence in ten is shorter, and about 15 % of the tokens of each are masked.
-    """
-    draw = np.random.default_rng(seed)
-    lengths = np.full(batch_size, sequence_length)
-    lengths[::10] = max(1, sequence_length // 2)
-    index = np.arange(sequence_length)
-    padding_mask = (index < lengths[:, None]).astype("int32")
-    used = np.minimum(max_predictions, np.maximum(1, np.round(0.15 * lengths)))
-    weights = (np.arange(max_predictions) < used[:, None]).astype("float32")
-    positions = np.sort(
-        np.argsort(draw.random((batch_size, sequence_length)) + 2 * (1 - padding_mask))[
-            :, :max_predictions
-        ]
-    )
-    ids = draw.integers(0, vocabulary_size, (2, batch_size, sequence_length), dtype="int32")
-    x = {
-        "token_ids": ids[0] * padding_mask,
-        "segment_ids": (index >= lengths[:, None] // 2).astype("int32") * padding_mask,
-        "padding_mask": padding_mask,
-        "mask_positions": (positions * weights).astype("int32"),
-    }
-    y = {
-        "mlm": ids[1, :, :max_predictions] * weights.astype("int32"),
-        "nsp": draw.integers(0, 2, batch_size, dtype="int32"),
-    }
-    return x, y, {"mlm": weights, "nsp": np.ones(batch_size, "float32")}

@@ -23,6 +23,7 @@ from kbert.speed.tpu_compiler import (
 from kbert.step.objective import compile_model
 from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, RecordsConfig
+from tfrecords.batch import BatchSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,8 @@ def training_plan(
         )
     chips = topology_devices(topology)
     check_shares(pretraining.batch_size, len(chips), accumulate)
-    shapes = batch_shapes(pretraining.batch_size, sequence_length, max_predictions, pairs)
+    spec = BatchSpec(sequence_length=sequence_length, max_predictions=max_predictions, pairs=pairs)
+    shapes = batch_shapes(spec, pretraining.batch_size)
 
     def new_model() -> Pretrainer:
         model = pretraining_model(

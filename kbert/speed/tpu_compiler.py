@@ -10,6 +10,7 @@ import numpy as np
 
 from kbert.speed.chips import chip_of, examples
 from tfrecords import InputError
+from tfrecords.batch import BatchSpec
 from tfrecords.workers import silenced_stderr
 
 _LIBTPU = {
@@ -54,23 +55,9 @@ def topology_devices(topology):
         ) from None
 
 
-def batch_shapes(batch_size, sequence_length, max_predictions, pairs="nsp"):
-    """The shapes and dtypes of a batch (x, y, sample_weight), as `tfrecords.read` gives it."""
-    tokens, slots, rows = (
-        (batch_size, sequence_length),
-        (batch_size, max_predictions),
-        (batch_size,),
-    )
-    x = {
-        name: keras.KerasTensor(tokens, "int32")
-        for name in ("token_ids", "segment_ids", "padding_mask")
-    }
-    labels = {"mlm": slots} | ({} if pairs == "none" else {"nsp": rows})
-    y, sample_weight = (
-        {name: keras.KerasTensor(shape, dtype) for name, shape in labels.items()}
-        for dtype in ("int32", "float32")
-    )
-    return x | {"mask_positions": keras.KerasTensor(slots, "int32")}, y, sample_weight
+def batch_shapes(spec: BatchSpec, batch_size: int):
+    """A batch (x, y, sample_weight) of that form with nothing but shapes and dtypes."""
+    return spec.build(lambda feature, shape: keras.KerasTensor(shape, feature.dtype), batch_size)
 
 
 def without_values(new_model, shapes):
