@@ -208,12 +208,12 @@ def test_a_random_batch_stays_the_same():
         for part in one:
             for name, values in sorted(part.items()):
                 content.update(name.encode() + values.dtype.str.encode() + values.tobytes())
-        return content.hexdigest()
+        return content.hexdigest()[:16]
 
     small = BatchSpec(sequence_length=17, max_predictions=3)
     usual = BatchSpec(sequence_length=128, max_predictions=20)
-    assert digest(random_batch(small, 11, 53)) == "SMALL"
-    assert digest(random_batch(usual, 5, 30522, seed=7)) == "USUAL"
+    assert digest(random_batch(small, 11, 53)) == "b1dee8dc4e189d86"
+    assert digest(random_batch(usual, 5, 30522, seed=7)) == "51d239217f9eecd4"
 
 
 def test_the_description_loads_nothing_large():
