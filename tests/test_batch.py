@@ -53,6 +53,18 @@ def test_google_names_beside_ours():
     }
 
 
+def test_the_table_in_the_docs_is_this_one():
+    rows = re.findall(
+        r"^\| (x|y|sample_weight) \| `(\w+)` \| (\w+) \[(.*?)\] \| .* \| (?:`(\w+)` )?\|$",
+        (ROOT / "docs" / "records.md").read_text(),
+        re.MULTILINE,
+    )
+    assert rows == [
+        (one.part, one.name, one.dtype, ", ".join(one.axes), one.google_name or "")
+        for one in FEATURES
+    ]
+
+
 @pytest.mark.parametrize("pairs", schema.PAIRS)
 def test_pairs_alone_have_labels_for_pairs(pairs):
     spec = BatchSpec(pairs=pairs)

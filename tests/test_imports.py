@@ -201,6 +201,22 @@ def test_every_name_of_a_package_has_its_home(package):
         _ = module.nonsense
 
 
+@pytest.mark.parametrize("package", ["tfrecords", "kbert"])
+def test_editors_see_every_name_of_a_package(package):
+    """The stub beside the package's __init__.py says the same as its table of homes."""
+    stub = ROOT / package / "__init__.pyi"
+    if not stub.exists():
+        pytest.skip(f"{package} has no stub yet")
+    seen = {
+        alias.asname: (node.module, alias.name)
+        for node in ast.parse(stub.read_text()).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == {name: (home, name) for name, home in homes(package).items()}
+    assert (ROOT / package / "py.typed").exists()
+
+
 def loaded(*arguments):
     """The modules that a new Python loads with these arguments."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -17,8 +17,8 @@ from tfrecords import (
     Tokenizer,
     Vocabulary,
     build_records,
-    describe,
     load_manifest,
+    manifest_of,
     read,
     reader,
 )
@@ -252,7 +252,7 @@ def test_order_depends_on_seed_and_epoch_alone(files):
     dataset = read(files, batch_size=5, seed=3, epochs=2)
     first = numbers(dataset)
     assert first == numbers(dataset)
-    assert first == numbers(read(describe(files), batch_size=5, seed=3, epochs=2))
+    assert first == numbers(read(manifest_of(files), batch_size=5, seed=3, epochs=2))
     assert first != numbers(read(files, batch_size=5, seed=4, epochs=2))
     one, two = flat(first[:7]), flat(first[7:])
     assert one != two
@@ -420,7 +420,7 @@ def test_start_steps_of_many_records(tmp_path):
         paths, [(1, 50_000), (50_000, 50_001), (50_001, 100_004)], strict=True
     ):
         write_shard(path, "train", [(features(range(first, last)), None)])
-    manifest = describe(paths)
+    manifest = manifest_of(paths)
     assert [len(shard.offsets) for shard in manifest.shards] == [13, 1, 13]
     whole = numbers(read(manifest, batch_size=997, seed=3, epochs=2))
     assert len(whole) == 200
@@ -567,7 +567,7 @@ def test_negative_start_step_is_refused(files, refused):
 
 
 def test_files_by_another_tool_are_described(files, tmp_path):
-    manifest = describe(files)
+    manifest = manifest_of(files)
     assert (manifest.sequence_length, manifest.max_predictions) == (S, P)
     assert (manifest.vocabulary_size, manifest.config) == (None, None)
     assert manifest.files("train") == [str(path) for path in files]
@@ -580,14 +580,14 @@ def test_files_by_another_tool_are_described(files, tmp_path):
         sha256="",
         offsets=(0,),
     )
-    assert describe(manifest) is manifest
+    assert manifest_of(manifest) is manifest
 
 
 def test_one_file_a_pattern_and_a_list_in_its_own_order(files):
     folder = files[0].parent
     assert (
-        describe(files[1]).files("train")
-        == describe(str(files[1])).files("train")
+        manifest_of(files[1]).files("train")
+        == manifest_of(str(files[1])).files("train")
         == [str(files[1])]
     )
     assert flat(numbers(read(f"{folder}/*.tfrecord", batch_size=1, shuffle=False))) == list(
@@ -601,7 +601,7 @@ def test_one_file_a_pattern_and_a_list_in_its_own_order(files):
 
 def test_relative_name_is_read_from_where_one_is(files, monkeypatch):
     monkeypatch.chdir(files[0].parent)
-    manifest = describe(["b.tfrecord"])
+    manifest = manifest_of(["b.tfrecord"])
     monkeypatch.chdir("/")
     assert flat(numbers(read(manifest, batch_size=1, shuffle=False))) == list(range(18, 31))
 
@@ -666,14 +666,14 @@ def test_file_that_is_cut_is_named_before_anything_is_read(tmp_path, files, refu
             r"broken\.tfrecord: .*xpected .*Received: a file that is cut or damaged in record "
             r"1[0-9]\."
         ):
-            describe([files[0], broken])
+            manifest_of([files[0], broken])
 
 
 def test_first_record_that_is_damaged_is_named_before_anything_is_read(tmp_path, files, refused):
     for content in (files[2].read_bytes()[:150], gzip.compress(files[2].read_bytes())[:50]):
         (tmp_path / "broken.tfrecord").write_bytes(flipped(content))
         with refused(r"broken\.tfrecord: expected TFRecords of tf\.train\.Example\. Received: "):
-            describe(tmp_path / "broken.tfrecord")
+            manifest_of(tmp_path / "broken.tfrecord")
 
 
 def test_flipped_bit_stops_reading(tmp_path, files):
@@ -715,7 +715,7 @@ def mixed(tmp_path):
 
 def test_records_by_tensorflow_plain_and_gzip(mixed, small):
     small(window=6, block=4)
-    manifest = describe(f"{mixed[0].parent}/?.tfrecord")
+    manifest = manifest_of(f"{mixed[0].parent}/?.tfrecord")
     assert [
         (shard.records, len(shard.offsets), shard.compression) for shard in manifest.shards
     ] == [
@@ -779,7 +779,7 @@ def test_records_by_tensorflow_plain_and_gzip(mixed, small):
 )
 def test_first_record_of_other_kinds_or_lengths_is_refused(tmp_path, refused, change, pattern):
     with refused(r"a\.tfrecord: " + pattern):
-        describe(foreign(tmp_path / "a.tfrecord", [listed(1) | change]))
+        manifest_of(foreign(tmp_path / "a.tfrecord", [listed(1) | change]))
 
 
 def test_first_record_without_values_is_refused(tmp_path, refused):
@@ -791,7 +791,7 @@ def test_first_record_without_values_is_refused(tmp_path, refused):
     with refused(
         r"a\.tfrecord: expected input_ids as int64_list of 1\. Received: int64_list of 0\."
     ):
-        describe(tmp_path / "a.tfrecord")
+        manifest_of(tmp_path / "a.tfrecord")
 
 
 def test_later_record_of_another_length_stops_reading(tmp_path):

@@ -1,9 +1,12 @@
 """The data half of kbert: text to masked sentence pairs in TFRecord shards, and those to
-tf.data."""
+tf.data.
+
+Editors and type checkers read the names from __init__.pyi beside this file."""
 
 import importlib
 
 _HOMES = {
+    "BatchSpec": "tfrecords.batch",
     "InputError": "tfrecords.errors",
     "Manifest": "tfrecords.schema",
     "RecordsConfig": "tfrecords.schema",
@@ -11,24 +14,26 @@ _HOMES = {
     "Vocabulary": "tfrecords.vocabulary",
     "WorkerError": "tfrecords.errors",
     "build_records": "tfrecords.build.recipe",
-    "describe": "tfrecords.reader",
     "inspect": "tfrecords.inspection",
     "learn_vocabulary": "tfrecords.vocabulary_learning",
     "load_manifest": "tfrecords.schema",
+    "manifest_of": "tfrecords.reader",
     "python_documents": "tfrecords.python_docs",
     "read": "tfrecords.reader",
     "read_documents": "tfrecords.sentences",
 }
+"""The module that each public name is defined in."""
+
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name):
-    """Imports what is asked for and no more: reading records does not load the tokenizer, nor
-    `kbert --help` TensorFlow."""
+def __getattr__(name: str) -> object:
+    """Imports only what is asked for: reading records does not load the tokenizer, and
+    `kbert --help` does not load TensorFlow."""
     if name not in _HOMES:
         raise AttributeError(f"module 'tfrecords' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -78,7 +78,7 @@ def read(
     Raises:
         InputError: The records cannot be read, or are too few for a batch.
     """
-    manifest = describe(records)
+    manifest = manifest_of(records)
     if split not in schema.SPLITS:
         raise InputError(f"Expected a split among {', '.join(schema.SPLITS)}. Received: {split!r}.")
     if (
@@ -356,7 +356,7 @@ def _checked(features, manifest, vocabulary_size):
         return tf.nest.map_structure(tf.identity, features)
 
 
-def describe(records):
+def manifest_of(records):
     """Returns the Manifest of `records`: a Manifest, a directory with one, or files by any tool,
     which are then looked at.
 

@@ -45,7 +45,7 @@ def baselines(records, split="validation"):
         records: A directory of records, or a Manifest.
         split: The split they are measured on.
     """
-    manifest = tfrecords.describe(records)
+    manifest = tfrecords.manifest_of(records)
     if manifest.vocabulary_size is None:
         raise InputError(
             "Baselines: expected records with a manifest, which tells the size of the vocabulary. "
@@ -112,7 +112,7 @@ def evaluate(
             measured, they are damaged.
     """
     if isinstance(model, keras.Model):
-        manifest = tfrecords.describe(records)
+        manifest = tfrecords.manifest_of(records)
     else:
         # Of a run more is known than of a model, and damaged records are found before the work.
         run = model if isinstance(model, Run) else load_run(model)

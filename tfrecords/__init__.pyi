@@ -1,0 +1,15 @@
+from tfrecords.batch import BatchSpec as BatchSpec
+from tfrecords.build.recipe import build_records as build_records
+from tfrecords.errors import InputError as InputError
+from tfrecords.errors import WorkerError as WorkerError
+from tfrecords.inspection import inspect as inspect
+from tfrecords.python_docs import python_documents as python_documents
+from tfrecords.reader import manifest_of as manifest_of
+from tfrecords.reader import read as read
+from tfrecords.schema import Manifest as Manifest
+from tfrecords.schema import RecordsConfig as RecordsConfig
+from tfrecords.schema import load_manifest as load_manifest
+from tfrecords.sentences import read_documents as read_documents
+from tfrecords.tokenizer import Tokenizer as Tokenizer
+from tfrecords.vocabulary import Vocabulary as Vocabulary
+from tfrecords.vocabulary_learning import learn_vocabulary as learn_vocabulary
