@@ -14,7 +14,6 @@ _HOMES = {
     "encoder_model": "kbert.model.bert",
     "encoder_of": "kbert.model.bert",
     "evaluate": "kbert.run.evaluation",
-    "export_saved_model": "kbert.formats.load_and_save",
     "load": "kbert.formats.load_and_save",
     "load_predictor": "kbert.prediction",
     "load_run": "kbert.run.directory",

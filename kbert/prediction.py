@@ -1,26 +1,35 @@
 """Answers from a pretrained model: words for [MASK], whether one text follows another, and
 embeddings."""
 
+from __future__ import annotations
+
 import dataclasses
+import itertools
+import os
 import pathlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import tensorflow as tf
-
-from kbert.formats.load_and_save import format_of, load
-from kbert.model.text_model import TextModel
 from tfrecords import InputError
 from tfrecords.vocabulary import MASK
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
+
+    from kbert.formats.pretrained import Pretrained
 
 POOLINGS = ("mean", "cls", "pooler")
 """How the vectors of a text's tokens become one: their mean, the first, or the first through the
 pooler."""
+TOP_K = 5
+"""Words proposed for each [MASK], if nothing else is asked for."""
 _BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A word piece proposed for a [MASK], with its probability."""
+    """A token proposed for a [MASK], with its probability."""
 
     token: str
     probability: float
@@ -31,23 +40,26 @@ class Predictor:
 
     Args:
         signatures: The functions of a TextModel or of a SavedModel of one, by name.
-        source: What they were loaded from; kept alive with them.
-        missing: The names of heads that were never trained, and "pooler" for the pooler; what they
-            would answer is refused.
+        source: What they were loaded from; kept alive with them, since they hold no reference to
+            its variables.
+        missing: The names of heads that were never trained, and "pooler" for the pooler; questions
+            to them are refused.
     """
 
-    def __init__(self, signatures, source, missing=()):
+    def __init__(
+        self, signatures: Mapping[str, Any], source: object, missing: Collection[str] = ()
+    ) -> None:
         self._signatures = signatures
         self._source = source
         self._missing = missing
 
-    def fill_mask(self, text):
-        """The likeliest words for every "[MASK]" in `text`: a list per mask of Words, the likeliest
-        first.
+    def fill_mask(self, text: str) -> list[list[Word]]:
+        """The most probable words for every "[MASK]" in `text`: a list for each mask, the most
+        probable first.
 
         Raises:
             InputError: The text has no [MASK], or none within the length that the model takes; or
-                the model came without this head.
+                the model has no trained head for it.
         """
         self._check_head("masked language modelling")
         if MASK not in text:
@@ -70,11 +82,25 @@ class Predictor:
             )
         return words
 
-    def next_sentence(self, first, second):
+    def fill_masks(self, texts: Iterable[str]) -> Iterator[tuple[str, list[list[Word]]]]:
+        """Answers a stream of texts one by one: yields each text with what `fill_mask` says of it,
+        before the next text is asked for.
+
+        A text without a [MASK], such as an empty line of a file, is a text with nothing to fill:
+        its list is empty.
+
+        Raises:
+            InputError: As for `fill_mask`, for a text with a [MASK].
+        """
+        self._check_head("masked language modelling")
+        for text in texts:
+            yield text, self.fill_mask(text) if MASK in text else []
+
+    def next_sentence(self, first: str, second: str) -> float:
         """The probability that the text `second` follows the text `first`.
 
-        The alternative is what the model was trained to tell it from: a random text, or, for a
-        model of sentence order, the two of them swapped.
+        The alternative is the one that the model was trained with: a random text, or, for a model
+        of sentence order, the two texts swapped.
 
         Raises:
             InputError: The model was trained on single segments and knows nothing of pairs.
@@ -85,83 +111,92 @@ class Predictor:
                 "Expected a model that was trained on sentence pairs. Received: one trained on "
                 "single segments."
             )
-        return float(
-            self._signatures["next_sentence"](first=_strings([first]), second=_strings([second]))[
-                "probability"
-            ][0]
+        answer = self._signatures["next_sentence"](
+            first=_strings([first]), second=_strings([second])
         )
+        return float(answer["probability"][0])
 
-    def embed(self, texts, pooling="mean"):
+    def embed(self, texts: Iterable[str], pooling: str = "mean") -> np.ndarray:
         """One vector for each of the texts: float32 [number of texts, H].
 
         Args:
-            texts: A list of strings; longer ones are cut to the length that the model was trained
-                with.
+            texts: Strings; longer ones are cut to the length that the model was trained with.
             pooling: "mean" over the text's tokens, [CLS] and [SEP] included; "cls", the vector of
-                [CLS]; or "pooler", that through the dense layer of next sentence prediction, where
-                the model has it.
+                [CLS]; or "pooler", that vector through the dense layer of next sentence prediction,
+                if the model has it.
 
         Raises:
-            InputError: There is no such pooling, or the model came without a pooler.
+            InputError: There is no such pooling, or the model has no trained pooler.
         """
+        import numpy as np
+
         if pooling not in POOLINGS:
             raise InputError(
                 f"Expected a pooling among {', '.join(POOLINGS)}. Received: {pooling!r}."
             )
         if pooling == "pooler":
             self._check_head("pooler")
-        vectors = []
-        for start in range(0, max(1, len(texts)), _BATCH_SIZE):
-            answer = self._signatures["serving_default"](
-                texts=_strings(texts[start : start + _BATCH_SIZE])
-            )
-            hidden, mask = (
-                answer["sequence_output"].numpy(),
-                answer["padding_mask"].numpy()[:, :, None],
-            )
-            vectors.append(
-                {
-                    "mean": (hidden * mask).sum(1) / mask.sum(1),
-                    "cls": hidden[:, 0],
-                    "pooler": answer["pooled_output"].numpy(),
-                }[pooling]
-            )
-        return np.concatenate(vectors).astype(np.float32)
+        texts = iter(texts)
+        vectors = [self._embed([], pooling)]  # gives the shape where there are no texts
+        while batch := list(itertools.islice(texts, _BATCH_SIZE)):
+            vectors.append(self._embed(batch, pooling))
+        return np.concatenate(vectors)
 
-    def _check_head(self, head):
+    def _embed(self, texts: list[str], pooling: str) -> np.ndarray:
+        """The vectors of one batch."""
+        import numpy as np
+
+        answer = self._signatures["serving_default"](texts=_strings(texts))
+        hidden_BSH = answer["sequence_output"].numpy()
+        mask_BS1 = answer["padding_mask"].numpy()[:, :, None]
+        if pooling == "mean":
+            vectors_BH = (hidden_BSH * mask_BS1).sum(1) / mask_BS1.sum(1)
+        elif pooling == "cls":
+            vectors_BH = hidden_BSH[:, 0]
+        else:
+            vectors_BH = answer["pooled_output"].numpy()
+        return vectors_BH.astype(np.float32)
+
+    def _check_head(self, head: str) -> None:
         if head in self._missing:
-            what = "pooler" if head == "pooler" else f"head of {head}"
-            raise InputError(
-                f"Expected a model with a trained {what}. Received: one that came without it."
-            )
+            what = "pooler" if head == "pooler" else f"{head} head"
+            raise InputError(f"Expected a model with a trained {what}. Received: one without it.")
 
 
-def _strings(texts):
-    """Texts as a tensor; what is no Unicode, as in arguments that were not UTF-8, becomes bytes
-    that the model passes over."""
+def _strings(texts: list[str]) -> tf.Tensor:
+    """Texts as a tensor of strings. Surrogates, which stand for bytes of arguments that were not
+    UTF-8, become bytes that the model ignores."""
+    import tensorflow as tf
+
     return tf.constant([text.encode("utf-8", "surrogatepass") for text in texts], tf.string)
 
 
-def load_predictor(path, top_k=None):
-    """Loads what answers for texts: a SavedModel by `kbert export` as it is, or else whatever
-    `load` reads.
+def load_predictor(path: str | os.PathLike[str], top_k: int | None = None) -> Predictor:
+    """Loads a model to answer for texts: a SavedModel by `kbert export` with its own graph, or
+    anything else that `load` reads.
 
     Args:
         path: Its directory.
-        top_k: How many words to propose for each [MASK]; None takes 5, or what the SavedModel was
-            exported with.
+        top_k: The number of words to propose for each [MASK]; None takes 5, or what the SavedModel
+            was exported with. With a number, a SavedModel's weights are read and its graph is not
+            run.
 
     Raises:
         InputError: `path` is no pretrained model, or a SavedModel of something else.
     """
+    from kbert.formats.load_and_save import format_of, load
+    from kbert.formats.saved_model import NAME
+
     path = pathlib.Path(path)
-    if format_of(path) == "saved-model" and top_k is None:
+    if top_k is None and format_of(path) == NAME:
         return _load_signatures(path)
-    return predictor_of(load(path), 5 if top_k is None else top_k)
+    return predictor_of(load(path), TOP_K if top_k is None else top_k)
 
 
-def predictor_of(pretrained, top_k=5):
+def predictor_of(pretrained: Pretrained, top_k: int = TOP_K) -> Predictor:
     """The Predictor of a Pretrained; `top_k` as for `load_predictor`."""
+    from kbert.model.text_model import TextModel
+
     text_model = TextModel(pretrained, top_k=top_k)
     missing = list(pretrained.missing)
     if pretrained.pairs != "none" and "pooler/dense/kernel" not in pretrained.weights:
@@ -169,9 +204,15 @@ def predictor_of(pretrained, top_k=5):
     return Predictor(text_model.signatures, text_model, missing)
 
 
-def _load_signatures(path):
+def _load_signatures(path: pathlib.Path) -> Predictor:
+    """The Predictor of a SavedModel's own functions."""
+    import tensorflow as tf
     import tensorflow_text  # noqa: F401  (registers the operations of the tokenizer)
 
+    from kbert.formats.saved_model import check_operations
+
+    # Loading a SavedModel already runs parts of its graph, so the check comes first.
+    check_operations(path)
     try:
         saved = tf.saved_model.load(str(path))
     except (OSError, ValueError, tf.errors.OpError) as error:

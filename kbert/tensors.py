@@ -1,6 +1,12 @@
 """Files of arrays by name: safetensors, and TensorFlow's checkpoints. Nothing in them is ever
 unpickled."""
 
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable
+
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -8,20 +14,29 @@ import safetensors.numpy
 from tfrecords import InputError
 
 
-def save_tensors(values, path, metadata=None):
-    """Writes arrays by name as safetensors, readable as any new file is; safetensors itself lets
-    the owner alone read it."""
+def save_tensors(
+    values: dict[str, np.ndarray], path: pathlib.Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Writes arrays by name as safetensors.
+
+    Args:
+        values: The arrays; they must be contiguous.
+        path: The file.
+        metadata: Of the file, for other tools.
+    """
+    # The library replaces the file by one that only its owner can read; the mode of a plain new
+    # file, which follows the umask, is kept instead.
     path.touch()
     mode = path.stat().st_mode
     safetensors.numpy.save_file(values, path, metadata=metadata)
     path.chmod(mode)
 
 
-def read_tensors(path):
+def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays in a safetensors file, by name.
 
     Raises:
-        InputError: It is not there, or damaged.
+        InputError: The file is missing or damaged.
     """
     try:
         return safetensors.numpy.load_file(path)
@@ -29,11 +44,17 @@ def read_tensors(path):
         raise InputError(f"Expected the weights in {path}. Received: {error}.") from None
 
 
-def read_checkpoint(prefix, wanted):
-    """The arrays of a TensorFlow checkpoint whose names `wanted`, a function, says yes to.
+def read_checkpoint(
+    prefix: str | os.PathLike[str], wanted: Callable[[str], bool]
+) -> dict[str, np.ndarray]:
+    """The arrays of a TensorFlow checkpoint, by name.
+
+    Args:
+        prefix: The path of the checkpoint's files without ".index" and the like.
+        wanted: Tells of each name whether its array is read.
 
     Raises:
-        InputError: It is not there, or damaged.
+        InputError: The checkpoint is missing or damaged.
     """
     import tensorflow as tf
 

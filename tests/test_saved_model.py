@@ -368,9 +368,7 @@ def test_the_vocabulary_and_a_card_lie_beside_it(exported, tiny_vocabulary):
     assert f"cut to {S} tokens" in card
     assert "[B, M, K]" in card
     assert card.count("next_sentence") == 4
-    assert (
-        "that of `[CLS]`, through the dense layer that next sentence prediction trained.\n" in card
-    )
+    assert "that of `[CLS]`, through the dense layer of next sentence prediction.\n" in card
     assert sorted(path.name for path in exported.parent.iterdir()) == [
         "bert"
     ]  # nothing partial is left

@@ -1,28 +1,28 @@
-"""The README.md that lies beside an exported model: how to use it, what it is, and how it was
-trained."""
+"""The README.md beside an exported model: how to use it, what it is, and how it was trained."""
 
-import numpy as np
+from __future__ import annotations
+
+from kbert.formats.pretrained import Pretrained
 
 
-def model_card(pretrained, usage, front_matter=""):
+def model_card(pretrained: Pretrained, usage: str, front_matter: str = "") -> str:
     """Writes a model card in Markdown.
 
     Args:
         pretrained: The Pretrained that is exported.
-        usage: The section on how to use it, with its heading; DIRECTORY stands for where the model
-            is.
+        usage: The section on how to use it, with its heading; DIRECTORY stands for the place of the
+            model.
         front_matter: Metadata in YAML, between lines of "---", that some sites read.
     """
     bert = pretrained.bert
-    num_weights = sum(int(np.prod(value.shape)) for value in pretrained.weights.values())
+    num_weights = sum(value.size for value in pretrained.weights.values())
+    casing = "cased" if pretrained.cased else "uncased"
     shape = (
-        f"BERT with {bert.num_layers} layers of {bert.hidden_size}, {bert.num_heads} attention "
-        "heads, a vocabulary of "
-        f"{bert.vocabulary_size:,} {'cased' if pretrained.cased else 'uncased'} pieces and "
+        f"BERT with {bert.num_layers} layers of {bert.hidden_size} units, {bert.num_heads} "
+        f"attention heads, a vocabulary of {bert.vocabulary_size:,} {casing} tokens and "
         f"{num_weights:,} weights.\n"
-        f"It was trained on inputs of up to {pretrained.sequence_length} tokens, to predict masked "
-        "words"
-        f"{_PAIRS[pretrained.pairs]}.\n"
+        f"It was trained on inputs of up to {pretrained.sequence_length} tokens, to predict "
+        f"masked words{_PAIRS[pretrained.pairs]}.\n"
     )
     sections = [f"# A BERT model pretrained with kbert\n\n{shape}", usage]
     if pretrained.training:

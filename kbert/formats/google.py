@@ -1,31 +1,53 @@
 """Checkpoints of google-research/bert, both ways: bert_config.json, vocab.txt and bert_model.ckpt,
 a TensorFlow 1 checkpoint.
 
-Names are those of its modeling.py and run_pretraining.py, which the Model Garden's tools read too.
-The tanh form of "gelu" and the epsilon of 1e-12 are in its code, and not in the configuration."""
+The names are those of its modeling.py and run_pretraining.py, which the Model Garden's tools read
+too. Its code, not its configuration, fixes the tanh form of "gelu" and the epsilon of 1e-12.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
 
 from kbert.config import BertConfig
 from kbert.formats.names import CONFIGURATION_FIELDS, Names, joined_weights, split_qkv, split_shapes
-from kbert.formats.pretrained import check_released_form, pairs_of, pretrained_with_notes
+from kbert.formats.notes import read_notes, with_notes
+from kbert.formats.pretrained import Pretrained, check_released_form, pairs_of
 from kbert.tensors import read_checkpoint
 from tfrecords import InputError, Vocabulary
 from tfrecords.files import read_json, write_json
 
+NAME = "google"
+OPTIONS: tuple[str, ...] = ()
+FRONT_MATTER = ""
 CONFIGURATION = "bert_config.json"
 CHECKPOINT = "bert_model.ckpt"
 VOCABULARY = "vocab.txt"
 
 
-def write(pretrained, directory):
-    """Writes a model with both heads as a directory that the tools of google-research/bert and of
-    the Model Garden read.
+def recognises(path: pathlib.Path) -> bool:
+    """Tells whether a directory holds a checkpoint of google-research/bert.
+
+    Directories of the Hub that were published for both libraries have both configurations; there an
+    index of a TensorFlow checkpoint tells that the weights are Google's.
+    """
+    if not (path / CONFIGURATION).is_file():
+        return False
+    return not (path / "config.json").is_file() or any(path.glob("*.index"))
+
+
+def write(pretrained: Pretrained, directory: pathlib.Path) -> None:
+    """Writes a model as a directory that the tools of google-research/bert and of the Model Garden
+    read.
 
     Raises:
         InputError: The model has another gelu or epsilon than Google's code.
     """
+    import tensorflow as tf
+
     check_released_form(pretrained.bert, "google-research/bert")
     directory.mkdir()
     fields = {
@@ -33,6 +55,9 @@ def write(pretrained, directory):
     }
     write_json(directory / CONFIGURATION, fields | {"hidden_act": "gelu"})
     pretrained.vocabulary.save(directory / VOCABULARY)
+
+    # The operation of TensorFlow 1's Saver: names as they are, where tf.train.Checkpoint would add
+    # a graph of Python objects.
     tensors = to_google(pretrained.weights)
     tf.raw_ops.SaveV2(
         prefix=str(directory / CHECKPOINT),
@@ -42,12 +67,13 @@ def write(pretrained, directory):
     )
 
 
-def read(path):
-    """Reads a checkpoint of google-research/bert as a Pretrained.
+def read(path: pathlib.Path) -> Pretrained:
+    """Reads a checkpoint of google-research/bert.
 
     Raises:
-        InputError: A file is missing or of something else.
+        InputError: A file is missing, or belongs to something else.
     """
+    # The configuration must say the little that kbert cannot assume.
     fields = read_json(path / CONFIGURATION, "a configuration of BERT")
     if fields.get("hidden_act", "gelu") != "gelu":
         raise InputError(
@@ -59,13 +85,15 @@ def read(path):
             f"{path / CONFIGURATION}: expected {absent[0]}. Received: a configuration without it."
         )
     bert = BertConfig(**{ours: fields[theirs] for theirs, ours in CONFIGURATION_FIELDS.items()})
-    vocabulary = Vocabulary.load(path / VOCABULARY)
+
+    # No file of this format tells the casing, so notes or the vocabulary must.
     weights = _read_weights(path, bert)
-    return pretrained_with_notes(
+    return with_notes(
         path,
+        read_notes(path),
         bert,
         weights=weights,
-        vocabulary=vocabulary,
+        vocabulary=Vocabulary.load(path / VOCABULARY),
         sequence_length=bert.max_positions,
         pairs=pairs_of(weights),
     )
@@ -103,12 +131,13 @@ _NAMES = Names(
 )
 
 
-def _turned(path, value):
-    """The kernel of next sentence prediction is transposed there, no other."""
+def _turned(path: str, value: np.ndarray) -> np.ndarray:
+    """Converts a weight between the two layouts: the kernel of next sentence prediction, and no
+    other, is transposed there."""
     return value.T if path == "nsp/kernel" else value
 
 
-def to_google(weights):
+def to_google(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The weights of a Pretrained by Google's names."""
     return {
         _NAMES.of(path): np.ascontiguousarray(_turned(path, value))
@@ -116,17 +145,19 @@ def to_google(weights):
     }
 
 
-def _read_weights(path, bert):
-    """The weights in the released checkpoint in a directory, or else in the newest one of
-    run_pretraining.py.
+def _read_weights(path: pathlib.Path, bert: BertConfig) -> dict[str, np.ndarray]:
+    """The weights of the released checkpoint in a directory, or else of the newest one that
+    run_pretraining.py left there. An optimizer's state beside them is ignored."""
+    import tensorflow as tf
 
-    What else is there, an optimizer's state, is left out.
-    """
     prefix = path / CHECKPOINT
     if not prefix.with_name(f"{CHECKPOINT}.index").is_file():
         prefix = tf.train.latest_checkpoint(str(path))
     if prefix is None:
         raise InputError(f"Expected {CHECKPOINT}.index in {path}. Received: no checkpoint.")
+
+    # A layer beyond the configuration is read too, to notice that there is one: a model cut short
+    # in silence would answer, and badly.
     names = {_NAMES.of(ours): ours for ours in split_shapes(bert)}
     tensors = read_checkpoint(
         prefix,
@@ -144,15 +175,16 @@ def _read_weights(path, bert):
 # The model card.
 
 
-def usage(pretrained):
+def usage(pretrained: Pretrained) -> str:
     """The section of the model card on how to use it."""
     return _USAGE.replace("{lower}", str(not pretrained.cased))
 
 
 _USAGE = """## How to use it
 
-The files are those of the released BERT checkpoints:
+The files are laid out like the released BERT checkpoints, for all tools that read those:
 
-    python run_classifier.py --bert_config_file=DIRECTORY/bert_config.json --vocab_file=DIRECTORY/vocab.txt \\
-        --init_checkpoint=DIRECTORY/bert_model.ckpt --do_lower_case={lower} ...
+    python run_classifier.py --bert_config_file=DIRECTORY/bert_config.json \\
+        --vocab_file=DIRECTORY/vocab.txt --init_checkpoint=DIRECTORY/bert_model.ckpt \\
+        --do_lower_case={lower} ...
 """

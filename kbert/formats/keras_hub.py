@@ -1,29 +1,41 @@
 """KerasHub presets, both ways: a directory that its BertBackbone, BertMaskedLM, BertTokenizer and
-BertTextClassifier load."""
+BertTextClassifier load.
+
+KerasHub takes seconds to load, so the functions import it where they need it. Layers and names are
+those of KerasHub 0.32, keras_hub/src/models/bert and keras_hub/src/layers/modeling.
+"""
+
+from __future__ import annotations
 
 import functools
+import pathlib
 import warnings
+from typing import TYPE_CHECKING, Any
 
-import h5py
-import keras
-import keras_hub
 import numpy as np
 
 from kbert.config import BertConfig
 from kbert.formats.names import Names, joined_weights, split_qkv, split_shapes
+from kbert.formats.notes import read_notes, with_notes
 from kbert.formats.pretrained import (
     RELEASED_EPSILON,
+    Pretrained,
     check_released_form,
     pairs_of,
-    pretrained_with_notes,
-    read_notes,
 )
+from kbert.formats.protocol import CONFIGURATION, configuration_at
 from kbert.tensors import read_tensors, save_tensors
 from tfrecords import InputError, Vocabulary
 from tfrecords.files import read_json
 from tfrecords.vocabulary import UNK
 
-CONFIGURATION = "config.json"
+if TYPE_CHECKING:
+    import keras
+    import keras_hub
+
+NAME = "keras-hub"
+OPTIONS: tuple[str, ...] = ()
+FRONT_MATTER = ""
 _WEIGHTS = "model.weights.h5"
 _TASK = "task.json"
 _TASK_WEIGHTS = "task.weights.h5"
@@ -32,7 +44,7 @@ _VOCABULARY = "assets/tokenizer/vocabulary.txt"
 _BACKBONE_NAME = "keras_hub>BertBackbone"
 _MASKED_LM_NAME = "keras_hub>BertMaskedLM"
 _NEXT_SENTENCE = "next_sentence.safetensors"
-"""The head that KerasHub has not, by its paths here."""
+"""The pair head, which KerasHub lacks, by its paths here."""
 
 _FIELDS = {
     "vocabulary_size": "vocabulary_size",
@@ -47,15 +59,28 @@ _FIELDS = {
 """The fields of a BertBackbone, and those of BertConfig that they are."""
 
 
-def with_released_head(masked_lm):
+def recognises(path: pathlib.Path) -> bool:
+    """Tells whether a directory holds a preset of KerasHub."""
+    return "registered_name" in configuration_at(path)
+
+
+def with_released_head(
+    masked_lm: keras_hub.models.BertMaskedLM,
+) -> keras_hub.models.BertMaskedLM:
     """Gives a BertMaskedLM of KerasHub the head that BERT was released with, and returns it.
 
-    KerasHub's has the exact gelu and an epsilon of 1e-5, on an encoder with the tanh form and
-    1e-12; so what it answers differs from what the model that was trained answers, by some
-    thousandths. Weights stay as they are.
+    KerasHub's own head has the exact gelu and an epsilon of 1e-5, on an encoder with the tanh form
+    and 1e-12. Its probabilities therefore differ by some thousandths from those of the model that
+    was trained. The weights stay as they are.
 
-    >>> masked_lm = with_released_head(keras_hub.models.BertMaskedLM.from_preset("preset"))  #
-    doctest: +SKIP"""
+    >>> masked_lm = with_released_head(
+    ...     keras_hub.models.BertMaskedLM.from_preset("preset")
+    ... )  # doctest: +SKIP
+    """
+    import keras
+
+    # Private, since BertMaskedLM passes neither to its head: keras_hub/src/models/bert/
+    # bert_masked_lm.py and keras_hub/src/layers/modeling/masked_lm_head.py, KerasHub 0.32.
     head = masked_lm.masked_lm_head
     head._intermediate_dense.activation = functools.partial(
         keras.activations.gelu, approximate=True
@@ -64,18 +89,20 @@ def with_released_head(masked_lm):
     return masked_lm
 
 
-def write(pretrained, directory):
-    """Writes a model as a preset of KerasHub; the head of next sentence prediction, which that has
-    not, is in a file beside it.
+def write(pretrained: Pretrained, directory: pathlib.Path) -> None:
+    """Writes a model as a preset of KerasHub. The next sentence prediction head, which KerasHub
+    lacks, goes to a file of its own, from which `read` restores it.
 
     Raises:
         InputError: The model has another gelu or epsilon than KerasHub's code.
     """
+    import keras_hub
+
     check_released_form(pretrained.bert, "KerasHub")
     weights = split_qkv(pretrained.weights)
     masked_lm = keras_hub.models.BertMaskedLM(_backbone(pretrained.bert), _preprocessor(pretrained))
     for path, variable in _variables(masked_lm, pretrained.bert).items():
-        if path in weights:  # without next sentence prediction there is no pooler
+        if path in weights:  # a model of single segments has no pooler; KerasHub's stays random
             variable.assign(weights[path].reshape(variable.shape))
     masked_lm.save_to_preset(str(directory))
     if pretrained.pairs != "none":
@@ -83,9 +110,9 @@ def write(pretrained, directory):
         save_tensors(head, directory / _NEXT_SENTENCE)
 
 
-def read(path):
-    """Reads a preset of KerasHub as a Pretrained. Of its files only numbers and names are taken, no
-    class is loaded from them.
+def read(path: pathlib.Path) -> Pretrained:
+    """Reads a preset of KerasHub. Only numbers and names are taken from its files; no class is
+    loaded from them.
 
     Raises:
         InputError: It is another architecture.
@@ -103,11 +130,13 @@ def read(path):
             f"{path / CONFIGURATION}: expected a BertBackbone. Received: another configuration "
             f"({error})."
         ) from None
+    notes = read_notes(path)
     vocabulary = Vocabulary.load(path / _VOCABULARY)
     cased = _read_cased(path / _TOKENIZER)
-    weights = _read_weights(path, bert)
-    return pretrained_with_notes(
+    weights = _read_weights(path, bert, notes)
+    return with_notes(
         path,
+        notes,
         bert,
         weights=weights,
         vocabulary=vocabulary,
@@ -147,8 +176,10 @@ _NAMES = Names(
 )
 
 
-def _variables(masked_lm, bert):
-    """All variables of a BertMaskedLM by the paths of the weights that they are here."""
+def _variables(
+    masked_lm: keras_hub.models.BertMaskedLM, bert: BertConfig
+) -> dict[str, keras.Variable]:
+    """All variables of a BertMaskedLM, by the paths that the same weights have here."""
     variables = {variable.path: variable for variable in masked_lm.weights}
     return {
         path: variables[_NAMES.of(path)]
@@ -157,20 +188,57 @@ def _variables(masked_lm, bert):
     }
 
 
-def _read_weights(path, bert):
-    """The weights of a preset, as a Pretrained has them."""
-    masked_lm = keras_hub.models.BertMaskedLM(_backbone(bert))
+def _read_weights(
+    path: pathlib.Path, bert: BertConfig, notes: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The weights of a preset, by their paths here."""
+    # KerasHub itself reads its files into a model of this shape: their layout is its own business.
+    masked_lm, has_head = _load_masked_lm(path, bert)
+    split, shapes = {}, split_shapes(bert)
+    for name, variable in _variables(masked_lm, bert).items():
+        if has_head or not name.startswith("mlm"):
+            split[name] = np.reshape(variable.numpy(), shapes[name])
+
+    # A head that somebody trained in KerasHub was trained with another gelu and epsilon; one that
+    # kbert exported was not, and the notes tell the two apart.
+    if has_head and not notes:
+        warnings.warn(
+            f"The masked language modelling head in {path} is read with the gelu and epsilon of "
+            "released BERT. If it was trained with those of KerasHub, its probabilities differ by "
+            "some thousandths.",
+            stacklevel=2,
+        )
+
+    # What KerasHub has and kbert wrote nothing to, and what kbert has and KerasHub lacks.
+    if notes.get("pairs") == "none":
+        split = {name: value for name, value in split.items() if not name.startswith("pooler/")}
+    return joined_weights(split | _read_next_sentence(path), bert, path)
+
+
+def _load_masked_lm(
+    path: pathlib.Path, bert: BertConfig
+) -> tuple[keras_hub.models.BertMaskedLM, bool]:
+    """A BertMaskedLM with the weights of a preset, and whether its head is among them."""
+    import h5py
+    import keras_hub
+
+    backbone = _backbone(bert)
+    masked_lm = keras_hub.models.BertMaskedLM(backbone)
     task = read_json(path / _TASK, "a task of KerasHub") if (path / _TASK).exists() else {}
     has_head = task.get("registered_name") == _MASKED_LM_NAME
     try:
+        # Keras ignores layers in the file that the model lacks, so they are counted first.
         with h5py.File(path / _WEIGHTS) as file:
-            layers = sum(name.startswith("transformer_encoder") for name in file["layers"])
+            group = file["layers"]
+            if not isinstance(group, h5py.Group):
+                raise KeyError("layers")
+            layers = sum(name.startswith("transformer_encoder") for name in group)
         if layers != bert.num_layers:
             raise InputError(
                 f"Expected in {path} {bert.num_layers} layers, as its configuration says. "
                 f"Received: {layers}."
             )
-        masked_lm.backbone.load_weights(str(path / _WEIGHTS))
+        backbone.load_weights(str(path / _WEIGHTS))
         if has_head:
             masked_lm.load_task_weights(str(path / _TASK_WEIGHTS))
     except InputError:
@@ -181,32 +249,23 @@ def _read_weights(path, bert):
             f"Expected in {path} the weights that its configuration says. Received: others "
             f"({reason})."
         ) from None
-    split, shapes = {}, split_shapes(bert)
-    for name, variable in _variables(masked_lm, bert).items():
-        if has_head or not name.startswith("mlm"):
-            split[name] = np.reshape(variable.numpy(), shapes[name])
-    notes = read_notes(path)
-    if has_head and not notes:
-        warnings.warn(
-            f"The head of masked language modelling in {path} is taken with the gelu and epsilon "
-            "of released BERT. If it was "
-            "trained with those of KerasHub, its answers differ by some thousandths.",
-            stacklevel=2,
+    return masked_lm, has_head
+
+
+def _read_next_sentence(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The pair head that `write` put into a file of its own, if there is one."""
+    path = path / _NEXT_SENTENCE
+    if not path.is_file():
+        return {}
+    head = read_tensors(path)
+    if set(head) != {"nsp/kernel", "nsp/bias"}:
+        raise InputError(
+            f"Expected in {path} nsp/kernel and nsp/bias alone. Received: {', '.join(head)}."
         )
-    if notes.get("pairs") == "none":  # the pooler, which KerasHub always has, is a new one
-        split = {name: value for name, value in split.items() if not name.startswith("pooler/")}
-    if (path / _NEXT_SENTENCE).is_file():
-        head = read_tensors(path / _NEXT_SENTENCE)
-        if set(head) != {"nsp/kernel", "nsp/bias"}:
-            raise InputError(
-                f"Expected in {path / _NEXT_SENTENCE} nsp/kernel and nsp/bias alone. Received: "
-                f"{', '.join(head)}."
-            )
-        split |= head
-    return joined_weights(split, bert, path)
+    return head
 
 
-def _read_cased(path):
+def _read_cased(path: pathlib.Path) -> bool:
     """Whether the tokenizer of a preset keeps case and accents.
 
     Raises:
@@ -218,7 +277,8 @@ def _read_cased(path):
         raise InputError(
             f"{path}: expected a tokenizer of KerasHub. Received: another file ({error})."
         ) from None
-    lowercase, strips = fields.get("lowercase", False), fields.get("strip_accents", False)
+
+    # Settings that are the same in every BERT.
     for name, wanted in {
         "split": True,
         "split_on_cjk": True,
@@ -230,13 +290,16 @@ def _read_cased(path):
                 f"{path}: expected BERT's tokenization, with {name}={wanted!r}. Received: "
                 f"{fields[name]!r}."
             )
+
+    # Two switches, where BERT has one.
+    lowercase, strips = fields.get("lowercase", False), fields.get("strip_accents", False)
     if strips and not lowercase:
         raise InputError(
             f"{path}: expected BERT's tokenization. Received: strip_accents without lowercase."
         )
     if lowercase and not strips:
         warnings.warn(
-            f"{path} keeps accents where it lowers case; here both go, as in the released BERT.",
+            f"{path} keeps accents but lowers case; kbert removes both, as the released BERT does.",
             stacklevel=2,
         )
     return not lowercase
@@ -245,15 +308,19 @@ def _read_cased(path):
 # The parts of KerasHub.
 
 
-def _backbone(bert):
+def _backbone(bert: BertConfig) -> keras_hub.models.BertBackbone:
+    import keras_hub
+
     return keras_hub.models.BertBackbone(
         **{theirs: getattr(bert, ours) for theirs, ours in _FIELDS.items()}, dtype="float32"
     )
 
 
-def _preprocessor(pretrained):
-    """Raw text to inputs as in training, as far as KerasHub's tokenizer goes; it finds [MASK] in
-    texts."""
+def _preprocessor(pretrained: Pretrained) -> keras_hub.models.BertMaskedLMPreprocessor:
+    """Turns raw text into inputs as in training, as far as KerasHub's tokenizer can; it finds
+    [MASK] in texts."""
+    import keras_hub
+
     tokenizer = keras_hub.models.BertTokenizer(
         list(pretrained.vocabulary.tokens),
         lowercase=not pretrained.cased,
@@ -268,7 +335,7 @@ def _preprocessor(pretrained):
 # The model card.
 
 
-def usage(pretrained):
+def usage(pretrained: Pretrained) -> str:
     """The section of the model card on how to use it."""
     return _USAGE.replace("{sequence_length}", str(pretrained.sequence_length))
 
@@ -278,21 +345,28 @@ _USAGE = """## How to use it
 ```python
 import keras_hub
 
-preprocessor = keras_hub.models.BertTextClassifierPreprocessor.from_preset("DIRECTORY", sequence_length={sequence_length})
-classifier = keras_hub.models.BertTextClassifier.from_preset("DIRECTORY", num_classes=2, preprocessor=preprocessor)
+preprocessor = keras_hub.models.BertTextClassifierPreprocessor.from_preset(
+    "DIRECTORY", sequence_length={sequence_length}
+)
+classifier = keras_hub.models.BertTextClassifier.from_preset(
+    "DIRECTORY", num_classes=2, preprocessor=preprocessor
+)
 classifier.fit(x=["A text.", "Another."], y=[0, 1])
 ```
 
-(Without a preprocessor KerasHub makes inputs of 512 tokens; positions from {sequence_length} on were not trained here.)
+Without a preprocessor, KerasHub makes inputs of 512 tokens; this model was not trained on positions
+from {sequence_length} on.
 
-`keras_hub.models.BertMaskedLM.from_preset("DIRECTORY")` has the trained head. KerasHub gives that head another form of gelu and
-another epsilon than BERT was released with; `kbert.with_released_head(masked_lm)` puts that right, or these lines do:
+`keras_hub.models.BertMaskedLM.from_preset("DIRECTORY")` has the trained head. KerasHub gives that
+head another form of gelu and another epsilon than BERT was released with.
+`kbert.with_released_head(masked_lm)` restores the released ones; so do these lines:
 
 ```python
 import functools, keras
 
 masked_lm = keras_hub.models.BertMaskedLM.from_preset("DIRECTORY")
-masked_lm.masked_lm_head._intermediate_dense.activation = functools.partial(keras.activations.gelu, approximate=True)
-masked_lm.masked_lm_head._intermediate_layer_norm.epsilon = 1e-12
+head = masked_lm.masked_lm_head
+head._intermediate_dense.activation = functools.partial(keras.activations.gelu, approximate=True)
+head._intermediate_layer_norm.epsilon = 1e-12
 ```
 """

@@ -1,133 +1,126 @@
-"""Every form that a pretrained model has on disk: which is which, and the ways in and out."""
+"""Loading a pretrained model from any format, and saving it in any."""
 
-import importlib
+from __future__ import annotations
+
+import os
 import pathlib
 import warnings
+from typing import Any
 
+from kbert.formats import google, huggingface, keras_hub, run, saved_model
 from kbert.formats.card import model_card
-from kbert.formats.pretrained import HEADS, Pretrained, save_notes
-from kbert.run.directory import KIND
+from kbert.formats.notes import save_notes
+from kbert.formats.pretrained import HEADS, Pretrained
+from kbert.formats.protocol import EXPORT_FORMATS, ExportFormat, Format
 from tfrecords import InputError
-from tfrecords.files import atomic_path, make_directory, new_directory, read_json, write_text
+from tfrecords.files import atomic_path, make_directory, new_directory, write_text
 
-FORMATS = ("saved-model", "keras-hub", "huggingface", "google")
-"""The formats that a model is exported to."""
+FORMATS: tuple[Format, ...] = (saved_model, google, keras_hub, huggingface, run)
+"""The modules of all formats that are read, in the order in which they are asked. Google's comes
+before Hugging Face's: its checkpoints are on the Hub with a config.json beside them."""
+_EXPORTS: tuple[ExportFormat, ...] = (saved_model, keras_hub, huggingface, google)
 
 
-def load(path):
-    """Loads a pretrained model: a run (its newest checkpoint), or an export in any format, by kbert
-    or by its own tools.
+def load(path: str | os.PathLike[str]) -> Pretrained:
+    """Loads a pretrained model: the newest checkpoint of a run, or an export in any format, whether
+    by kbert or by the format's own tools.
 
     Args:
         path: The directory of a run by `kbert pretrain`, of a SavedModel by `kbert export`, of a
-            preset of KerasHub, of a BERT in Hugging Face's layout, or of a checkpoint of
-            google-research/bert. What has no notes by kbert beside it says by its own configuration
-            what it is.
+            KerasHub preset, of a BERT in Hugging Face's layout, or of a checkpoint of
+            google-research/bert. Models from other tools are described by their own configuration;
+            those by kbert also by the notes beside them.
 
     Returns:
         A Pretrained; its `model` is the Keras model.
 
     Raises:
-        InputError: It is none of them, or a BERT that kbert has not.
+        InputError: The directory holds none of these, or a BERT with parts that kbert lacks.
     """
     path = pathlib.Path(path)
-    format = format_of(path)
+    format = _format_at(path)
     if format is None:
         raise InputError(
-            "Expected a run by 'kbert pretrain' or a BERT of one of the formats "
-            f"{', '.join(FORMATS)} at {path}. "
-            "Received: neither."
+            "Expected a run by 'kbert pretrain' or a BERT in one of the formats "
+            f"{', '.join(EXPORT_FORMATS)} at {path}. Received: neither."
         )
-    return _module(format).read(path)
+    return format.read(path)
 
 
-def format_of(path):
-    """The format of the model in a directory by the files there, "run" for a run; None if it is
-    none."""
-    path = pathlib.Path(path)
-    if (path / "saved_model.pb").is_file():
-        return "saved-model"
-    # The directories of the Hub have both files where both were published; the checkpoint then
-    # tells whether it is Google's.
-    if (path / "bert_config.json").is_file() and not (
-        (path / "config.json").is_file() and not any(path.glob("*.index"))
-    ):
-        return "google"
-    if not (path / "config.json").is_file():
-        return None
-    fields = read_json(path / "config.json", "the configuration of a model")
-    for key, format in {"registered_name": "keras-hub", "model_type": "huggingface"}.items():
-        if key in fields:
-            return format
-    return "run" if fields.get("kind") == KIND else None
+def format_of(path: str | os.PathLike[str]) -> str | None:
+    """The name of the format of the model in a directory, "run" for a run; None if there is no
+    model."""
+    format = _format_at(pathlib.Path(path))
+    return None if format is None else format.NAME
 
 
-def save(pretrained, output, format="saved-model", **options):
+def _format_at(path: pathlib.Path) -> Format | None:
+    return next((format for format in FORMATS if format.recognises(path)), None)
+
+
+def save(
+    pretrained: Pretrained,
+    output: str | os.PathLike[str],
+    format: str = "saved-model",
+    **options: Any,
+) -> pathlib.Path:
     """Writes a model in a format, with a README.md that says how to use it and how it was trained.
 
+    A Keras model becomes a SavedModel, for example, by
+    `save(Pretrained.of_model(model, vocabulary), "directory")`.
+
     Args:
-        pretrained: A Pretrained, as by `load` or `Pretrained.of_model`. If it came without a head
-            of next sentence prediction, its pooler is left out, which is said.
+        pretrained: A Pretrained, as from `load` or `Pretrained.of_model`. If its next sentence
+            prediction head is missing, the pooler is left out too, with a warning.
         output: The directory to make; it must not exist or be empty.
-        format: One of FORMATS.
-        **options: Of the format; for a SavedModel `top_k`, how many words it gives for each [MASK].
+        format: One of EXPORT_FORMATS.
+        **options: Options of the format. For a SavedModel: `top_k`, the number of words that
+            `fill_mask` proposes for each [MASK].
 
     Returns:
         The directory.
 
     Raises:
-        InputError: The directory holds something already, the model cannot fill masks, or the
-            format cannot hold it.
+        InputError: The directory is not empty, the model cannot fill masks, the format cannot hold
+            it, or there is no such format or option.
     """
-    if format not in FORMATS:
-        raise InputError(f"Expected a format among {', '.join(FORMATS)}. Received: {format!r}.")
+    # Refuse first whatever can be refused without work.
+    exporter = _exporter(format, options)
     if HEADS["mlm"] in pretrained.missing:
         raise InputError(
-            f"Expected a model with a head of {HEADS['mlm']}. Received: {pretrained.source} "
-            "without it; "
-            "train it with 'kbert pretrain --init-from'."
+            f"Expected a model with a {HEADS['mlm']} head. Received: {pretrained.source} without "
+            "one; train it with 'kbert pretrain --init-from'."
         )
+    output = new_directory(output)
+
+    # A pooler that no trained head stands on would export random numbers as if they were learned.
     if pretrained.missing:
         warnings.warn(
-            f"{pretrained.source} has no trained head of {HEADS['nsp']}; its pooler is left out.",
+            f"{pretrained.source} has no trained {HEADS['nsp']} head; its pooler is left out.",
             stacklevel=2,
         )
         pretrained = pretrained.without_pairs()
-    module = _module(format)
-    output = new_directory(output)
+
+    # The card comes last: a directory with a card is complete.
     make_directory(output.parent)
     with atomic_path(output) as partial:
-        module.write(pretrained, partial, **options)
+        exporter.write(pretrained, partial, **options)
         save_notes(pretrained, partial)
-        card = model_card(pretrained, module.usage(pretrained), getattr(module, "FRONT_MATTER", ""))
+        card = model_card(pretrained, exporter.usage(pretrained), exporter.FRONT_MATTER)
         write_text(partial / "README.md", card)
     return output
 
 
-def export_saved_model(model, vocabulary, output, *, sequence_length=None, cased=None, top_k=5):
-    """Writes a Keras model that is there as a SavedModel: `save` of `Pretrained.of_model`.
-
-    Args:
-        model: A pretraining model.
-        vocabulary: Its Vocabulary.
-        output: The directory to make; it must not exist or be empty.
-        sequence_length: The longest input in tokens; None takes as many as the model has positions.
-        cased: Whether to keep case and accents; None takes what the vocabulary shows.
-        top_k: How many words `fill_mask` gives for each [MASK].
-
-    Returns:
-        The directory.
-
-    Raises:
-        InputError: The directory holds something already, or the parts do not fit each other.
-    """
-    pretrained = Pretrained.of_model(
-        model, vocabulary, sequence_length=sequence_length, cased=cased
-    )
-    return save(pretrained, output, "saved-model", top_k=top_k)
-
-
-def _module(format):
-    """The module that reads and writes a format; imported late, since some bring a large
-    library."""
-    return importlib.import_module(f"kbert.formats.{format.replace('-', '_')}")
+def _exporter(name: str, options: dict[str, Any]) -> ExportFormat:
+    """The format of a name, which must have these options."""
+    exporter = {exporter.NAME: exporter for exporter in _EXPORTS}.get(name)
+    if exporter is None:
+        known = ", ".join(EXPORT_FORMATS)
+        raise InputError(f"Expected a format among {known}. Received: {name!r}.")
+    for option in options:
+        if option not in exporter.OPTIONS:
+            known = ", ".join(exporter.OPTIONS) or "none"
+            raise InputError(
+                f"Expected options of the format {name}, which has {known}. Received: {option}."
+            )
+    return exporter

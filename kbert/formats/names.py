@@ -1,10 +1,15 @@
-"""The names of fields and weights in other formats, where queries, keys and values, one variable
-here, are three."""
+"""The names of fields and weights in other formats, in which queries, keys and values, a single
+variable here, are three."""
+
+from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
 
 import numpy as np
 
+from kbert.config import BertConfig
 from kbert.formats.pretrained import weight_shapes
 from tfrecords import InputError
 
@@ -20,35 +25,41 @@ CONFIGURATION_FIELDS = {
     "attention_probs_dropout_prob": "attention_dropout",
     "initializer_range": "initializer_range",
 }
-"""The fields of Google's bert_config.json, whose names `transformers` has too, and those of
-BertConfig that they are."""
+"""The fields of Google's bert_config.json, by names that `transformers` took over, and the same
+fields of BertConfig."""
 
 _QKV = ("query", "key", "value")
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """How a format calls the weights of a Pretrained, once queries, keys and values are apart.
+    """What a format calls the weights of a Pretrained, once queries, keys and values are apart.
 
-    >>> names = Names({"mlm/bias": "bias"}, {"nsp": "head"}, "layer.{}", {"query": "self.q"}, ".",
-    {"kernel": "weight"})
+    >>> names = Names(
+    ...     variables={"mlm/bias": "bias"},
+    ...     layers={"nsp": "head"},
+    ...     block="layer.{}",
+    ...     parts={"query": "self.q"},
+    ...     separator=".",
+    ...     kinds={"kernel": "weight"},
+    ... )
     >>> names.of("mlm/bias"), names.of("nsp/bias"), names.of("layer_3/query/kernel")
     ('bias', 'head.bias', 'layer.3.self.q.weight')
     """
 
     variables: dict[str, str]
-    """Of single variables, by their paths here."""
+    """The names of single variables, by their paths here."""
     layers: dict[str, str]
-    """Of the layers that are there once, by theirs."""
+    """The names of layers that occur once, by theirs."""
     block: str
-    """Of an encoder block, with {} for its number."""
+    """The name of an encoder block, with {} for its number."""
     parts: dict[str, str]
-    """Of the layers in a block."""
+    """The names of the layers in a block."""
     separator: str
     kinds: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Of kernel, bias, gamma and beta, where they differ."""
+    """The names of kernel, bias, gamma and beta, if they differ."""
 
-    def of(self, path):
+    def of(self, path: str) -> str:
         """The name of the weight at a path."""
         if path in self.variables:
             return self.variables[path]
@@ -63,9 +74,14 @@ class Names:
         return self.separator.join((name, self.kinds.get(kind, kind)))
 
 
-def split_qkv(weights):
-    """The weights of a Pretrained with three arrays, such as layer_0/query/kernel, in the place of
-    each layer_0/qkv/kernel."""
+def split_qkv(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Splits each layer_0/qkv/kernel [H, 3 H] into layer_0/query/kernel, key and value [H, H], and
+    the biases likewise.
+
+    >>> list(split_qkv({"layer_0/qkv/bias": np.array([1, 2, 3, 4, 5, 6])}).items())
+    [('layer_0/query/bias', array([1, 2])), ('layer_0/key/bias', array([3, 4])), \
+('layer_0/value/bias', array([5, 6]))]
+    """
     split = {}
     for path, value in weights.items():
         if "/qkv/" in path:
@@ -75,9 +91,9 @@ def split_qkv(weights):
     return split
 
 
-def split_shapes(bert):
-    """The shapes of all weights of a pretraining model of this shape, by the paths that `split_qkv`
-    gives them."""
+def split_shapes(bert: BertConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of all weights of a pretraining model, by the paths that `split_qkv` gives
+    them."""
     shapes = {}
     for path, shape in weight_shapes(bert).items():
         if "/qkv/" in path:
@@ -87,14 +103,16 @@ def split_shapes(bert):
     return shapes
 
 
-def joined_weights(split, bert, source):
+def joined_weights(
+    split: Mapping[str, np.ndarray], bert: BertConfig, source: str | os.PathLike[str]
+) -> dict[str, np.ndarray]:
     """The weights of a Pretrained from those that a format has: the inverse of `split_qkv`.
 
     Args:
-        split: Arrays by the paths that `split_qkv` gives them; of three that are not all there,
-            none is kept.
-        bert: The BertConfig that the format's own files say.
-        source: Where they came from, for messages.
+        split: Arrays by the paths that `split_qkv` gives them. If one of a query, key and value is
+            missing, all three are dropped.
+        bert: The BertConfig according to the format's own files.
+        source: Where the arrays came from, for messages.
 
     Raises:
         InputError: An array has another shape than the configuration says, or is not of floats.
@@ -111,6 +129,8 @@ def joined_weights(split, bert, source):
                 f"Expected in {source} {path} of floats. Received: {value.dtype}; quantised "
                 "weights are not read."
             )
+
+    # In the order of the model's variables.
     joined = {}
     for path in weight_shapes(bert):
         if "/qkv/" not in path:
@@ -121,5 +141,9 @@ def joined_weights(split, bert, source):
     return joined
 
 
-def _thirds(path):
+def _thirds(path: str) -> list[str]:
+    """
+    >>> _thirds("layer_0/qkv/bias")
+    ['layer_0/query/bias', 'layer_0/key/bias', 'layer_0/value/bias']
+    """
     return [path.replace("/qkv/", f"/{part}/") for part in _QKV]

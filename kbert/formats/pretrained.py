@@ -1,23 +1,24 @@
-"""A pretrained model with all that its answers depend on, whatever file format it came from or goes
-to."""
+"""A pretrained model and everything that its answers depend on, whatever file format it came from
+or goes to."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
+import keras
 import numpy as np
 
 from kbert.config import BertConfig
 from kbert.model.bert import pretraining_model
-from kbert.objectives import pairs_of_outputs
+from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, Vocabulary
 from tfrecords.errors import check_integer
-from tfrecords.files import read_json, write_json
 from tfrecords.schema import PAIRS
-
-NOTES = "kbert.json"
-"""The file beside exported weights that holds what their own format has no place for."""
 
 RELEASED_EPSILON = 1e-12
 """Added to the variance in BERT's normalisations."""
@@ -28,10 +29,11 @@ HEADS = {
     "pooler": "next sentence prediction",
     "nsp": "next sentence prediction",
 }
-"""What can be missing in weights that are loaded, by the layer's name: all but the encoder."""
+"""The heads, by the names of their layers; all that may be missing from weights that are loaded."""
 
-_CHOSEN_ANEW = ("dropout", "attention_dropout", "initializer_range")
-"""Fields of BertConfig that may differ between a model and the weights that it starts from."""
+CHOSEN_FIELDS = ("dropout", "attention_dropout", "initializer_range")
+"""Fields of BertConfig that are chosen for training and may differ between a model and the weights
+that it starts from."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +61,8 @@ class Pretrained:
     source: str = dataclasses.field(default="the model", compare=False)
     """Where it came from, for messages."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        # Values come from JSON that anyone may have written.
         if (
             not isinstance(self.cased, bool)
             or not isinstance(self.training, str)
@@ -71,31 +74,33 @@ class Pretrained:
                 f"Received: {self.cased!r}, {self.training!r} and {self.pairs!r}."
             )
         check_integer(self, "sequence_length", 1)
-        # Contiguous, as safetensors writes them without asking.
-        weights = {
-            path: np.ascontiguousarray(value, np.float32) for path, value in self.weights.items()
-        }
-        object.__setattr__(self, "weights", weights)
-        if len(self.vocabulary) != self.bert.vocabulary_size:
-            raise InputError(
-                f"Expected in {self.source} a vocabulary of {self.bert.vocabulary_size} pieces, as "
-                "its embeddings have. "
-                f"Received: {len(self.vocabulary)}; where embeddings were padded, add as many "
-                "pieces, such as [unused0], to it."
-            )
         if not 3 < self.sequence_length <= self.bert.max_positions:
             raise InputError(
                 f"Expected a sequence length from 4 to {self.bert.max_positions}, the positions of "
                 f"{self.source}. "
                 f"Received: {self.sequence_length}."
             )
+        if len(self.vocabulary) != self.bert.vocabulary_size:
+            raise InputError(
+                f"Expected in {self.source} a vocabulary of {self.bert.vocabulary_size} tokens, as "
+                "many as there are embeddings. "
+                f"Received: {len(self.vocabulary)}; if the embeddings were padded, pad the "
+                "vocabulary with tokens such as [unused0] too."
+            )
+
+        # Contiguous: safetensors writes the buffer of any other array in the wrong order, silently.
+        weights = {
+            path: np.ascontiguousarray(value, np.float32) for path, value in self.weights.items()
+        }
+        object.__setattr__(self, "weights", weights)
+
+        # Heads may be missing, the encoder may not; what is there must have the right shape.
         wanted = weight_shapes(self.bert)
         for path, value in self.weights.items():
             if value.shape != wanted.get(path):
                 raise InputError(
                     f"Expected in {self.source} {path} of shape {wanted.get(path)}, as its "
-                    "configuration says. "
-                    f"Received: {value.shape}."
+                    f"configuration says. Received: {value.shape}."
                 )
         absent = [
             path
@@ -109,8 +114,17 @@ class Pretrained:
             )
 
     @classmethod
-    def of_model(cls, model, vocabulary, *, sequence_length=None, cased=None, **more):
-        """Describes a model that is there.
+    def of_model(
+        cls,
+        model: keras.Model,
+        vocabulary: Vocabulary,
+        *,
+        sequence_length: int | None = None,
+        cased: bool | None = None,
+        pairs: str | None = None,
+        training: str = "",
+    ) -> Pretrained:
+        """Describes a Keras model in memory, for example to `save` it.
 
         Args:
             model: A pretraining model.
@@ -118,25 +132,37 @@ class Pretrained:
             sequence_length: The longest input in tokens; None takes as many as the model has
                 positions.
             cased: Whether to keep case and accents; None takes what the vocabulary shows.
-            **more: Other fields.
+            pairs: What the model learned from pairs, as in RecordsConfig; None takes "nsp" for a
+                model with a pair head, and "none" for one without. Only the caller can know of
+                "sop", since the head is the same.
+            training: How it was trained, in Markdown; for model cards.
 
         Raises:
-            InputError: The vocabulary is another model's, or the length beyond its positions.
+            InputError: The vocabulary is another model's, the length is beyond its positions, or
+                it has no head for these pairs.
         """
         bert = _config_of(model)
+        of_outputs = "nsp" if "nsp" in model.output else "none"
+        pairs = of_outputs if pairs is None else pairs
+        if (pairs == "none") != (of_outputs == "none"):
+            raise InputError(
+                f"Expected pairs {'none' if of_outputs == 'none' else 'nsp or sop'}, as the "
+                f"outputs of the model are {', '.join(model.output)}. Received: {pairs!r}."
+            )
         return cls(
             bert=bert,
             weights={variable.path: variable.numpy() for variable in model.trainable_variables},
             vocabulary=vocabulary,
             cased=vocabulary.cased if cased is None else cased,
             sequence_length=bert.max_positions if sequence_length is None else sequence_length,
-            **({"pairs": pairs_of_outputs(model.output)} | more),
+            pairs=pairs,
+            training=training,
         )
 
     @property
-    def missing(self):
-        """The names of the heads that the weights lack, whole or in part."""
-        wanted = weight_shapes(self.bert, self.pairs)
+    def missing(self) -> tuple[str, ...]:
+        """The names of the heads that the weights lack, completely or in part."""
+        wanted = weight_shapes(self.bert, self.pairs != "none")
         return tuple(
             dict.fromkeys(
                 HEADS[path.partition("/")[0]] for path in wanted if path not in self.weights
@@ -144,15 +170,15 @@ class Pretrained:
         )
 
     @functools.cached_property
-    def model(self):
-        """The Keras model, a Pretrainer, not compiled. Heads that the weights lack are new, and a
-        warning names them."""
-        model = pretraining_model(self.bert, pairs=self.pairs)
+    def model(self) -> Pretrainer:
+        """The Keras model, a Pretrainer, not compiled. Missing heads are initialised at random,
+        with a warning."""
+        model = pretraining_model(self.bert, next_sentence=self.pairs != "none")
         assign_weights(model, self)
         return model
 
-    def without_pairs(self):
-        """The same model without the head of next sentence prediction and its pooler."""
+    def without_pairs(self) -> Pretrained:
+        """The same model without its pair head and pooler."""
         weights = {
             path: value
             for path, value in self.weights.items()
@@ -161,7 +187,7 @@ class Pretrained:
         return dataclasses.replace(self, weights=weights, pairs="none")
 
     @property
-    def sha256(self):
+    def sha256(self) -> str:
         """The SHA-256 of the weights, by name, in hexadecimal."""
         digest = hashlib.sha256()
         for path in sorted(self.weights):
@@ -169,30 +195,30 @@ class Pretrained:
             digest.update(self.weights[path].data)
         return digest.hexdigest()
 
-    def shape_differences(self, bert):
-        """The fields in which another BertConfig is another shape than this one: {name: (here,
-        there)}."""
+    def shape_differences(self, bert: BertConfig) -> dict[str, tuple[Any, Any]]:
+        """The fields in which another BertConfig describes another shape than this one: {name:
+        (value here, value there)}."""
         here, there = dataclasses.asdict(self.bert), dataclasses.asdict(bert)
         return {
             name: (here[name], there[name])
             for name in here
-            if here[name] != there[name] and name not in _CHOSEN_ANEW
+            if here[name] != there[name] and name not in CHOSEN_FIELDS
         }
 
 
-def weight_shapes(bert, pairs="nsp"):
+def weight_shapes(bert: BertConfig, next_sentence: bool = True) -> dict[str, tuple[int, ...]]:
     """The shapes of the trainable variables of a `pretraining_model`, by path, in its order."""
     hidden, intermediate = bert.hidden_size, bert.intermediate_size
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "token_embedding/embeddings": (bert.vocabulary_size, hidden),
         "embeddings/position_embeddings": (bert.max_positions, hidden),
         "embeddings/segment_embeddings": (bert.num_segments, hidden),
     }
 
-    def dense(path, rows, columns):
+    def dense(path: str, rows: int, columns: int) -> None:
         shapes.update({f"{path}/kernel": (rows, columns), f"{path}/bias": (columns,)})
 
-    def norm(path):
+    def norm(path: str) -> None:
         shapes.update({f"{path}/gamma": (hidden,), f"{path}/beta": (hidden,)})
 
     norm("embeddings/layer_norm")
@@ -212,11 +238,11 @@ def weight_shapes(bert, pairs="nsp"):
     return shapes
 
 
-def assign_weights(model, pretrained):
-    """Gives a pretraining model of the same shape the weights of a Pretrained; heads that these
-    lack stay as they are.
+def assign_weights(model: keras.Model, pretrained: Pretrained) -> None:
+    """Gives a pretraining model the weights of a Pretrained.
 
-    Warns of heads that stay new, and of weights that the model has no place for.
+    Heads that the weights lack keep their random initial values, and heads that the model lacks are
+    ignored, each with a warning.
     """
     new, values = [], dict(pretrained.weights)
     for variable in model.trainable_variables:
@@ -226,18 +252,19 @@ def assign_weights(model, pretrained):
             new.append(HEADS[variable.path.partition("/")[0]])
     for head in dict.fromkeys(new):
         warnings.warn(
-            f"The head of {head} is new: {pretrained.source} has none, or a part of it.",
+            f"The {head} head is initialised at random: {pretrained.source} lacks it, or a part of "
+            "it.",
             stacklevel=2,
         )
     for head in dict.fromkeys(HEADS[path.partition("/")[0]] for path in values):
         warnings.warn(
-            f"The head of {head} in {pretrained.source} is left out: this model has none.",
+            f"The {head} head of {pretrained.source} is ignored: this model has no such head.",
             stacklevel=2,
         )
 
 
-def _config_of(model):
-    """The BertConfig that a pretraining model was built of, read from its layers."""
+def _config_of(model: keras.Model) -> BertConfig:
+    """The BertConfig that a pretraining model was built from, read from its layers."""
     token_embedding, embeddings = model.get_layer("token_embedding"), model.get_layer("embeddings")
     num_layers = sum(layer.name.startswith("layer_") for layer in model.layers)
     block = model.get_layer("layer_0")
@@ -257,83 +284,19 @@ def _config_of(model):
     )
 
 
-def check_released_form(bert, format):
-    """Raises InputError unless a model has the form that BERT was released in, all that the code of
-    some formats knows."""
+def check_released_form(bert: BertConfig, format: str) -> None:
+    """Raises InputError unless a model has the gelu and the epsilon that BERT was released with;
+    the code behind some formats has no others."""
     if bert.exact_gelu or bert.layer_norm_epsilon != RELEASED_EPSILON:
         raise InputError(
-            f"Expected the tanh form of gelu and a layer_norm_epsilon of {RELEASED_EPSILON}, all "
-            f"that {format} has. Received: "
-            f"exact_gelu={bert.exact_gelu}, layer_norm_epsilon={bert.layer_norm_epsilon}; export "
-            "it to huggingface."
+            f"Expected the tanh form of gelu and a layer_norm_epsilon of {RELEASED_EPSILON}, the "
+            f"only ones that {format} has. Received: exact_gelu={bert.exact_gelu}, "
+            f"layer_norm_epsilon={bert.layer_norm_epsilon}; export it to huggingface."
         )
 
 
-def pairs_of(weights):
-    """What a model with these weights is taken for: one of next sentences if any part of their head
-    is there, a pooler alone too, which then waits for the rest of it."""
-    return (
-        "nsp"
-        if any(HEADS.get(path.partition("/")[0]) == HEADS["nsp"] for path in weights)
-        else "none"
-    )
-
-
-def save_notes(pretrained, directory):
-    """Writes what weights in another format do not say to NOTES in the directory."""
-    notes = {
-        name: getattr(pretrained, name)
-        for name in ("sequence_length", "cased", "pairs", "training")
-    }
-    write_json(directory / NOTES, {"bert": dataclasses.asdict(pretrained.bert)} | notes)
-
-
-def read_notes(directory):
-    """What `save_notes` wrote, with `bert` as a BertConfig; an empty dict if it is not there.
-
-    Raises:
-        InputError: The file is not one of `save_notes`.
-    """
-    path = directory / NOTES
-    if not path.exists():
-        return {}
-    notes = read_json(path, "notes by 'kbert export'")
-    try:
-        names = ("sequence_length", "cased", "pairs", "training")
-        return {"bert": BertConfig(**notes["bert"])} | {name: notes[name] for name in names}
-    except (TypeError, KeyError) as error:
-        raise InputError(
-            f"{path}: expected notes by 'kbert export'. Received: something else ({error})."
-        ) from None
-
-
-def pretrained_with_notes(directory, bert, *, cased=None, **fields):
-    """A Pretrained of what a format's own files say and of the NOTES beside them, which hold what
-    the format has no place for.
-
-    Args:
-        directory: Where both are.
-        bert: The BertConfig that the format's own files say.
-        cased: Whether the model is cased; None where the format does not say it.
-        **fields: The other fields; sequence_length and pairs are for where there are no notes.
-
-    Raises:
-        InputError: The notes are of another model.
-    """
-    notes, source = read_notes(directory), str(directory)
-    if not notes:
-        cased = fields["vocabulary"].cased if cased is None else cased
-        return Pretrained(bert=bert, cased=cased, source=source, **fields)
-    written = notes.pop("bert")
-    chosen = {name: getattr(written, name) for name in _CHOSEN_ANEW}
-    here = Pretrained(bert=dataclasses.replace(bert, **chosen), source=source, **(fields | notes))
-    differences = here.shape_differences(written)
-    if cased not in (None, here.cased):
-        differences["cased"] = (cased, here.cased)
-    for name, (said, noted) in differences.items():
-        raise InputError(
-            f"Expected in {directory} a model as {NOTES} there says, with {name}={noted}. "
-            f"Received: {name}={said}; "
-            f"remove {NOTES} if the model is meant to be another."
-        )
-    return here
+def pairs_of(weights: Iterable[str]) -> str:
+    """Infers what a model learned from pairs from the paths of its weights: "nsp" if any part of
+    the next sentence prediction head, even the pooler alone, is present; else "none"."""
+    parts = {path.partition("/")[0] for path in weights}
+    return "nsp" if any(HEADS.get(part) == HEADS["nsp"] for part in parts) else "none"

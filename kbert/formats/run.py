@@ -1,19 +1,31 @@
 """A run as a pretrained model: its newest weights, and in words how it was trained."""
 
+from __future__ import annotations
+
 import dataclasses
+import pathlib
 import shlex
 import warnings
+from typing import Any
 
 from kbert.config import SIZES, BertConfig, PretrainingConfig
 from kbert.formats.pretrained import Pretrained, weight_shapes
+from kbert.formats.protocol import configuration_at
 from kbert.run.checkpoints import newest_checkpoint
-from kbert.run.directory import is_finished, load_run, read_records, read_results
+from kbert.run.directory import KIND, Run, is_finished, load_run, read_records, read_results
 from kbert.run.evaluation import results_rows
 from tfrecords import InputError
 
+NAME = "run"
 
-def read(path):
-    """Reads the newest checkpoint of a run as a Pretrained.
+
+def recognises(path: pathlib.Path) -> bool:
+    """Tells whether a directory is that of a run by `kbert pretrain`."""
+    return configuration_at(path).get("kind") == KIND
+
+
+def read(path: pathlib.Path) -> Pretrained:
+    """Reads the newest checkpoint of a run.
 
     Raises:
         InputError: It is no run, or has no checkpoint.
@@ -39,19 +51,19 @@ def read(path):
     )
 
 
-def _training(run, step):
-    """How a run was trained until a step, in Markdown; what is damaged of the files that only tell
-    of it is passed over."""
+def _training(run: Run, step: int) -> str:
+    """How a run was trained until a step, in Markdown. Damaged files that only describe the
+    training cost no more than this text."""
     try:
         return _in_words(run, step)
     except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
         warnings.warn(
-            f"Of the training of {run.directory} nothing can be told: {error!r}.", stacklevel=2
+            f"The model card will not say how {run.directory} was trained: {error!r}.", stacklevel=2
         )
         return ""
 
 
-def _in_words(run, step):
+def _in_words(run: Run, step: int) -> str:
     parts = [
         f"{step:,} updates of {run.pretraining.batch_size:,} sequences of up to "
         f"{run.sequence_length} tokens each.\n"
@@ -61,28 +73,25 @@ def _in_words(run, step):
     if corpus:
         parts.append(
             f"The text: {corpus['documents']:,} documents, {corpus['sentences']:,} sentences, "
-            f"{corpus['tokens']:,} tokens, of "
-            f"which {100 * records['config']['validation_fraction']:.3g} % of the documents were "
-            "held out.\n"
+            f"{corpus['tokens']:,} tokens. Of the documents, "
+            f"{100 * records['config']['validation_fraction']:.3g} % were held out for "
+            "validation.\n"
         )
     parts.append(f"{_command(run)}\n")
+    # Results are those of the last step; a run that is still going has other weights by now.
     if is_finished(run, step) and (results := read_results(run)):
-        parts.append(f"On the held-out documents:\n\n{_table(results)}")
+        parts.append(f"Validation results:\n\n{_table(results)}")
     return "\n".join(parts)
 
 
-def _command(run):
-    """The command of a run, with all options that are not the defaults; without its beginning where
-    none makes such a shape.
+def _command(run: Run) -> str:
+    """The command of a run, with all options that are not at their defaults; if no size has its
+    shape, the options alone.
 
-    RECORDS, RUN and PATH stand for where its records, itself and the model that it started from
-    are."""
+    RECORDS, RUN and PATH stand for the directories of its records, of itself and of the model that
+    it started from."""
+    # Options in the order of `kbert pretrain --help`: the shape's, then the training's.
     bert = run.bert
-    sizes = [
-        size
-        for size in SIZES
-        if _shape(BertConfig.of_size(size, vocabulary_size=bert.vocabulary_size)) == _shape(bert)
-    ]
     default = PretrainingConfig(steps=run.pretraining.steps)
     usual = {
         "dropout": BertConfig.dropout,
@@ -98,26 +107,33 @@ def _command(run):
         for name, value in dataclasses.asdict(run.pretraining).items()
         if value != getattr(default, name)
     }
+    words = [
+        word
+        for name, value in options.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+
+    # What the model started from.
+    sizes = [
+        size
+        for size in SIZES
+        if _shape(BertConfig.of_size(size, vocabulary_size=bert.vocabulary_size)) == _shape(bert)
+    ]
     if run.initial_sha256 is not None:
         start = ["kbert", "pretrain", "RECORDS", "--output", "RUN", "--init-from", "PATH"]
     elif sizes:
         start = ["kbert", "pretrain", "RECORDS", "--output", "RUN", "--size", sizes[0]]
     else:
         start = []
-    words = [
-        word
-        for name, value in options.items()
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
     return f"{'The command' if start else 'The settings'}:\n\n    {shlex.join(start + words)}"
 
 
-def _shape(bert):
+def _shape(bert: BertConfig) -> tuple[int, ...]:
     return (bert.num_layers, bert.hidden_size, bert.num_heads, bert.intermediate_size)
 
 
-def _table(results):
-    """The results of `evaluate` beside what is reached without a model, as a table in Markdown."""
+def _table(results: dict[str, Any]) -> str:
+    """The results of `evaluate` beside the baselines, as a table in Markdown."""
     lines = ["| | model | without a model |", "|---|---|---|"]
     lines += [
         f"| {what} | {model} | {baseline}, {name} |"

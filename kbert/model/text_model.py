@@ -1,11 +1,18 @@
 """A model that answers for plain texts: BERT with its tokenizer in one TensorFlow graph."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import keras
 import tensorflow as tf
 
 from kbert.model.bert import encoder_of
 from tfrecords import InputError, Tokenizer
 from tfrecords.vocabulary import MASK
+
+if TYPE_CHECKING:
+    from kbert.formats.pretrained import Pretrained
 
 _TEXTS = tf.TensorSpec([None], tf.string)
 _IDS = tf.TensorSpec([None, None], tf.int32)
@@ -14,19 +21,22 @@ _IDS = tf.TensorSpec([None, None], tf.int32)
 class TextModel(tf.Module):
     """Answers for texts: embeddings, words for [MASK], and whether one text follows another.
 
-    Texts are any bytes; what is not UTF-8 is passed over. A longer text is cut to the length that
-    the model was trained with. For a model without next sentence prediction `next_sentence` is
+    Texts are any bytes; invalid UTF-8 in them is ignored. Longer texts are cut to the length that
+    the model was trained with. For a model without next sentence prediction, `next_sentence` is
     None.
 
     Args:
         pretrained: A Pretrained.
-        top_k: K, how many words `fill_mask` gives for each [MASK].
+        top_k: K, the number of words that `fill_mask` proposes for each [MASK].
 
     Raises:
-        InputError: top_k is no positive number, or Keras runs on another backend than TensorFlow.
+        InputError: top_k is less than 1, or Keras runs on another backend than TensorFlow.
     """
 
-    def __init__(self, pretrained, *, top_k=5):
+    vocabulary_file: tf.saved_model.Asset
+    """The vocabulary as a file, once this is to be saved."""
+
+    def __init__(self, pretrained: Pretrained, *, top_k: int = 5) -> None:
         super().__init__()
         if top_k < 1:
             raise InputError(f"Expected a top_k of at least 1. Received: {top_k}.")
@@ -40,9 +50,10 @@ class TextModel(tf.Module):
         self.sequence_length = pretrained.sequence_length
         self.top_k = min(top_k, len(vocabulary))
         self.weights = {variable.path: variable.value for variable in model.trainable_variables}
+
+        # tf.Module saves every model, layer and optimizer among its attributes. Closures hide the
+        # Keras models, so that `weights` alone is saved, each variable once and by its own path.
         encoder = encoder_of(model)
-        # Closures, so that the graph holds the weights and no other part of the Keras models is
-        # saved.
         self._predict = lambda inputs: model(inputs, training=False)
         self._encode = lambda inputs: {
             name: tf.cast(value, tf.float32) for name, value in encoder(inputs).items()
@@ -50,11 +61,13 @@ class TextModel(tf.Module):
         self._pieces = tf.constant(vocabulary.tokens)
         self._vocabulary = vocabulary
         self._tokenizer = Tokenizer(vocabulary, pretrained.cased)
+
+        # A function with an input signature is traced when this is saved, asked for or not.
         if pretrained.pairs == "none":
-            self.next_sentence = None  # the method would be traced when this is saved
+            self.next_sentence = None  # pyright: ignore[reportAttributeAccessIssue]  (hides it)
 
     @tf.function(input_signature=[_TEXTS])
-    def embed(self, texts):
+    def embed(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """Embeds texts.
 
         Args:
@@ -72,8 +85,15 @@ class TextModel(tf.Module):
         }
 
     @tf.function(input_signature=[_IDS, _IDS, _IDS])
-    def embed_ids(self, token_ids, segment_ids, padding_mask):
-        """Embeds inputs that are ids already: int32 [B, n], n at most S.
+    def embed_ids(
+        self, token_ids: tf.Tensor, segment_ids: tf.Tensor, padding_mask: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Embeds inputs that are ids already.
+
+        Args:
+            token_ids: int32 [B, n], n at most S.
+            segment_ids: int32 [B, n].
+            padding_mask: int32 [B, n], 1 on tokens and 0 on padding.
 
         Returns:
             A dict of pooled_output (float32 [B, H]) and sequence_output (float32 [B, n, H]).
@@ -83,8 +103,8 @@ class TextModel(tf.Module):
         )
 
     @tf.function(input_signature=[_TEXTS])
-    def fill_mask(self, texts):
-        """Predicts the word piece at every literal "[MASK]" in the texts, the likeliest first.
+    def fill_mask(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Predicts the token at every literal "[MASK]" in the texts, the most probable first.
 
         Args:
             texts: string [B].
@@ -95,6 +115,10 @@ class TextModel(tf.Module):
             least 1; slots beyond a text's own number hold 0 and "". A [MASK] that was cut off with
             the end of its text has no answer.
         """
+        # Texts are split at the literal, since the tokenizer takes "[MASK]" for ordinary characters,
+        # as in training; the ids of the masks are put between the parts afterwards:
+        #
+        #     "ba [MASK] be" -> ["ba ", " be"] -> [[ba, mask], [be, mask]] -> [ba, mask, be]
         parts = tf.strings.split(texts, MASK)
         ids = self._tokenize(parts.flat_values)
         mask = tf.RaggedTensor.from_tensor(tf.fill([ids.nrows(), 1], self._vocabulary.mask_id))
@@ -103,6 +127,7 @@ class TextModel(tf.Module):
         ).merge_dims(1, 2)
         inputs = self._pack(ids[:, :-1])  # every part brought a mask, the last one too many
 
+        # The positions of the masks come first in each row, sorted; `length` stands for no mask.
         is_mask = inputs["token_ids"] == self._vocabulary.mask_id
         num_masks = tf.reduce_sum(tf.cast(is_mask, tf.int32), axis=1)
         length = tf.shape(is_mask)[1]
@@ -110,6 +135,8 @@ class TextModel(tf.Module):
             :, : tf.maximum(tf.reduce_max(num_masks), 1)
         ]
         in_use = positions < length
+
+        # Unused slots are predicted at position 0, which always exists, and blanked out.
         logits = self._predict(inputs | {"mask_positions": tf.where(in_use, positions, 0)})["mlm"]
         probabilities, ids = tf.math.top_k(tf.nn.softmax(logits), self.top_k)
         in_use = in_use[:, :, None]
@@ -121,9 +148,9 @@ class TextModel(tf.Module):
         }
 
     @tf.function(input_signature=[_TEXTS, _TEXTS])
-    def next_sentence(self, first, second):
-        """The probability that the second text follows the first, and is not random, or swapped
-        with it (sentence order).
+    def next_sentence(self, first: tf.Tensor, second: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The probability that the second text follows the first. The alternative is a random
+        second text (next sentence prediction) or the two texts swapped (sentence order).
 
         Args:
             first: string [B].
@@ -133,19 +160,22 @@ class TextModel(tf.Module):
             A dict of probability (float32 [B]).
         """
         first, second = self._tokenize(first), self._tokenize(second)
-        # What is too long loses tokens at its end, the longer text first: no one keeps less than
-        # half where it has it.
+
+        # Pairs that are too long lose tokens at their ends. The longer text is cut first, so that
+        # each keeps at least half of the room if it is that long.
         room = self.sequence_length - 3
         first_length, second_length = first.row_lengths(), second.row_lengths()
         first_kept = tf.minimum(first_length, tf.maximum(room - second_length, room - room // 2))
         second_kept = tf.minimum(second_length, room - first_kept)
         inputs = self._pack(_heads(first, first_kept), _heads(second, second_kept))
+
+        # The model wants mask positions; one of them for each pair costs the least.
         no_masks = tf.zeros([tf.shape(first_kept)[0], 1], tf.int32)
         logits = self._predict(inputs | {"mask_positions": no_masks})["nsp"]
         return {"probability": tf.nn.softmax(logits)[:, 0]}
 
     @property
-    def signatures(self):
+    def signatures(self) -> dict[str, Any]:
         """The functions that a SavedModel of this offers, by their names there."""
         functions = {
             "serving_default": self.embed,
@@ -155,20 +185,21 @@ class TextModel(tf.Module):
         }
         return {name: function for name, function in functions.items() if function is not None}
 
-    @tf.function(
-        input_signature=[_TEXTS]
-    )  # so that a SavedModel has it once and not in every signature
-    def _tokenize(self, texts):
+    # A function of its own, so that a SavedModel has it once and not in every signature.
+    @tf.function(input_signature=[_TEXTS])
+    def _tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         return self._tokenizer(
             tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
         )
 
-    def _pack(self, first, second=None):
-        """[CLS] first [SEP], or [CLS] first [SEP] second [SEP] (ragged int32), cut to S and padded,
-        as the model's inputs."""
+    def _pack(
+        self, first: tf.RaggedTensor, second: tf.RaggedTensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """The model's inputs for ragged ids (int32 [B, None]): [CLS] first [SEP], cut to S, or [CLS]
+        first [SEP] second [SEP], which must be short enough; padded to the longest."""
         num_texts = first.nrows()
 
-        def column(token_id):
+        def column(token_id: int) -> tf.RaggedTensor:
             return tf.RaggedTensor.from_tensor(tf.fill([num_texts, 1], token_id))
 
         cls, sep = column(self._vocabulary.cls_id), column(self._vocabulary.sep_id)
@@ -191,6 +222,6 @@ class TextModel(tf.Module):
         }
 
 
-def _heads(rows, lengths):
-    """The first lengths[i] values of each row i of a ragged tensor."""
+def _heads(rows: tf.RaggedTensor, lengths: tf.Tensor) -> tf.RaggedTensor:
+    """The first lengths[i] values of each row i."""
     return tf.ragged.boolean_mask(rows, tf.ragged.range(rows.row_lengths()) < lengths[:, None])
