@@ -137,10 +137,9 @@ class Predictor:
         if pooling == "pooler":
             self._check_head("pooler")
         texts = iter(texts)
-        vectors = [self._embed([], pooling)]  # gives the shape where there are no texts
-        while batch := list(itertools.islice(texts, _BATCH_SIZE)):
-            vectors.append(self._embed(batch, pooling))
-        return np.concatenate(vectors)
+        batches = iter(lambda: list(itertools.islice(texts, _BATCH_SIZE)), [])
+        vectors = [self._embed(batch, pooling) for batch in batches]
+        return np.concatenate(vectors or [self._embed([], pooling)])
 
     def _embed(self, texts: list[str], pooling: str) -> np.ndarray:
         """The vectors of one batch."""
@@ -195,7 +194,7 @@ def load_predictor(path: str | os.PathLike[str], top_k: int | None = None) -> Pr
 
 def predictor_of(pretrained: Pretrained, top_k: int = TOP_K) -> Predictor:
     """The Predictor of a Pretrained; `top_k` as for `load_predictor`."""
-    from kbert.model.text_model import TextModel
+    from kbert.formats.text_model import TextModel
 
     text_model = TextModel(pretrained, top_k=top_k)
     missing = list(pretrained.missing)

@@ -685,7 +685,7 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
         ("benchmark --size tiny --steps 0", "Expected steps of at least 1. Received: 0"),
         (
             "export {nowhere} --output {out}",
-            "Expected a run by 'kbert pretrain' or a BERT of one of the formats",
+            "Expected a run by 'kbert pretrain' or a BERT in one of the formats",
         ),
         ("export {run} --output {occupied}", "already holds thesis.tex"),
         (

@@ -154,15 +154,17 @@ def test_a_preset_by_keras_hub_is_loaded(foreign, tiny_vocabulary):
     path, masked_lm = foreign
     masked_lm.save_to_preset(str(path))
     with (
-        pytest.warns(UserWarning, match="keeps accents where it lowers case"),  # KerasHub's default
-        pytest.warns(UserWarning, match="is taken with the gelu and epsilon of released BERT"),
+        pytest.warns(UserWarning, match="keeps accents but lowers case"),  # KerasHub's default
+        pytest.warns(UserWarning, match="is read with the gelu and epsilon of released BERT"),
     ):
         loaded = load(path)
     assert (loaded.bert.dropout, loaded.bert.max_positions, loaded.cased) == (0.3, 29, False)
     assert loaded.vocabulary == tiny_vocabulary
     assert loaded.missing == ("next sentence prediction",)
     x, _, _ = random_batch()
-    with pytest.warns(UserWarning, match="The head of next sentence prediction is new"):
+    with pytest.warns(
+        UserWarning, match="The next sentence prediction head is initialised at random"
+    ):
         outputs = loaded.model(x)
     np.testing.assert_allclose(outputs["mlm"], with_released_head(masked_lm)(x), atol=1e-5)
 
@@ -176,7 +178,7 @@ def test_a_bare_encoder_by_keras_hub_is_loaded(foreign):
     assert loaded.missing == ("masked language modelling", "next sentence prediction")
     x, _, _ = random_batch()
     del x["mask_positions"]
-    with pytest.warns(UserWarning, match="is new"):
+    with pytest.warns(UserWarning, match="is initialised at random"):
         ours = encoder_of(loaded.model)(x)
     theirs = masked_lm.backbone(x)
     in_use = x["padding_mask"] == 1
@@ -208,7 +210,7 @@ def test_another_architecture_is_refused_and_no_class_is_loaded(foreign):
 def test_round_trip_of_the_weights_that_keras_hub_saved(pretrained, exported, tmp_path):
     """What a user's own `save_to_preset` writes is loaded too."""
     keras_hub.models.BertMaskedLM.from_preset(exported).save_to_preset(str(tmp_path / "again"))
-    with pytest.warns(UserWarning, match="is taken with the gelu and epsilon of released BERT"):
+    with pytest.warns(UserWarning, match="is read with the gelu and epsilon of released BERT"):
         loaded = load(tmp_path / "again")
     expected = {
         path: value for path, value in pretrained.weights.items() if not path.startswith("nsp/")

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from model_fixtures import RUN_SETTINGS, random_model, tiny_config
 
-from kbert.formats.load_and_save import export_saved_model, load
-from kbert.model.text_model import TextModel
+from kbert.formats.load_and_save import load, save
+from kbert.formats.pretrained import Pretrained
+from kbert.formats.text_model import TextModel
 from kbert.prediction import Predictor, Word, load_predictor, predictor_of
 from kbert.run.checkpoints import save_checkpoint
 from kbert.run.directory import Run, load_run
@@ -22,8 +23,9 @@ pytest_plugins = ["model_fixtures"]
 def saved_model(tiny_run, tmp_path_factory):
     run = load_run(tiny_run.directory)
     output = tmp_path_factory.mktemp("saved_model") / "bert"
-    return export_saved_model(
-        run.load_model(), run.vocabulary, output, sequence_length=23, cased=False
+    return save(
+        Pretrained.of_model(run.load_model(), run.vocabulary, sequence_length=23, cased=False),
+        output,
     )
 
 
@@ -68,7 +70,8 @@ def test_a_model_of_single_segments_fills_masks_alone(tiny_vocabulary, tmp_path)
     tiny_vocabulary.save(run.directory / "vocab.txt")
     model = random_model(num_layers=1, pairs="none")
     save_checkpoint(run.checkpoints, model, 7)
-    export_saved_model(model, tiny_vocabulary, tmp_path / "bert", sequence_length=23, cased=False)
+    pretrained = Pretrained.of_model(model, tiny_vocabulary, sequence_length=23, cased=False)
+    save(pretrained, tmp_path / "bert")
     of_run, of_saved_model = load_predictor(run.directory), load_predictor(tmp_path / "bert")
     for one, other in zip(
         of_run.fill_mask("ba [MASK] be")[0],
@@ -117,7 +120,7 @@ def test_what_is_neither_is_refused(tmp_path, name):
     with pytest.raises(
         InputError,
         match=(
-            r"Expected a run by 'kbert pretrain' or a BERT of one of the formats .* at "
+            r"Expected a run by 'kbert pretrain' or a BERT in one of the formats .* at "
             rf".*{name}\. Received: neither"
         ),
     ):
@@ -166,12 +169,12 @@ def test_a_pooler_that_is_not_there_is_not_asked(tiny_run):
     weights = {
         path: value for path, value in loaded.weights.items() if not path.startswith("pooler/")
     }
-    with pytest.warns(UserWarning, match="is new"):
+    with pytest.warns(UserWarning, match="is initialised at random"):
         predictor = predictor_of(dataclasses.replace(loaded, weights=weights))
     assert predictor.embed(["ba"], "cls").shape == (1, 26)
     with pytest.raises(
         InputError,
-        match=r"^Expected a model with a trained pooler\. Received: one that came without it\.$",
+        match=r"^Expected a model with a trained pooler\. Received: one without it\.$",
     ):
         predictor.embed(["ba"], "pooler")
 

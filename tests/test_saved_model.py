@@ -13,10 +13,10 @@ import tensorflow as tf
 from model_fixtures import random_model
 from tensorflow.core.protobuf import saved_model_pb2
 
-from kbert.formats.load_and_save import export_saved_model, save
+from kbert.formats.load_and_save import save
 from kbert.formats.pretrained import Pretrained
+from kbert.formats.text_model import TextModel
 from kbert.model.bert import encoder_of
-from kbert.model.text_model import TextModel
 from kbert.step.objective import pretraining_objective
 from tfrecords import InputError, Vocabulary
 
@@ -90,13 +90,8 @@ def text_model(model, tiny_vocabulary):
 
 @pytest.fixture(scope="module")
 def exported(model, tiny_vocabulary, tmp_path_factory):
-    return export_saved_model(
-        model,
-        tiny_vocabulary,
-        tmp_path_factory.mktemp("exported") / "bert",
-        sequence_length=S,
-        top_k=K,
-    )
+    pretrained = Pretrained.of_model(model, tiny_vocabulary, sequence_length=S)
+    return save(pretrained, tmp_path_factory.mktemp("exported") / "bert", top_k=K)
 
 
 def requests():
@@ -378,9 +373,8 @@ def test_without_next_sentence_its_signature_is_left_out(tiny_vocabulary, tmp_pa
     model = random_model(pairs="none", max_positions=S)
     text_model = text_model_of(model, tiny_vocabulary)
     assert text_model.next_sentence is None
-    output = export_saved_model(
-        model, tiny_vocabulary, tmp_path / "bert", sequence_length=S, top_k=K
-    )
+    pretrained = Pretrained.of_model(model, tiny_vocabulary, sequence_length=S)
+    output = save(pretrained, tmp_path / "bert", top_k=K)
     saved = tf.saved_model.load(str(output))
     assert set(saved.signatures) == {"serving_default", "embed_ids", "fill_mask"}
     texts = tf.constant(["ba be bi", "[MASK] du fa"])
@@ -413,7 +407,7 @@ def test_a_directory_with_something_in_it_is_refused_and_untouched(
         InputError,
         match=r"Expected an empty or new directory\. Received: .*already holds thesis\.tex",
     ):
-        export_saved_model(model, tiny_vocabulary, tmp_path)
+        save(Pretrained.of_model(model, tiny_vocabulary), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert (tmp_path / "thesis.tex").read_text() == "x"
 
@@ -423,7 +417,8 @@ def test_what_a_killed_export_left_is_replaced(model, tiny_vocabulary, tmp_path)
     (leftover / "assets.extra").mkdir(parents=True)
     (leftover / "saved_model.pb").write_bytes(b"half a model")
     (leftover / "stray").write_text("x")
-    saved = tf.saved_model.load(str(export_saved_model(model, tiny_vocabulary, tmp_path / "bert")))
+    output = save(Pretrained.of_model(model, tiny_vocabulary), tmp_path / "bert")
+    saved = tf.saved_model.load(str(output))
     assert [path.name for path in tmp_path.iterdir()] == ["bert"]
     assert not (tmp_path / "bert" / "stray").exists()
     # Without a length it takes as many tokens as the model has positions.
@@ -437,7 +432,8 @@ def test_a_vocabulary_of_another_size_is_refused(model, tiny_vocabulary, tmp_pat
         with pytest.raises(
             InputError, match=rf"53.*Received: .*{len(tokens)}|{len(tokens)}.*Received: .*53"
         ):
-            export_saved_model(model, Vocabulary(tokens), tmp_path / "bert", sequence_length=S)
+            pretrained = Pretrained.of_model(model, Vocabulary(tokens), sequence_length=S)
+            save(pretrained, tmp_path / "bert")
         assert not (tmp_path / "bert").exists()
 
 
@@ -446,9 +442,8 @@ def test_a_length_that_the_model_cannot_take_is_refused(
     model, tiny_vocabulary, tmp_path, sequence_length
 ):
     with pytest.raises(InputError, match=rf"(?s){S}.*{sequence_length}"):
-        export_saved_model(
-            model, tiny_vocabulary, tmp_path / "bert", sequence_length=sequence_length
-        )
+        pretrained = Pretrained.of_model(model, tiny_vocabulary, sequence_length=sequence_length)
+        save(pretrained, tmp_path / "bert")
     assert not (tmp_path / "bert").exists()
 
 

@@ -43,7 +43,7 @@ def write(pretrained: Pretrained, directory: pathlib.Path, *, top_k: int = 5) ->
     """
     import tensorflow as tf
 
-    from kbert.model.text_model import TextModel  # loads tensorflow_text; reading does without
+    from kbert.formats.text_model import TextModel  # loads tensorflow_text; reading does without
 
     text_model = TextModel(pretrained, top_k=top_k)
     with tempfile.TemporaryDirectory() as place:
@@ -225,6 +225,8 @@ def check_operations(path: pathlib.Path) -> None:
                     f"operation {node.op}, which could do more than compute; it is not run. With a "
                     "top_k, its weights are read without it."
                 )
+            # A function of the graph takes precedence over an operation of the same name.
+            waiting.append(node.op)
             for attribute in node.attr.values():
                 waiting += [called.name for called in (attribute.func, *attribute.list.func)]
 
