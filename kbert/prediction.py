@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kbert.objectives import MLM, NSP
 from tfrecords import InputError
 from tfrecords.vocabulary import MASK
 
@@ -61,7 +62,7 @@ class Predictor:
             InputError: The text has no [MASK], or none within the length that the model takes; or
                 the model has no trained head for it.
         """
-        self._check_head("masked language modelling")
+        self._check_head(MLM.head)
         if MASK not in text:
             raise InputError(f"Expected a text with {MASK} in it. Received: {text!r}.")
         answer = self._signatures["fill_mask"](texts=_strings([text]))
@@ -92,7 +93,7 @@ class Predictor:
         Raises:
             InputError: As for `fill_mask`, for a text with a [MASK].
         """
-        self._check_head("masked language modelling")
+        self._check_head(MLM.head)
         for text in texts:
             yield text, self.fill_mask(text) if MASK in text else []
 
@@ -105,7 +106,7 @@ class Predictor:
         Raises:
             InputError: The model was trained on single segments and knows nothing of pairs.
         """
-        self._check_head("next sentence prediction")
+        self._check_head(NSP.head)
         if "next_sentence" not in self._signatures:
             raise InputError(
                 "Expected a model that was trained on sentence pairs. Received: one trained on "
@@ -198,7 +199,7 @@ def predictor_of(pretrained: Pretrained, top_k: int = TOP_K) -> Predictor:
 
     text_model = TextModel(pretrained, top_k=top_k)
     missing = list(pretrained.missing)
-    if pretrained.pairs != "none" and "pooler/dense/kernel" not in pretrained.weights:
+    if pretrained.pairs in NSP.titles and "pooler/dense/kernel" not in pretrained.weights:
         missing.append("pooler")
     return Predictor(text_model.signatures, text_model, missing)
 

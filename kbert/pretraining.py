@@ -260,7 +260,7 @@ def _check_initial(initial, bert, vocabulary, manifest):
             f"Received: {casing[manifest.config.cased]} ones in {manifest.directory}; make them "
             f"with --{casing[initial.cased]}."
         )
-    if initial.pairs != "none" and manifest.pairs not in ("none", initial.pairs):
+    if initial.pairs != manifest.pairs and "none" not in (initial.pairs, manifest.pairs):
         warnings.warn(
             f"The head of {NSP.titles[initial.pairs]} now learns {NSP.titles[manifest.pairs]}.",
             stacklevel=2,

@@ -2,6 +2,7 @@
 formats."""
 
 import dataclasses
+import inspect
 import itertools
 import json
 import shutil
@@ -15,7 +16,7 @@ import safetensors.numpy
 from model_fixtures import assert_equal_values, random_model, tiny_config, values_of
 
 from kbert.config import BertConfig, PretrainingConfig
-from kbert.formats.load_and_save import format_of, load, save
+from kbert.formats.load_and_save import FORMATS, format_of, load, save
 from kbert.formats.pretrained import Pretrained, assign_weights, weight_shapes
 from kbert.formats.protocol import EXPORT_FORMATS
 from kbert.model.bert import pretraining_model
@@ -207,6 +208,71 @@ def test_an_export_that_breaks_off_leaves_nothing(pretrained, tmp_path, format, 
     with pytest.raises(OSError, match="No space left"):
         save(pretrained, tmp_path / "bert", format)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_export_format_has_its_module():
+    exporters = [format for format in FORMATS if format.NAME != "run"]
+    assert sorted(format.NAME for format in exporters) == sorted(EXPORT_FORMATS)
+    for format in exporters:
+        parameters = list(inspect.signature(format.write).parameters)
+        assert parameters == ["pretrained", "directory", *format.OPTIONS]
+
+
+def test_only_its_own_format_recognises_an_export(exported, tiny_run):
+    for name, directory in {**exported, "run": tiny_run.directory}.items():
+        recognised = [format.NAME for format in FORMATS if format.recognises(directory)]
+        assert recognised == [name]
+
+
+LOADED = """
+import sys
+import kbert
+kbert.load(sys.argv[1])
+print(*sys.modules)
+"""
+
+
+def test_loading_a_run_loads_the_libraries_of_no_format(tiny_run):
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, tiny_run.directory],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    modules = set(done.stdout.split())
+    assert "kbert.formats.keras_hub" in modules
+    assert not modules & {"keras_hub", "tensorflow_text", "tokenizers", "transformers", "torch"}
+
+
+def test_an_option_of_another_format_is_refused(pretrained, tmp_path):
+    with pytest.raises(
+        InputError, match=r"options of the format google, which has none\. Received: top_k\."
+    ):
+        save(pretrained, tmp_path / "bert", "google", top_k=3)
+    with pytest.raises(
+        InputError, match=r"of the format saved-model, which has top_k\. Received: topk\."
+    ):
+        save(pretrained, tmp_path / "bert", topk=3)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        (None, "to predict masked words and next sentences"),
+        ("sop", "to predict masked words and sentence order"),
+    ],
+)
+def test_the_card_says_what_was_learned_from_pairs(tiny_vocabulary, tmp_path, pairs, expected):
+    described = Pretrained.of_model(random_model(), tiny_vocabulary, pairs=pairs)
+    assert expected in (save(described, tmp_path / "bert", "google") / "README.md").read_text()
+    assert load(tmp_path / "bert").pairs == (pairs or "nsp")
+
+
+@pytest.mark.parametrize(("of_model", "pairs"), [("nsp", "none"), ("none", "sop")])
+def test_pairs_that_a_model_has_no_head_for_are_refused(tiny_vocabulary, of_model, pairs):
+    with pytest.raises(InputError, match=rf"Expected pairs .* Received: '{pairs}'"):
+        Pretrained.of_model(random_model(pairs=of_model), tiny_vocabulary, pairs=pairs)
 
 
 def test_an_unknown_format_is_refused(pretrained, tmp_path):

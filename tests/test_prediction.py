@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from model_fixtures import RUN_SETTINGS, random_model, tiny_config
+from tensorflow.core.protobuf import saved_model_pb2
 
 from kbert.formats.load_and_save import load, save
 from kbert.formats.pretrained import Pretrained
@@ -143,6 +144,103 @@ def test_a_saved_model_of_something_else_is_refused(tmp_path):
         match=r"Expected a SavedModel by 'kbert export' .* Received: one without fill_mask",
     ):
         load_predictor(tmp_path / "other")
+
+
+class FileWriter(tf.Module):
+    """Answers like a TextModel, and writes what it was asked into a file: at once, in a function
+    that is called, or in one branch of a condition."""
+
+    def __init__(self, path, way):
+        super().__init__()
+        self.path, self.way = str(path), way
+
+    @tf.function
+    def write(self, texts):
+        tf.io.write_file(self.path, texts[0])
+        return tf.size(texts)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def fill_mask(self, texts):
+        if self.way == "at once":
+            tf.io.write_file(self.path, texts[0])
+        elif self.way == "called":
+            self.write(texts)
+        else:
+            tf.cond(tf.size(texts) > 0, lambda: self.write(texts), lambda: 0)
+        return {"ids": tf.zeros([1, 1, 1], tf.int32)}
+
+
+@pytest.mark.parametrize("way", ["at once", "called", "in a branch"])
+def test_a_saved_model_that_writes_files_is_not_run(tmp_path, way):
+    module = FileWriter(tmp_path / "written", way)
+    tf.saved_model.save(module, str(tmp_path / "bert"), signatures={"fill_mask": module.fill_mask})
+    with pytest.raises(
+        InputError,
+        match=r"^Expected a SavedModel by 'kbert export' at .* operation WriteFile, .* not run\.",
+    ):
+        load_predictor(tmp_path / "bert")
+    assert not (tmp_path / "written").exists()
+
+
+def test_a_function_in_disguise_is_followed(tmp_path):
+    """A function of the graph may have the name of a harmless operation, and is then called in its
+    place."""
+    module = FileWriter(tmp_path / "written", "called")
+    tf.saved_model.save(module, str(tmp_path / "bert"), signatures={"fill_mask": module.fill_mask})
+    path = tmp_path / "bert" / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    (graph,) = saved.meta_graphs
+    library = graph.graph_def.library.function
+    (writer,) = [
+        function
+        for function in library
+        if any(node.op == "WriteFile" for node in function.node_def)
+    ]
+    for function in library:
+        for node in function.node_def:
+            if node.attr["f"].func.name == writer.signature.name:
+                node.op = "Identity"
+                node.attr["f"].func.name = ""
+    writer.signature.name = "Identity"
+    path.write_bytes(saved.SerializeToString())
+    with pytest.raises(InputError, match="operation WriteFile"):
+        load_predictor(tmp_path / "bert")
+
+
+def test_a_saved_model_of_tensorflow_1_is_refused(saved_model, tmp_path):
+    """Without Python objects TensorFlow runs what the graph says on loading."""
+    saved = saved_model_pb2.SavedModel.FromString((saved_model / "saved_model.pb").read_bytes())
+    saved.meta_graphs[0].ClearField("object_graph_def")
+    (tmp_path / "saved_model.pb").write_bytes(saved.SerializeToString())
+    with pytest.raises(InputError, match=r"Received: one of TensorFlow 1\."):
+        load_predictor(tmp_path)
+
+
+def test_texts_of_a_stream_are_answered_as_they_come(predictors):
+    asked = []
+
+    def texts():
+        for text in ("ba [MASK] be", "", "no mask", "[MASK]"):
+            asked.append(text)
+            yield text
+
+    for predictor in predictors:
+        asked.clear()
+        answers = predictor.fill_masks(texts())
+        assert next(answers) == ("ba [MASK] be", predictor.fill_mask("ba [MASK] be"))
+        assert asked == ["ba [MASK] be"]
+        rest = [(text, len(words)) for text, words in answers]
+        assert rest == [("", 0), ("no mask", 0), ("[MASK]", 1)]
+
+
+def test_vectors_of_a_stream_are_those_of_each_text(predictors):
+    texts = [f"{'ba be ' * (number % 5)}du" for number in range(67)]
+    vectors = predictors[0].embed(iter(texts))
+    assert vectors.shape == (67, 26)
+    for number in (0, 31, 32, 66):
+        np.testing.assert_allclose(
+            vectors[number], predictors[0].embed([texts[number]])[0], atol=1e-5
+        )
 
 
 def test_a_run_without_a_checkpoint_is_refused(tiny_run, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kbert.formats.pretrained import Pretrained
+from kbert.objectives import objectives_of
 
 
 def model_card(pretrained: Pretrained, usage: str, front_matter: str = "") -> str:
@@ -17,21 +18,17 @@ def model_card(pretrained: Pretrained, usage: str, front_matter: str = "") -> st
     bert = pretrained.bert
     num_weights = sum(value.size for value in pretrained.weights.values())
     casing = "cased" if pretrained.cased else "uncased"
+    tasks = " and ".join(
+        objective.descriptions[pretrained.pairs] for objective in objectives_of(pretrained.pairs)
+    )
     shape = (
         f"BERT with {bert.num_layers} layers of {bert.hidden_size} units, {bert.num_heads} "
         f"attention heads, a vocabulary of {bert.vocabulary_size:,} {casing} tokens and "
         f"{num_weights:,} weights.\n"
         f"It was trained on inputs of up to {pretrained.sequence_length} tokens, to predict "
-        f"masked words{_PAIRS[pretrained.pairs]}.\n"
+        f"{tasks}.\n"
     )
     sections = [f"# A BERT model pretrained with kbert\n\n{shape}", usage]
     if pretrained.training:
         sections.append(f"## How it was trained\n\n{pretrained.training}")
     return front_matter + "\n".join(section.strip("\n") + "\n" for section in sections)
-
-
-_PAIRS = {
-    "nsp": " and next sentences\n(label 0: the second text follows the first, 1: it is random)",
-    "sop": " and sentence order\n(label 0: the two texts are in order, 1: they are swapped)",
-    "none": "",
-}

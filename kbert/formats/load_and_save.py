@@ -10,8 +10,9 @@ from typing import Any
 from kbert.formats import google, huggingface, keras_hub, run, saved_model
 from kbert.formats.card import model_card
 from kbert.formats.notes import save_notes
-from kbert.formats.pretrained import HEADS, Pretrained
+from kbert.formats.pretrained import Pretrained
 from kbert.formats.protocol import EXPORT_FORMATS, ExportFormat, Format
+from kbert.objectives import MLM, NSP
 from tfrecords import InputError
 from tfrecords.files import atomic_path, make_directory, new_directory, write_text
 
@@ -86,9 +87,9 @@ def save(
     """
     # Refuse first whatever can be refused without work.
     exporter = _exporter(format, options)
-    if HEADS["mlm"] in pretrained.missing:
+    if MLM.head in pretrained.missing:
         raise InputError(
-            f"Expected a model with a {HEADS['mlm']} head. Received: {pretrained.source} without "
+            f"Expected a model with a {MLM.head} head. Received: {pretrained.source} without "
             "one; train it with 'kbert pretrain --init-from'."
         )
     output = new_directory(output)
@@ -96,7 +97,7 @@ def save(
     # A pooler that no trained head stands on would export random numbers as if they were learned.
     if pretrained.missing:
         warnings.warn(
-            f"{pretrained.source} has no trained {HEADS['nsp']} head; its pooler is left out.",
+            f"{pretrained.source} has no trained {NSP.head} head; its pooler is left out.",
             stacklevel=2,
         )
         pretrained = pretrained.without_pairs()

@@ -15,6 +15,7 @@ import numpy as np
 
 from kbert.config import BertConfig
 from kbert.model.bert import pretraining_model
+from kbert.objectives import NSP, OBJECTIVES, pairs_of_outputs
 from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, Vocabulary
 from tfrecords.errors import check_integer
@@ -23,12 +24,7 @@ from tfrecords.schema import PAIRS
 RELEASED_EPSILON = 1e-12
 """Added to the variance in BERT's normalisations."""
 
-HEADS = {
-    "mlm_transform": "masked language modelling",
-    "mlm": "masked language modelling",
-    "pooler": "next sentence prediction",
-    "nsp": "next sentence prediction",
-}
+HEADS = {layer: objective.head for objective in OBJECTIVES for layer in objective.layers}
 """The heads, by the names of their layers; all that may be missing from weights that are loaded."""
 
 CHOSEN_FIELDS = ("dropout", "attention_dropout", "initializer_range")
@@ -142,7 +138,7 @@ class Pretrained:
                 it has no head for these pairs.
         """
         bert = _config_of(model)
-        of_outputs = "nsp" if "nsp" in model.output else "none"
+        of_outputs = pairs_of_outputs(model.output)
         pairs = of_outputs if pairs is None else pairs
         if (pairs == "none") != (of_outputs == "none"):
             raise InputError(
@@ -162,7 +158,7 @@ class Pretrained:
     @property
     def missing(self) -> tuple[str, ...]:
         """The names of the heads that the weights lack, completely or in part."""
-        wanted = weight_shapes(self.bert, self.pairs != "none")
+        wanted = weight_shapes(self.bert, self.pairs)
         return tuple(
             dict.fromkeys(
                 HEADS[path.partition("/")[0]] for path in wanted if path not in self.weights
@@ -173,7 +169,7 @@ class Pretrained:
     def model(self) -> Pretrainer:
         """The Keras model, a Pretrainer, not compiled. Missing heads are initialised at random,
         with a warning."""
-        model = pretraining_model(self.bert, next_sentence=self.pairs != "none")
+        model = pretraining_model(self.bert, pairs=self.pairs)
         assign_weights(model, self)
         return model
 
@@ -182,7 +178,7 @@ class Pretrained:
         weights = {
             path: value
             for path, value in self.weights.items()
-            if path.partition("/")[0] not in ("pooler", "nsp")
+            if path.partition("/")[0] not in NSP.layers
         }
         return dataclasses.replace(self, weights=weights, pairs="none")
 
@@ -206,7 +202,7 @@ class Pretrained:
         }
 
 
-def weight_shapes(bert: BertConfig, next_sentence: bool = True) -> dict[str, tuple[int, ...]]:
+def weight_shapes(bert: BertConfig, pairs: str = "nsp") -> dict[str, tuple[int, ...]]:
     """The shapes of the trainable variables of a `pretraining_model`, by path, in its order."""
     hidden, intermediate = bert.hidden_size, bert.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
@@ -299,4 +295,4 @@ def pairs_of(weights: Iterable[str]) -> str:
     """Infers what a model learned from pairs from the paths of its weights: "nsp" if any part of
     the next sentence prediction head, even the pooler alone, is present; else "none"."""
     parts = {path.partition("/")[0] for path in weights}
-    return "nsp" if any(HEADS.get(part) == HEADS["nsp"] for part in parts) else "none"
+    return "none" if parts.isdisjoint(NSP.layers) else "nsp"
