@@ -1,4 +1,6 @@
-"""The model half of kbert: BERT in Keras 3, pretrained on records of masked sentence pairs."""
+"""The model half of kbert: BERT in Keras 3, pretrained on records of masked sentence pairs.
+
+Editors and type checkers read the names from __init__.pyi beside this file."""
 
 import importlib
 
@@ -25,16 +27,18 @@ _HOMES = {
     "training_plan": "kbert.speed.plan",
     "with_released_head": "kbert.formats.keras_hub",
 }
+"""The module that each public name is defined in."""
+
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name):
-    """Imports what is asked for and no more: the import of kbert itself starts neither Keras nor
+def __getattr__(name: str) -> object:
+    """Imports only what is asked for: importing kbert itself loads neither Keras nor
     TensorFlow."""
     if name not in _HOMES:
         raise AttributeError(f"module 'kbert' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__
