@@ -125,7 +125,7 @@ def anchor_of(heading):
 @pytest.mark.parametrize("page", sorted(PAGES))
 def test_files_named_in_backticks_exist(page):
     """`tests/test_layers.py`, `kbert/step/` and the like; a changelog also names what is gone."""
-    if page in ("CHANGELOG.md", "CONTRIBUTING.md"):
+    if page == "CHANGELOG.md":
         pytest.skip("names what was removed")
     folders = "kbert|tfrecords|tests|docs|notebooks|benchmarks"
     for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", PAGES[page]):
@@ -260,6 +260,24 @@ def test_python_names_what_exists(page, code):
             inspect.signature(function).bind(*positional, **by_name)
 
 
+@pytest.mark.parametrize("package", ["tfrecords", "kbert"])
+def test_the_list_of_public_names_is_complete(package):
+    (rows,) = re.findall(rf"^## `{package}`: .*?(?=^## |\Z)", PAGES["docs/python.md"], re.M | re.S)
+    listed = [
+        name
+        for row in re.findall(r"^\| (`.*?) \|", rows, re.MULTILINE)
+        for name in re.findall(r"`(\w+)", row)
+    ]
+    module = importlib.import_module(package)
+    assert sorted(listed) == sorted(module.__all__)
+    for call in re.findall(r"`(\w+\(.*?\))`", rows):
+        node = ast.parse(call.replace("...", "None"), mode="eval").body
+        function = getattr(module, node.func.id)
+        by_name = {keyword.arg: None for keyword in node.keywords}
+        inspect.signature(function).bind(*[None] * len(node.args), **by_name)
+
+
+@pytest.mark.long
 def test_the_python_of_readme_runs(tmp_path, monkeypatch, corpus):
     """From a corpus to an answer, as shown, with smaller numbers."""
     code = "\n".join(code for page, code in python_blocks() if page == "README.md")
