@@ -1,28 +1,29 @@
-"""How fast and how large the training step is, beside what else there is: `python -m
-benchmarks.training` prints a table.
+"""How fast the training step is and how much memory it needs, next to other tools:
+`python -m benchmarks.training` prints a table.
 
 Every candidate trains the same model on the same batch, again and again, in a process of its own
-that stays alive; in every round each takes its turn, so that what else the machine does falls on
-all of them. The rate of plain matrix products is measured between them. All have dropout 0.1,
-AdamW, and gradients clipped to a norm of 1, and compute in float32 or, the weights being float32,
-in bfloat16 (mixed_bfloat16 of Keras, autocast of PyTorch).
+that stays alive. In every repetition each takes its turn, so that whatever else the machine does
+affects all of them. The rate of plain matrix products is measured in between. All have dropout 0.1,
+AdamW, and gradients clipped to a norm of 1, and compute in float32 or, with float32 weights, in
+bfloat16 (mixed_bfloat16 in Keras, autocast in PyTorch).
 
 - kbert: `fit` of `kbert.pretraining_model`, as `kbert pretrain` does; also on JAX.
 - keras_hub: `fit` of its BertBackbone and MaskedLMHead, with a dense layer on the pooled output for
-  next sentences; with XLA (jit_compile=True) and without.
-- transformers: BertForPreTraining in PyTorch, which takes all positions through the product with
-  the vocabulary, plain and by torch.compile.
+  next sentence prediction; with XLA (jit_compile=True) and without.
+- transformers: BertForPreTraining in PyTorch, which multiplies all positions with the vocabulary;
+  plain and with torch.compile.
 
-The share of the matrix products' rate counts the same useful operations for all: those whose
-results are read. In the last block and in the heads these are the ones of P masked positions and
-[CLS]; only kbert does no others.
+The share of the matrix product rate counts the same useful operations for all: those whose results
+are read. In the last block and in the heads these are the operations for P masked positions and
+[CLS]; only kbert computes no others.
 
 On a GPU: `--candidates "kbert on JAX" transformers "transformers, compiled"`, with
-KERAS_BACKEND=jax where there is no TensorFlow; the peaks are then of the GPU's memory, without what
-the frameworks keep in reserve."""
+KERAS_BACKEND=jax where TensorFlow has no GPU. The peaks are then of the GPU's memory, without what
+the frameworks reserve in advance."""
+
+from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -32,18 +33,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from benchmarks.candidates import CANDIDATES, OURS, bert_of
 from benchmarks.records import median, table
-from kbert.config import PRECISIONS, SIZES, BertConfig, PretrainingConfig
+from kbert.config import PRECISIONS, SIZES
 
-OURS = "kbert"
 PRODUCTS = "matrix products"
-LEARNING_RATE = 1e-4
-NOT_MASKED = -100
-"""The label that `transformers` leaves out of its loss."""
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="mini", choices=list(SIZES))
     parser.add_argument("--batch-size", type=int, default=32)
@@ -56,15 +56,14 @@ def main():
     parser.add_argument("--precision", default="float32", choices=list(PRECISIONS))
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument(
-        "--steps", type=int, help="Of each repetition.  [default: what takes about 10 seconds]"
+        "--steps", type=int, help="Steps of a repetition.  [default: about 10 seconds of them]"
     )
     parser.add_argument(
         "--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES)
     )
-    parser.add_argument("--work", help=argparse.SUPPRESS)  # the candidate that this process is
-    parser.add_argument(
-        "--batch", type=pathlib.Path, help=argparse.SUPPRESS
-    )  # where its batch lies
+    # Of a process that trains: which candidate it is, and where its batch lies.
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
         work(arguments)
@@ -75,7 +74,7 @@ def main():
 # The process that compares.
 
 
-def compare(arguments):
+def compare(arguments: argparse.Namespace) -> None:
     """Starts a process for every candidate, lets them take turns, and prints the table."""
     print(f"{processor()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
     print(
@@ -90,7 +89,7 @@ def compare(arguments):
         products = Worker(PRODUCTS, batch, arguments)
         workers = []
         try:
-            products.measure_rate()  # and the batch is there
+            products.measure_rate()  # this also writes the batch
             for name in arguments.candidates:
                 workers.append(Worker(name, batch, arguments))
                 workers[-1].make_ready(arguments.steps)
@@ -113,65 +112,46 @@ def compare(arguments):
     print_table(workers, median(products.rates) / products.flops)
 
 
-def print_table(workers, fastest):
-    """Prints a row for every worker; `fastest` is the sequences per second that matrix products
-    alone would allow."""
+def print_table(workers: Sequence[Worker], fastest: float) -> None:
+    """Prints a row for every worker; `fastest` is the number of sequences per second that matrix
+    products alone would allow."""
     ours = next((worker for worker in workers if worker.name == OURS), workers[0])
-    rows = [
-        (
-            "sequences per second",
-            "median",
-            f"{ours.name} to it",
-            "of matrix products",
-            "processors",
-            "peak MB",
-            "all",
-        )
-    ]
+    titles = ("median", f"{ours.name} to it", "of matrix products", "processors", "peak MB", "all")
+    rows = [("sequences per second", *titles)]
     for worker in workers:
         ratio = median([one / other for one, other in zip(ours.rates, worker.rates, strict=True)])
         rate = median(worker.rates)
         seen = " ".join(f"{value:.4g}" for value in worker.rates)
-        share, busy, peak = (
-            f"{rate / fastest:.0%}",
-            f"{median(worker.processors):.2f}",
-            f"{worker.peak / 1e6:,.0f}",
-        )
+        share, busy = f"{rate / fastest:.0%}", f"{median(worker.processors):.2f}"
+        peak = f"{worker.peak / 1e6:,.0f}"
         rows.append((worker.name, f"{rate:.4g}", f"{ratio:.2f}", share, busy, peak, seen))
     table(rows)
 
 
 class Worker:
-    """A process that trains when it is told to."""
+    """A process that trains on request."""
 
-    def __init__(self, name, batch, arguments):
+    def __init__(self, name: str, batch: pathlib.Path, arguments: argparse.Namespace) -> None:
         self.name = name
-        self.rates = []
-        self.processors = []
+        self.rates: list[float] = []
+        self.processors: list[float] = []
         self.peak = self.flops = 0
         self._batch_size = arguments.batch_size
-        self._losses = []
-        self._said = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  (what it says on standard error, for as long as it lives)
+        self._losses: list[float] = []
+        # Its standard error, shown if it fails; open for as long as the process lives.
+        self._said = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
         backend = "jax" if "JAX" in name else "tensorflow"
         if name == PRODUCTS:
             backend = os.environ.get("KERAS_BACKEND", backend)
-        # On a GPU, JAX would take three quarters of the memory at once.
+        # By default JAX reserves three quarters of a GPU's memory at once.
         environment = {
             "KERAS_BACKEND": backend,
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         }
+        words = (*sys.argv[1:], "--work", name, "--batch", str(batch))
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "benchmarks.training",
-                *sys.argv[1:],
-                "--work",
-                name,
-                "--batch",
-                str(batch),
-            ],
+            [sys.executable, "-m", "benchmarks.training", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -179,8 +159,8 @@ class Worker:
             env=os.environ | environment,
         )
 
-    def make_ready(self, steps):
-        """Lets it build and compile its model, and finds out how many steps a repetition has."""
+    def make_ready(self, steps: int | None) -> None:
+        """Lets it build and compile its model, and determines the steps of a repetition."""
         start = time.perf_counter()
         self._train(1)
         self._train(1)
@@ -190,41 +170,40 @@ class Worker:
             f"{self.name}: ready in {ready:.0f} s, {self._steps} steps in a repetition", flush=True
         )
 
-    def measure(self):
-        """One repetition."""
+    def measure(self) -> None:
+        """One repetition, printed at once in case this is interrupted."""
         answer = self._train(self._steps)
         self.rates.append(self._steps * self._batch_size / answer["seconds"])
         self.processors.append(answer["processor_seconds"] / answer["seconds"])
-        print(
-            f"  {self.name}: {self.rates[-1]:.4g} sequences/s", flush=True
-        )  # what is known, should this be cut short
+        print(f"  {self.name}: {self.rates[-1]:.4g} sequences/s", flush=True)
 
-    def measure_rate(self):
-        """One measurement of the rate of matrix products, by the worker for them."""
+    def measure_rate(self) -> None:
+        """One measurement of the matrix product rate, by the worker for it."""
         answer = self._ask(1)
         self.rates.append(answer["rate"])
         self.flops = answer["flops"]
 
-    def check_that_it_learned(self):
-        """Ends everything if this did not train: the batch is always the same, and its loss has to
-        fall."""
+    def check_that_it_learned(self) -> None:
+        """Exits if this did not train: the batch is always the same, so its loss must fall."""
         if not all(map(math.isfinite, self._losses)) or self._losses[-1] >= self._losses[0]:
-            sys.exit(f"{self.name}: expected a loss that falls. Received: {self._losses}.")
+            sys.exit(f"{self.name}: expected a falling loss. Received: {self._losses}.")
 
-    def end(self):
+    def end(self) -> None:
         """Ends the process."""
+        assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
         self._said.close()
 
-    def _train(self, steps):
-        """Trains for so many steps and returns the answer."""
+    def _train(self, steps: int) -> dict[str, Any]:
+        """Trains for a number of steps and returns the answer."""
         answer = self._ask(steps)
         self._losses.append(answer["loss"])
         self.peak = answer["peak"]
         return answer
 
-    def _ask(self, steps):
+    def _ask(self, steps: int) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
@@ -237,7 +216,7 @@ class Worker:
         return json.loads(answer)
 
 
-def processor():
+def processor() -> str:
     """The name of the processor."""
     information = pathlib.Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
@@ -247,20 +226,21 @@ def processor():
     )
 
 
-# The processes that train. None imports more than its candidate needs, since its memory counts.
+# The processes that train.
 
 
-def work(arguments):
+def work(arguments: argparse.Namespace) -> None:
     """Answers every line, a number of steps, with a line of JSON."""
+    # Whatever libraries print must not end up among the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     answer = measure_products(arguments) if arguments.work == PRODUCTS else train_as_told(arguments)
     for line in sys.stdin:
         print(json.dumps(answer(int(line))), file=answers, flush=True)
 
 
-def measure_products(arguments):
-    """Writes the batch that all train on, and returns a function that measures the rate of matrix
-    products."""
+def measure_products(arguments: argparse.Namespace) -> Callable[[int], dict[str, Any]]:
+    """Writes the batch that all train on, and returns a function that measures the matrix product
+    rate."""
     import numpy as np
 
     from kbert.speed.machine import matrix_product_rate, training_flops
@@ -283,19 +263,17 @@ def measure_products(arguments):
     return lambda _: {"rate": matrix_product_rate(arguments.precision), "flops": flops}
 
 
-def train_as_told(arguments):
-    """A function that trains a candidate for some steps and answers with what was measured."""
+def train_as_told(arguments: argparse.Namespace) -> Callable[[int], dict[str, Any]]:
+    """A function that trains a candidate for a number of steps and returns what was measured."""
     import numpy as np
 
     train, peak_memory = CANDIDATES[arguments.work](arguments, dict(np.load(arguments.batch)))
 
-    def answer(steps):
+    def answer(steps: int) -> dict[str, Any]:
         start, processor_start = time.perf_counter(), time.process_time()
         loss = train(steps)
-        seconds, processor_seconds = (
-            time.perf_counter() - start,
-            time.process_time() - processor_start,
-        )
+        seconds = time.perf_counter() - start
+        processor_seconds = time.process_time() - processor_start
         return {
             "seconds": seconds,
             "processor_seconds": processor_seconds,
@@ -305,191 +283,6 @@ def train_as_told(arguments):
 
     return answer
 
-
-def bert_of(arguments):
-    return BertConfig.of_size(
-        arguments.size,
-        vocabulary_size=arguments.vocabulary_size,
-        attention_dropout=arguments.attention_dropout,
-    )
-
-
-def policy_of(arguments):
-    """The dtype policy of Keras."""
-    return PretrainingConfig(precision=arguments.precision).dtype_policy
-
-
-def process_peak():
-    """The most bytes that this process has had in memory."""
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-
-
-# Every candidate is a function of the arguments and the batch that returns two: one trains for some
-# steps and returns the mean loss, the other tells the most bytes of memory so far.
-
-
-def kbert(arguments, batch):
-    """The model and the step of `kbert pretrain`."""
-    import kbert
-
-    model = kbert.pretraining_model(bert_of(arguments), dtype=policy_of(arguments))
-    model.compile(
-        **kbert.pretraining_objective(learning_rate=LEARNING_RATE, steps=100_000, warmup_steps=0)
-    )
-    return keras_training(model, batch)
-
-
-def keras_hub(arguments, batch, jit_compile):
-    """KerasHub's encoder and head of masked words, with the losses and metrics of kbert."""
-    import keras
-    import keras_hub
-
-    import kbert
-
-    if arguments.attention_dropout != 0.1:
-        sys.exit(
-            "keras_hub has no dropout of its own for attention: leave it out of --candidates, or "
-            "--attention-dropout."
-        )
-    bert = bert_of(arguments)
-    keras.config.set_dtype_policy(policy_of(arguments))
-    backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=bert.vocabulary_size,
-        num_layers=bert.num_layers,
-        num_heads=bert.num_heads,
-        hidden_dim=bert.hidden_size,
-        intermediate_dim=bert.intermediate_size,
-        dropout=bert.dropout,
-        max_sequence_length=bert.max_positions,
-    )
-    mask_positions = keras.Input((None,), dtype="int32", name="mask_positions")
-    mlm = keras_hub.layers.MaskedLMHead(
-        token_embedding=backbone.token_embedding,
-        intermediate_activation=lambda x: keras.activations.gelu(x, approximate=True),
-        layer_norm_epsilon=bert.layer_norm_epsilon,
-        kernel_initializer=keras.initializers.TruncatedNormal(stddev=bert.initializer_range),
-        name="mlm",
-    )(backbone.output["sequence_output"], mask_positions)
-    nsp = keras.layers.Dense(2, name="nsp")(backbone.output["pooled_output"])
-    model = keras.Model(
-        backbone.input | {"mask_positions": mask_positions}, {"mlm": mlm, "nsp": nsp}
-    )
-    objective = kbert.pretraining_objective(learning_rate=LEARNING_RATE, steps=100_000)
-    optimizer = keras.optimizers.AdamW(
-        LEARNING_RATE, weight_decay=0.01, epsilon=1e-6, global_clipnorm=1.0
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    model.compile(**(objective | {"optimizer": optimizer}), jit_compile=jit_compile)
-    return keras_training(model, batch)
-
-
-def keras_training(model, batch):
-    """A function that trains for some steps with `fit`, and the one that tells the peak of
-    memory."""
-    import keras
-
-    from kbert.speed.machine import peak_memory
-    from tfrecords.batch import BatchSpec
-
-    spec = BatchSpec()
-    x = {name: batch[name] for name in spec.x}
-    y = {name: batch[name] for name in spec.y}
-    sample_weight = {name: batch[f"{name}_weight"] for name in spec.sample_weight}
-    batches = ((x, y, sample_weight) for _ in itertools.count())
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        options = tf.data.Options()
-        options.autotune.enabled = False  # its thread holds up the end of `fit`, by up to as long as it took (TensorFlow 2.21)
-        batches = tf.data.Dataset.from_tensors(next(batches)).repeat().with_options(options)
-
-    def train(steps):
-        return model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history["loss"][
-            0
-        ]
-
-    return train, peak_memory
-
-
-def transformers(arguments, batch, compiled):
-    """The model of `transformers` as it comes, in a plain loop of PyTorch."""
-    import torch
-    from transformers import BertConfig as PeerConfig
-    from transformers import BertForPreTraining
-
-    bert = bert_of(arguments)
-    peer = BertForPreTraining(
-        PeerConfig(
-            vocab_size=bert.vocabulary_size,
-            num_hidden_layers=bert.num_layers,
-            hidden_size=bert.hidden_size,
-            num_attention_heads=bert.num_heads,
-            intermediate_size=bert.intermediate_size,
-            hidden_dropout_prob=bert.dropout,
-            attention_probs_dropout_prob=bert.attention_dropout,
-        )
-    )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    peer = peer.to(device).train()
-    decayed = [weight for weight in peer.parameters() if weight.ndim > 1]
-    others = [weight for weight in peer.parameters() if weight.ndim == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
-        lr=LEARNING_RATE,
-        eps=1e-6,
-        fused=True,
-    )
-    inputs = {
-        "input_ids": batch["token_ids"],
-        "token_type_ids": batch["segment_ids"],
-        "attention_mask": batch["padding_mask"],
-        "labels": labels_at_all_positions(batch),
-        "next_sentence_label": batch["nsp"],
-    }
-    inputs = {
-        name: torch.tensor(values, dtype=torch.int64, device=device)
-        for name, values in inputs.items()
-    }
-    model = torch.compile(peer) if compiled else peer
-    precision = torch.autocast(device, torch.bfloat16, enabled=arguments.precision == "bfloat16")
-
-    def train(steps):
-        losses = []
-        for _ in range(steps):
-            optimizer.zero_grad()
-            with precision:
-                loss = model(**inputs).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
-            optimizer.step()
-            losses.append(loss.detach())
-        return torch.stack(losses).mean().item()  # which waits for all of them
-
-    return train, torch.cuda.max_memory_allocated if device == "cuda" else process_peak
-
-
-def labels_at_all_positions(batch):
-    """The masked words where they stand in their sequences, int32 [B, S], and elsewhere what the
-    loss leaves out."""
-    import numpy as np
-
-    labels = np.full_like(batch["token_ids"], NOT_MASKED)
-    rows, slots = np.nonzero(batch["mlm_weight"])
-    labels[rows, batch["mask_positions"][rows, slots]] = batch["mlm"][rows, slots]
-    return labels
-
-
-CANDIDATES = {
-    OURS: kbert,
-    "kbert on JAX": kbert,
-    "keras_hub, XLA": lambda arguments, batch: keras_hub(arguments, batch, jit_compile=True),
-    "keras_hub, no XLA": lambda arguments, batch: keras_hub(arguments, batch, jit_compile=False),
-    "transformers": lambda arguments, batch: transformers(arguments, batch, compiled=False),
-    "transformers, compiled": lambda arguments, batch: transformers(
-        arguments, batch, compiled=True
-    ),
-}
 
 if __name__ == "__main__":
     main()
