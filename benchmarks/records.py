@@ -1,5 +1,6 @@
-"""How fast the data half is, next to other tools: `python -m benchmarks.records` prints tables of
-medians and ratios.
+"""Speed, memory and size of the data half, next to other tools.
+
+`python -m benchmarks.records` prints tables of medians and ratios.
 
 The parts speed, workers, memory and size measure whole processes; where their start matters, it is
 taken out by the difference between two sizes of corpus. Tokenization and reading are measured in

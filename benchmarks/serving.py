@@ -1,4 +1,5 @@
-"""How long it takes to answer one short text, next to `transformers` and PyTorch:
+"""How long it takes to answer one short text, next to `transformers` and PyTorch.
+
 `python -m benchmarks.serving` prints a table.
 
 The same model, with random weights and a vocabulary learned from the documentation of this Python,

@@ -1,4 +1,5 @@
-"""How fast the training step is and how much memory it needs, next to other tools:
+"""Speed and memory of the training step, next to other tools.
+
 `python -m benchmarks.training` prints a table.
 
 Every candidate trains the same model on the same batch, again and again, in a process of its own

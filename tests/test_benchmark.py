@@ -129,7 +129,7 @@ def test_the_default_sizes_end_after_a_minute(measure, monkeypatch, capsys):
     monkeypatch.setattr(kbert.speed.benchmark, "available_memory", lambda: math.inf)
     assert sizes() == [8]  # the next would take 1 + 5 * 36 seconds
     assert (
-        "32, 128: left out, since this would take more than a minute; name what"
+        "32, 128: left out, since it would take more than a minute; name the sizes"
         in capsys.readouterr().out
     )
     assert sizes(batch_sizes=[8, 32, 128]) == [8, 32, 128]

@@ -1,16 +1,21 @@
 """How fast this machine trains a model, before there is a corpus: real steps of the real model on a
 random batch."""
 
+from __future__ import annotations
+
 import dataclasses
 import statistics
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from kbert.config import PretrainingConfig
+from kbert.config import BertConfig, PretrainingConfig
 from kbert.model.bert import pretraining_model
-from kbert.run.distribution import batches_for, check_shares, devices_of, in_cluster
+from kbert.run.distribution import Devices, batches_for, check_shares, devices_of, in_cluster
 from kbert.run.errors import is_out_of_memory
 from kbert.speed.machine import (
     available_memory,
@@ -39,34 +44,36 @@ class Measurement:
     batch_size: int
     """Sequences in an update."""
     compile_seconds: float
-    """What the first update takes longer than the next."""
+    """How much longer the first update takes than the next."""
     step_seconds: float
     """What an update takes: the median of a few repetitions."""
     matrix_product_rate: float
     """Floating point operations per second of this machine's matrix products, on all devices,
     measured beside the steps."""
     matrix_product_share: float
-    """The share of that rate at which training does what its own matrix products need."""
+    """The share of that rate at which training does the matrix products of the model."""
     peak_memory: int
-    """Bytes, as of `speed.peak_memory`, of this and of the smaller batches before it."""
+    """Bytes, as `speed.machine.peak_memory` counts them, for this and all smaller batches before
+    it."""
 
     @property
-    def sequences_per_second(self):
+    def sequences_per_second(self) -> float:
+        """Of all devices together."""
         return self.batch_size / self.step_seconds
 
 
 def benchmark(
-    bert,
+    bert: BertConfig,
     *,
-    batch_sizes=None,
-    sequence_length=128,
-    max_predictions=20,
-    precision="float32",
-    accumulate=1,
-    steps=100_000,
-    strategy="auto",
-    verbose=1,
-):
+    batch_sizes: Iterable[int] | None = None,
+    sequence_length: int = RecordsConfig.sequence_length,
+    max_predictions: int = RecordsConfig.max_predictions,
+    precision: str = PretrainingConfig.precision,
+    accumulate: int = 1,
+    steps: int = PretrainingConfig.steps,
+    strategy: str = "auto",
+    verbose: int = 1,
+) -> list[Measurement]:
     """Measures how fast this machine pretrains a model, with the step of `pretrain` on a random
     batch; takes about a minute.
 
@@ -77,55 +84,56 @@ def benchmark(
             minute.
         sequence_length: S.
         max_predictions: P.
-        precision: As of PretrainingConfig.
+        precision: As for PretrainingConfig.
         accumulate: As for `pretrain`.
-        steps: The updates of the run whose time is told.
+        steps: The updates of the run whose duration is estimated.
         strategy: As for `pretrain`, but not several workers.
-        verbose: Whether to print a table, every figure as soon as it is known.
+        verbose: Whether to print a table, each row as soon as it is measured.
 
     Returns:
-        A list of Measurement, one for each batch size that the machine's memory holds.
+        A list of Measurement, one for each batch size that fits into the machine's memory.
 
     Raises:
         InputError: A value is out of its range, or not even the smallest batch fits into memory.
     """
+    # Refuse what cannot be measured, before a model is made.
     began = time.perf_counter()
-    if (
-        keras.backend.backend() == "tensorflow"
-        and strategy in ("auto", "multi-worker")
-        and in_cluster()
-    ):
-        raise InputError(
-            "Expected a benchmark of one machine. Received: several workers in TF_CONFIG; unset it."
-        )
-    devices = devices_of(strategy)
+    devices = _devices_of(strategy)
     sizes = _checked(batch_sizes, bert, sequence_length, max_predictions, accumulate, devices)
     pretraining = PretrainingConfig(steps=steps, precision=precision)
-    shapes = {"sequence_length": sequence_length, "max_predictions": max_predictions}
+
+    # One model serves all sizes: its weights and optimizer take the same memory with each.
     with devices.scope():
         model = pretraining_model(bert, dtype=pretraining.dtype_policy)
+    shapes = {"sequence_length": sequence_length, "max_predictions": max_predictions}
+    micro_batches = f"; {accumulate} micro-batches" if accumulate > 1 else ""
     table = _Table(sequence_length, steps, verbose)
-    table.title(model, bert, max_predictions, precision, accumulate, devices)
-    measured = []
+    table.line(
+        f"{bert.num_layers} layers of {bert.hidden_size}, {model.count_params() / 1e6:,.1f} million "
+        f"weights; S = {sequence_length}, P = {max_predictions}, V = {bert.vocabulary_size:,}; "
+        f"{precision}{micro_batches}"
+    )
+    table.line(f"{keras.backend.backend()} on {devices.num_replicas} {device_kind()}")
+    table.header()
+
+    # From the smallest on, as long as time and memory allow.
+    measured: list[Measurement] = []
     for number, batch_size in enumerate(sizes):
         if reason := _reason_to_stop(measured, batch_size, batch_sizes is None, began):
             table.line(f"{', '.join(f'{size:,}' for size in sizes[number:])}: left out, {reason}.")
             break
-        table.cell(f"{batch_size:,}")
         try:
             batch = random_batch(BatchSpec(**shapes), batch_size, bert.vocabulary_size)
             with devices.scope():
                 compile_model(model, pretraining, accumulate)
-            measurement = _measure(
-                model, batch, pretraining, devices, training_flops(bert, **shapes), table
-            )
+            flops = training_flops(bert, **shapes)
+            measured.append(_measure(model, batch, pretraining, devices, flops))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            table.line("  out of memory")
+            table.out_of_memory(batch_size)
             break
-        measured.append(measurement)
-        table.row(measurement)
+        table.row(measured[-1])
     if not measured:
         raise InputError(
             f"Expected memory for a batch. Received: too little for one of {sizes[0]:,}; take a "
@@ -138,48 +146,59 @@ def benchmark(
     return measured
 
 
-def _checked(batch_sizes, bert, sequence_length, max_predictions, accumulate, devices):
+def _devices_of(strategy: str) -> Devices:
+    """The Devices of a strategy, of this machine alone."""
+    if (
+        keras.backend.backend() == "tensorflow"
+        and strategy in ("auto", "multi-worker")
+        and in_cluster()
+    ):
+        raise InputError(
+            "Expected a benchmark of one machine. Received: several workers in TF_CONFIG; unset it."
+        )
+    return devices_of(strategy)
+
+
+def _checked(
+    batch_sizes: Iterable[int] | None,
+    bert: BertConfig,
+    sequence_length: int,
+    max_predictions: int,
+    accumulate: int,
+    devices: Devices,
+) -> list[int]:
     """The batch sizes to measure, the smallest first."""
-    RecordsConfig(
-        sequence_length=sequence_length, max_predictions=max_predictions
-    )  # refuses what no records have
+    # Records have the same bounds.
+    RecordsConfig(sequence_length=sequence_length, max_predictions=max_predictions)
     if sequence_length > bert.max_positions:
         raise InputError(
             f"Expected a sequence length of at most {bert.max_positions}, the positions of the "
-            "model. "
-            f"Received: {sequence_length}."
+            f"model. Received: {sequence_length}."
         )
     if accumulate < 1:
         raise InputError(f"Expected at least 1 micro-batch. Received: accumulate={accumulate}.")
     if batch_sizes is None:
         shares = devices.num_replicas * accumulate
         return sorted({max(1, size // shares) * shares for size in BATCH_SIZES})
-    for batch_size in batch_sizes:
-        PretrainingConfig(batch_size=batch_size)  # refuses what is below 1
+    sizes = sorted({PretrainingConfig(batch_size=size).batch_size for size in batch_sizes})
+    for batch_size in sizes:
         check_shares(batch_size, devices.num_replicas, accumulate)
-    return sorted(set(batch_sizes))
+    return sizes
 
 
-def _measure(model, batch, pretraining, devices, flops, table):
-    """Trains on a batch again and again, with `fit`, and returns the Measurement."""
-    batch_size = len(batch[1]["nsp"])
-
-    def make(context):
-        rows = batch_size if context is None else batch_size // context.num_replicas_in_sync
-        options = tf.data.Options()
-        options.autotune.enabled = False  # as `tfrecords.read` has it
-        share = keras.tree.map_structure(lambda values: values[:rows], batch)
-        return tf.data.Dataset.from_tensors(share).repeat().with_options(options)
-
-    batches = batches_for(model, make)
-
-    def seconds(steps):
-        start = time.perf_counter()
-        model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
-        return time.perf_counter() - start
-
+def _measure(
+    model: keras.Model,
+    batch: tuple[dict[str, np.ndarray], ...],
+    pretraining: PretrainingConfig,
+    devices: Devices,
+    flops: float,
+) -> Measurement:
+    """Trains on a batch again and again, with `fit`."""
+    x, _, _ = batch
+    batch_size = len(next(iter(x.values())))
+    seconds = _timer(model, batch, batch_size)
+    # The first update compiles the step; the second tells how many make a repetition.
     first, second = seconds(1), seconds(1)
-    table.cell(f"{max(0.0, first - second):.1f} s")
     rate = matrix_product_rate(pretraining.precision) * devices.num_replicas
     steps = max(1, round(_REPETITION_SECONDS / second))
     step_seconds = statistics.median(seconds(steps) / steps for _ in range(_REPETITIONS))
@@ -193,7 +212,31 @@ def _measure(model, batch, pretraining, devices, flops, table):
     )
 
 
-def _reason_to_stop(measured, batch_size, in_a_minute, began):
+def _timer(
+    model: keras.Model, batch: tuple[dict[str, np.ndarray], ...], batch_size: int
+) -> Callable[[int], float]:
+    """A function that trains for some steps and returns the seconds that they took."""
+
+    def make(context: Any) -> tf.data.Dataset:
+        rows = batch_size if context is None else batch_size // context.num_replicas_in_sync
+        options = tf.data.Options()
+        options.autotune.enabled = False  # as in `tfrecords.read`
+        share = keras.tree.map_structure(lambda values: values[:rows], batch)
+        return tf.data.Dataset.from_tensors(share).repeat().with_options(options)
+
+    batches = batches_for(model, make)
+
+    def seconds(steps: int) -> float:
+        start = time.perf_counter()
+        model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def _reason_to_stop(
+    measured: list[Measurement], batch_size: int, in_a_minute: bool, began: float
+) -> str | None:
     """Why this batch size is not measured, nor any larger one; None if it is."""
     if not measured:
         return None
@@ -205,25 +248,28 @@ def _reason_to_stop(measured, batch_size, in_a_minute, began):
         + _REPETITIONS * max(_REPETITION_SECONDS, step_seconds)
     )
     if in_a_minute and time.perf_counter() - began + expected > _SECONDS:
-        return "since this would take more than a minute; name what you want to know"
+        return "since it would take more than a minute; name the sizes that you want to know"
     if len(measured) > 1:
-        # Memory grows in a straight line.
+        # Activations take memory in proportion to the batch, so two sizes tell the next.
         before = measured[-2]
         growth = (last.peak_memory - before.peak_memory) / (last.batch_size - before.batch_size)
         more = growth * (batch_size - last.batch_size)
         if more > (free := available_memory()):
-            return f"since it would take {more / 1e9:.1f} GB more memory, where {free / 1e9:.1f} GB are left"
+            return (
+                f"since it would take {more / 1e9:.1f} GB more memory, where {free / 1e9:.1f} GB "
+                "are left"
+            )
     return None
 
 
 class _Table:
-    """The table that is printed, every cell as soon as it is known."""
+    """The table that is printed, each row as soon as it is measured."""
 
-    def __init__(self, sequence_length, steps, verbose):
+    def __init__(self, sequence_length: int, steps: int, verbose: int) -> None:
         self._sequence_length = sequence_length
         self._steps = steps
         self._verbose = verbose
-        self._columns = {
+        self._widths = {
             "batch size": 10,
             "compiled in": 11,
             "sequences/s": 11,
@@ -232,50 +278,37 @@ class _Table:
             "peak memory so far": 18,
             f"{steps:,} updates": max(12, len(f"{steps:,} updates")),
         }
-        self._filled = 0
 
-    def title(self, model, bert, max_predictions, precision, accumulate, devices):
-        """Says what is measured, and heads the columns."""
-        self.line(
-            f"{bert.num_layers} layers of {bert.hidden_size}, {model.count_params() / 1e6:,.1f} "
-            "million weights; "
-            f"S = {self._sequence_length}, P = {max_predictions}, V = {bert.vocabulary_size:,}; "
-            f"{precision}" + (f"; {accumulate} micro-batches" if accumulate > 1 else "")
-        )
-        self.line(f"{keras.backend.backend()} on {devices.num_replicas} {device_kind()}")
-        for name in self._columns:
-            self.cell(name)
-        self.line("")
-
-    def row(self, measurement):
-        """Fills the rest of the row."""
-        rate = measurement.sequences_per_second
-        self.cell(f"{rate:,.4g}")
-        self.cell(f"{rate * self._sequence_length:,.0f}")
-        self.cell(
-            f"{measurement.matrix_product_share:.0%} of "
-            f"{measurement.matrix_product_rate / 1e9:,.0f} GFLOP/s"
-        )
-        self.cell(f"{measurement.peak_memory / 1e6:,.0f} MB")
-        self.cell(_duration(self._steps * measurement.step_seconds))
-        self.line("")
-
-    def cell(self, text):
-        width = list(self._columns.values())[self._filled]
-        self._print(("  " if self._filled else "") + text.rjust(width), end="")
-        self._filled += 1
-
-    def line(self, text):
-        """Ends the row, if one was begun, with a text."""
-        self._print(text)
-        self._filled = 0
-
-    def _print(self, text, end="\n"):
+    def line(self, text: str) -> None:
         if self._verbose:
-            print(text, end=end, flush=True)
+            print(text, flush=True)
+
+    def header(self) -> None:
+        self._cells(*self._widths)
+
+    def row(self, measurement: Measurement) -> None:
+        rate = measurement.sequences_per_second
+        self._cells(
+            f"{measurement.batch_size:,}",
+            f"{measurement.compile_seconds:.1f} s",
+            f"{rate:,.4g}",
+            f"{rate * self._sequence_length:,.0f}",
+            f"{measurement.matrix_product_share:.0%} of "
+            f"{measurement.matrix_product_rate / 1e9:,.0f} GFLOP/s",
+            f"{measurement.peak_memory / 1e6:,.0f} MB",
+            _duration(self._steps * measurement.step_seconds),
+        )
+
+    def out_of_memory(self, batch_size: int) -> None:
+        self._cells(f"{batch_size:,}", "out of memory")
+
+    def _cells(self, *cells: str) -> None:
+        """Prints the first cells of a row."""
+        pairs = zip(cells, self._widths.values(), strict=False)
+        self.line("  ".join(text.rjust(width) for text, width in pairs))
 
 
-def _duration(seconds):
+def _duration(seconds: float) -> str:
     """
     >>> [_duration(seconds) for seconds in (42, 600, 15_000, 700_000)]
     ['42 seconds', '10.0 minutes', '4.2 hours', '8.1 days']

@@ -1,9 +1,18 @@
-"""Compiles a training step for TPU chips that are not there, with the compiler inside of libtpu,
-the TPU's own library."""
+"""Compiles a training step for TPU chips without having them, with the compiler inside libtpu, the
+TPU's own library.
+
+What of Keras and JAX is private here: `_symbolic_build` and `_get_jax_state` of a model
+(keras/src/trainers/trainer.py and keras/src/backend/jax/trainer.py, Keras 3.15), and
+`jax.experimental.topologies` (JAX 0.10)."""
+
+from __future__ import annotations
 
 import importlib.util
 import os
 import re
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,26 +29,41 @@ _LIBTPU = {
 """What libtpu finds in the environment when it is loaded."""
 
 
-def topology_devices(topology):
-    """The chips of a topology as JAX devices that can be compiled for, and no more.
+Shapes = tuple[dict[str, keras.KerasTensor], ...]
+"""A batch (x, y, sample_weight) with nothing but shapes and dtypes."""
+
+
+def _jax() -> ModuleType:
+    """JAX, loaded late: only the functions here need it, and not every installation has it.
 
     Raises:
-        InputError: There is no such topology, or JAX or libtpu is not there.
+        InputError: Keras runs on another backend.
     """
-    chip = chip_of(topology)
     if keras.backend.backend() != "jax":
         raise InputError(
             f"Expected Keras on JAX. Received: {keras.backend.backend()}; set KERAS_BACKEND=jax "
             "before the import of keras."
         )
     import jax
-    from jax.experimental import topologies
 
+    return jax
+
+
+def topology_devices(topology: str) -> Sequence[Any]:
+    """The chips of a topology as JAX devices that programs can be compiled for, but not run on.
+
+    Raises:
+        InputError: There is no such topology, or JAX or libtpu is missing.
+    """
+    chip = chip_of(topology)
+    jax = _jax()
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
             "Expected libtpu, the TPU's compiler. Received: none; pip install '.[tpu-plan]' in the "
             "clone, on Linux."
         )
+    from jax.experimental import topologies
+
     for name, value in _LIBTPU.items():
         os.environ.setdefault(name, value)
     # A v4 chip is two devices unless asked for as the one that Cloud TPU makes of it.
@@ -50,8 +74,7 @@ def topology_devices(topology):
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
             f"Expected a topology that a TPU of chips {chip.name} has, such as "
-            f"{examples(chip.name)}. "
-            f"Received: {topology!r} ({one_line(error, 120)})."
+            f"{examples(chip.name)}. Received: {topology!r} ({one_line(error, 120)})."
         ) from None
 
 
@@ -60,30 +83,30 @@ def batch_shapes(spec: BatchSpec, batch_size: int):
     return spec.build(lambda feature, shape: keras.KerasTensor(shape, feature.dtype), batch_size)
 
 
-def without_values(new_model, shapes):
-    """Makes a compiled model with all variables of its training, of which there are only shapes and
-    dtypes.
+def without_values(new_model: Callable[[], keras.Model], shapes: Shapes) -> keras.Model:
+    """Makes a compiled model with all variables of its training, of which only shapes and dtypes
+    exist: the large sizes would not fit into this machine's memory.
 
     Args:
         new_model: Returns a model that `compile` was called on.
         shapes: Those of a batch, as by `batch_shapes`.
     """
-    import jax
-
     models = []
 
-    def build():
+    # What is made while JAX traces a function has no values. The metrics are only made by
+    # `_symbolic_build`, the optimizer's variables only by `build`; `fit` would do both later.
+    def build() -> None:
         model = new_model()
         model._symbolic_build(data_batch=shapes)
         model.optimizer.build(model.trainable_variables)
         models.append(model)
 
-    jax.eval_shape(build)
+    _jax().eval_shape(build)
     return models[0]
 
 
-def compiled_step(model, shapes, chips):
-    """Compiles a model's training step for chips that share the batch out, as `fit` does under
+def compiled_step(model: keras.Model, shapes: Shapes, chips: Sequence[Any]) -> Any:
+    """Compiles a model's training step for chips that share each batch, as `fit` does under
     keras.distribution.DataParallel.
 
     Args:
@@ -97,16 +120,18 @@ def compiled_step(model, shapes, chips):
     Raises:
         InputError: The step would need the host.
     """
-    import jax
-
+    jax = _jax()
     replicated, shared = _shardings(chips)
     state = _shapes_of(_state(model), replicated)
+    # As Keras jits it (keras/src/backend/jax/trainer.py, make_train_function): the new state takes
+    # the memory of the old.
     donated = jax.jit(
         model.train_step,
         donate_argnums=0,
         out_shardings=(None, jax.tree.map(lambda _: replicated, state)),
     )
     lowered = donated.lower(state, _shapes_of(shapes, shared))
+    # Looked for twice: JAX writes some transfers itself, and the compiler adds others.
     check_needs_no_host(lowered.as_text())
     compiled = lowered.compile()
     check_needs_no_host(compiled.as_text())
@@ -114,12 +139,13 @@ def compiled_step(model, shapes, chips):
 
 
 _HOST = re.compile(
-    r'is_host_transfer ?= ?true|\b(?:infeed|outfeed)\b|custom_call_target="[^"]*(?:callback|host)[^"]*"|@\w*callback\w*\(',
+    r"is_host_transfer ?= ?true|\b(?:infeed|outfeed)\b|"
+    r'custom_call_target="[^"]*(?:callback|host)[^"]*"|@\w*callback\w*\(',
     re.IGNORECASE,
 )
 
 
-def check_needs_no_host(text):
+def check_needs_no_host(text: str) -> None:
     """Raises InputError if a program, as StableHLO or as compiled HLO, sends something to the host
     or waits for it.
 
@@ -136,20 +162,18 @@ def check_needs_no_host(text):
             )
 
 
-def compiled_update(model, chips):
+def compiled_update(model: keras.Model, chips: Sequence[Any]) -> Any:
     """Compiles the last part of a step alone, from gradients to new weights. Arguments and result
-    as of `compiled_step`."""
-    import jax
-
+    are those of `compiled_step`."""
     replicated, _ = _shardings(chips)
     trainable, _, optimizer_values, _ = _shapes_of(_state(model), replicated)
-    update = jax.jit(
+    update = _jax().jit(
         model.optimizer.stateless_apply, donate_argnums=(0, 2), out_shardings=replicated
     )
     return update.lower(optimizer_values, trainable, trainable).compile()
 
 
-def _state(model):
+def _state(model: keras.Model) -> tuple[Any, ...]:
     return model._get_jax_state(
         trainable_variables=True,
         non_trainable_variables=True,
@@ -158,22 +182,21 @@ def _state(model):
     )
 
 
-def _shardings(chips):
-    """Whole on every chip, and rows shared out."""
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+def _shardings(chips: Sequence[Any]) -> tuple[Any, Any]:
+    """Two shardings: everything on every chip, and the rows of a batch divided among them."""
+    sharding = _jax().sharding
+    mesh = sharding.Mesh(np.array(chips), ("batch",))
+    whole, rows = sharding.PartitionSpec(), sharding.PartitionSpec("batch")
+    return sharding.NamedSharding(mesh, whole), sharding.NamedSharding(mesh, rows)
 
-    mesh = Mesh(np.array(chips), ("batch",))
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
 
-
-def _shapes_of(values, sharding):
-    import jax
-
+def _shapes_of(values: Any, sharding: Any) -> Any:
+    jax = _jax()
     return jax.tree.map(
         lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=sharding), values
     )
 
 
-def one_line(text, length):
+def one_line(text: object, length: int) -> str:
     """The beginning of a text, without its line breaks."""
     return " ".join(str(text).split())[:length]
