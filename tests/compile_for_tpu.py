@@ -1,9 +1,10 @@
-"""Compiles training steps for TPUs, as a process of its own; the tests look at what it prints, a
-line of JSON for each.
+"""Compiles training steps for TPUs in a process of its own, and prints a line of JSON for each; the
+tests check what it prints.
 
-python tests/compile_for_tpu.py plan '[{"size": "tiny", "topology": "v5e:2x2", "optimizer": "lamb",
-...}, ...]' python tests/compile_for_tpu.py host '["debug.print", ...]' python
-tests/compile_for_tpu.py tensorflow '[{"accumulate": 2, "precision": "bfloat16", ...}, ...]'"""
+    python tests/compile_for_tpu.py plan '[{"size": "tiny", "topology": "v5e:2x2", ...}, ...]'
+    python tests/compile_for_tpu.py host '["debug.print", ...]'
+    python tests/compile_for_tpu.py tensorflow '[{"accumulate": 2, "precision": "bfloat16"}, ...]'
+"""
 
 import json
 import os
@@ -11,7 +12,8 @@ import sys
 
 VOCABULARY_SIZE = 1009
 FIELDS = ("batch_size", "optimizer", "precision")
-"""Of PretrainingConfig; other options are of `training_plan` or of the model's size."""
+"""Options that are fields of PretrainingConfig; the others belong to `training_plan` or to the
+model's size."""
 
 
 def bert_and_pretraining(options):
@@ -45,7 +47,7 @@ def plan(options):
 
 
 def host(way):
-    """What is said of a step that waits for the host."""
+    """The message for a step that waits for the host."""
     import jax
 
     import kbert
@@ -90,8 +92,7 @@ def host(way):
 
 
 def tensorflow(options):
-    """The bytes that each compiled part of TensorFlow's step takes on one chip, and what was not
-    compiled."""
+    """The bytes that each compiled part of TensorFlow's step needs on one chip."""
     import keras
     import tensorflow as tf
 
@@ -139,7 +140,10 @@ def tensorflow(options):
 
 
 def compiled_bytes(hlo):
-    """Compiles a serialized XLA program for one chip; the bytes that it takes there."""
+    """Compiles a serialized XLA program for one chip; the bytes that it needs there.
+
+    JAX has no public way from HLO to a compiled program of another platform: `ir`, `_jax` and
+    `make_ir_context` are private names of jaxlib 0.10."""
     import numpy as np
     from jax._src.interpreters.mlir import make_ir_context
     from jax.experimental import topologies
