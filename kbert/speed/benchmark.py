@@ -26,7 +26,7 @@ from kbert.speed.machine import (
 )
 from kbert.step.objective import compile_model
 from tfrecords import InputError, RecordsConfig
-from tfrecords.batch import BatchSpec, random_batch
+from tfrecords.batch import Batch, BatchSpec, random_batch
 
 BATCH_SIZES = (8, 32, 128)
 """What is measured where nothing else is asked for."""
@@ -188,7 +188,7 @@ def _checked(
 
 def _measure(
     model: keras.Model,
-    batch: tuple[dict[str, np.ndarray], ...],
+    batch: Batch[np.ndarray],
     pretraining: PretrainingConfig,
     devices: Devices,
     flops: float,
@@ -212,9 +212,7 @@ def _measure(
     )
 
 
-def _timer(
-    model: keras.Model, batch: tuple[dict[str, np.ndarray], ...], batch_size: int
-) -> Callable[[int], float]:
+def _timer(model: keras.Model, batch: Batch[np.ndarray], batch_size: int) -> Callable[[int], float]:
     """A function that trains for some steps and returns the seconds that they took."""
 
     def make(context: Any) -> tf.data.Dataset:

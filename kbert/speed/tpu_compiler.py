@@ -19,7 +19,7 @@ import numpy as np
 
 from kbert.speed.chips import chip_of, examples
 from tfrecords import InputError
-from tfrecords.batch import BatchSpec
+from tfrecords.batch import Batch, BatchSpec
 from tfrecords.workers import silenced_stderr
 
 _LIBTPU = {
@@ -29,7 +29,7 @@ _LIBTPU = {
 """What libtpu finds in the environment when it is loaded."""
 
 
-Shapes = tuple[dict[str, keras.KerasTensor], ...]
+Shapes = Batch[keras.KerasTensor]
 """A batch (x, y, sample_weight) with nothing but shapes and dtypes."""
 
 
@@ -78,7 +78,7 @@ def topology_devices(topology: str) -> Sequence[Any]:
         ) from None
 
 
-def batch_shapes(spec: BatchSpec, batch_size: int):
+def batch_shapes(spec: BatchSpec, batch_size: int) -> Shapes:
     """A batch (x, y, sample_weight) of that form with nothing but shapes and dtypes."""
     return spec.build(lambda feature, shape: keras.KerasTensor(shape, feature.dtype), batch_size)
 
