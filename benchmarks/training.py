@@ -45,7 +45,9 @@ PRODUCTS = "matrix products"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Speed and memory of the training step, next to other tools."
+    )
     parser.add_argument("--size", default="mini", choices=list(SIZES))
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--sequence-length", type=int, default=128)
@@ -118,7 +120,7 @@ def print_table(workers: Sequence[Worker], fastest: float) -> None:
     products alone would allow."""
     ours = next((worker for worker in workers if worker.name == OURS), workers[0])
     titles = ("median", f"{ours.name} to it", "of matrix products", "processors", "peak MB", "all")
-    rows = [("sequences per second", *titles)]
+    rows: list[tuple[str, ...]] = [("sequences per second", *titles)]
     for worker in workers:
         ratio = median([one / other for one, other in zip(ours.rates, worker.rates, strict=True)])
         rate = median(worker.rates)

@@ -126,7 +126,7 @@ class BertConfig:
         return cls(vocabulary_size=vocabulary_size, **(_shape_of(size) | changes))
 
 
-def _shape_of(size: str) -> dict[str, int]:
+def _shape_of(size: str) -> dict[str, Any]:
     """The fields of BertConfig that a size stands for; it says nothing of the others."""
     if miniature := _MINIATURES.fullmatch(size):
         num_layers, hidden_size = map(int, miniature.groups())
@@ -287,9 +287,11 @@ def _normalise(config: BertConfig | PretrainingConfig) -> None:
 def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputError(f"Expected {name} to be a number. Received: {value!r}.")
-    if not isinstance(value, numbers.Integral) and not float(value).is_integer():
+    if isinstance(value, numbers.Integral):
+        return operator.index(value)
+    if not float(value).is_integer():
         raise InputError(f"Expected {name} to be an integer. Received: {value!r}.")
-    return operator.index(value) if isinstance(value, numbers.Integral) else int(value)
+    return int(float(value))
 
 
 def _float(name: str, value: Any) -> float:

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kbert.config import POOLINGS, TOP_K
 from kbert.objectives import MLM, NSP
 from tfrecords import InputError
 from tfrecords.vocabulary import MASK
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
     from kbert.formats.pretrained import Pretrained
 
-POOLINGS = ("mean", "cls", "pooler")
-"""How the vectors of a text's tokens become one: their mean, the first, or the first through the
-pooler."""
-TOP_K = 5
-"""Words proposed for each [MASK], if nothing else is asked for."""
 _BATCH_SIZE = 32
 
 

@@ -14,6 +14,12 @@ from kbert.cli import data, models, speed, training
 from tfrecords.errors import InputError, WorkerError
 
 
+class _Mistake(click.ClickException):
+    """A mistake in the input or the options."""
+
+    exit_code = 2
+
+
 class Commands(click.Group):
     """The group of all commands, listed in the order of their use.
 
@@ -31,9 +37,7 @@ class Commands(click.Group):
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except InputError as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = 2
-            raise failure from None
+            raise _Mistake(str(error)) from None
         except WorkerError as error:
             raise click.ClickException(str(error)) from None
         except OSError as error:

@@ -12,9 +12,7 @@ import click
 from kbert.cli.options import PATH, Command, option
 from kbert.cli.start import load_package
 from kbert.config import POOLINGS, TOP_K
-from tfrecords.errors import InputError
-
-EXPORT_FORMATS = ("saved-model", "keras-hub", "huggingface", "google")
+from kbert.formats.protocol import EXPORT_FORMATS
 
 
 @click.command(cls=Command, short_help="Export a model to another format.")
@@ -97,8 +95,9 @@ def predict(
     if embed:
         _save_vectors(predictor.embed(list(texts), pooling), embed)
     elif text == ("-",):
-        for number, line in enumerate(texts, start=1):
-            _fill_mask_in_line(predictor, line, number)
+        # A line without a mask has no answer: a pipe may hold blank lines, too.
+        for one, answers in predictor.fill_masks(texts):
+            _print_answers(one, answers)
     else:
         # All texts are checked before the first answer is printed.
         for one, answers in [(one, predictor.fill_mask(one)) for one in texts]:
@@ -114,15 +113,6 @@ def _lines_of_standard_input() -> Iterator[str]:
 
 def _standard_input() -> Iterable[bytes]:
     return sys.stdin.buffer
-
-
-def _fill_mask_in_line(predictor: Any, line: str, number: int) -> None:
-    """Prints the answers for a line of standard input; an empty text has none, since a pipe may
-    hold blank lines that keep it in step with another file."""
-    try:
-        _print_answers(line, predictor.fill_mask(line) if line else [])
-    except InputError as error:
-        raise InputError(f"standard input, line {number}: {error}") from None
 
 
 def _print_answers(text: str, answers: list[list[Any]]) -> None:

@@ -168,6 +168,12 @@ def plan(
     from kbert.speed.plan import plan_table, training_plan
 
     bert = BertConfig.of_size(size, vocabulary_size=vocabulary_size, dropout=dropout)
-    settings = {"batch_size": batch_size, "optimizer": optimizer, "precision": precision}
-    pretraining = PretrainingConfig(**settings, **({} if steps is None else {"steps": steps}))
+    settings: dict[str, Any] = {
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "precision": precision,
+    }
+    if steps is not None:
+        settings["steps"] = steps
+    pretraining = PretrainingConfig(**settings)
     click.echo(plan_table(training_plan(bert, pretraining, topology, **options), steps))

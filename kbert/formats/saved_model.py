@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import tempfile
 
+from kbert.config import TOP_K
 from kbert.formats.notes import NOTES, read_notes
 from kbert.formats.pretrained import Pretrained
 from kbert.tensors import read_checkpoint
@@ -26,7 +27,7 @@ def recognises(path: pathlib.Path) -> bool:
     return (path / GRAPH).is_file()
 
 
-def write(pretrained: Pretrained, directory: pathlib.Path, *, top_k: int = 5) -> None:
+def write(pretrained: Pretrained, directory: pathlib.Path, *, top_k: int = TOP_K) -> None:
     """Writes a model with its tokenizer as a SavedModel.
 
     It has the signatures serving_default (texts to embeddings), fill_mask, embed_ids and, if the

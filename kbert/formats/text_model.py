@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
+from kbert.config import TOP_K
 from kbert.model.bert import encoder_of
 from tfrecords import InputError, Tokenizer
 from tfrecords.vocabulary import MASK
@@ -36,7 +37,7 @@ class TextModel(tf.Module):
     vocabulary_file: tf.saved_model.Asset
     """The vocabulary as a file, once this is to be saved."""
 
-    def __init__(self, pretrained: Pretrained, *, top_k: int = 5) -> None:
+    def __init__(self, pretrained: Pretrained, *, top_k: int = TOP_K) -> None:
         super().__init__()
         if top_k < 1:
             raise InputError(f"Expected a top_k of at least 1. Received: {top_k}.")
