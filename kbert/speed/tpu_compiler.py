@@ -150,11 +150,11 @@ def check_needs_no_host(text: str) -> None:
     or waits for it.
 
     >>> check_needs_no_host("%sum = f32[] add(%x, %y)")
-    >>> check_needs_no_host("%said = token[] outfeed(%x)")
+    >>> check_needs_no_host("outfeed(%x)")
     Traceback (most recent call last):
         ...
-    tfrecords.errors.InputError: Expected a step that needs no host. Received one with: %said =
-    token[] outfeed(%x)."""
+    tfrecords.errors.InputError: Expected a step that needs no host. Received one with: outfeed(%x).
+    """
     for line in text.splitlines():
         if _HOST.search(line):
             raise InputError(
