@@ -103,13 +103,13 @@ def test_the_reader_gives_batches_of_this_form(pairs, records_by_pairs):
 
 
 def test_a_reader_with_another_form_says_so(tiny_records, monkeypatch):
-    parse = tfrecords.reader._parse
+    parse = tfrecords.reader.parse
 
     def without_weights(*arguments):
         x, y, _ = parse(*arguments)
         return x, y, {}
 
-    monkeypatch.setattr(tfrecords.reader, "_parse", without_weights)
+    monkeypatch.setattr(tfrecords.reader, "parse", without_weights)
     with pytest.raises(AssertionError, match=r"Expected batches as in tfrecords/batch\.py"):
         read(tiny_records, batch_size=B)
 

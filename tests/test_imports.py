@@ -28,6 +28,8 @@ ORDER = [
     "tfrecords.masking",
     "tfrecords.writer",
     "tfrecords.framing",
+    "tfrecords.foreign",
+    "tfrecords.parsing",
     "tfrecords.reader",
     "tfrecords.build.tokenizing",
     "tfrecords.build.buckets",

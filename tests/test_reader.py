@@ -1157,7 +1157,7 @@ def test_records_of_the_model_gardens_script(tmp_path, corpus, documents, vocabu
 def test_another_vocabulary_is_refused(records, vocabulary, refused):
     n = len(vocabulary)
     with refused(
-        rf"Expected records of a vocabulary of {n + 1:,} pieces\. Received: .*, written with one "
+        rf"Expected records with a vocabulary of {n + 1:,} tokens\. Received: .*, written with one "
         rf"of {n:,}\."
     ):
         read(records, batch_size=3, vocabulary_size=n + 1)

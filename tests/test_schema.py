@@ -147,8 +147,9 @@ def test_directory_without_finished_records_is_refused(tmp_path, refused):
         ({"version": 3}, r"manifest\.json: expected version 2\. Received: 3"),
         ({"version": ...}, r"manifest\.json: expected version 2\. Received: None"),
         (
-            {"unheard_of": 1},
-            r"manifest\.json: expected a manifest by 'kbert records'\. Received: .*unheard_of",
+            {"unheard_of": 1, "another": 2},
+            r"manifest\.json: expected a manifest that this release of kbert knows\. Received: the "
+            r"fields another, unheard_of, which a newer release wrote; upgrade, or make",
         ),
         (
             {"sequence_length": ...},
@@ -163,12 +164,15 @@ def test_directory_without_finished_records_is_refused(tmp_path, refused):
             {"shards": [{"name": "a", "offsets": []}]},
             r"expected a manifest by 'kbert records'\. Received: .*split",
         ),
-        ({"shards": ["a"]}, r"expected a manifest by 'kbert records'\. Received: "),
+        (
+            {"shards": ["a"]},
+            r"a manifest by 'kbert records'\. Received: 'a' in the place of a Shard",
+        ),
         ({"shards": 7}, r"expected a manifest by 'kbert records'\. Received: "),
         ({"config": None}, r"expected a manifest by 'kbert records'\. Received: "),
         (
             {"config": {"unheard_of": 1}},
-            r"expected a manifest by 'kbert records'\. Received: .*unheard_of",
+            r"knows\. Received: the fields unheard_of, which a newer release wrote; upgrade",
         ),
         ({"config": {"mask_rate": 2.0}}, r"Expected mask_rate from 0\.0 to 1\.0\. Received: 2\.0"),
     ],
@@ -178,6 +182,20 @@ def test_manifest_by_another_hand_is_refused(manifest, refused, changes, pattern
     edited(manifest.directory, **changes)
     with refused(pattern):
         load_manifest(manifest.directory)
+
+
+def test_manifest_of_an_earlier_release_takes_defaults(manifest):
+    """It lacks what later releases added, here everything that has a default."""
+    manifest.save()
+    fields = json.loads((manifest.directory / "manifest.json").read_text())
+    for shard in fields["shards"]:
+        del shard["compression"]
+    edited(
+        manifest.directory,
+        config={"sequence_length": 29, "max_predictions": 5, "seed": (1 << 63) - 1},
+        shards=fields["shards"],
+    )
+    assert load_manifest(manifest.directory) == manifest
 
 
 def test_manifest_that_is_no_json_is_refused(manifest, refused):

@@ -1,6 +1,9 @@
-"""How many records are in a TFRecord file that no manifest tells of, and where they begin."""
+"""How many records are in a TFRecord file without a manifest, and where they begin."""
+
+from __future__ import annotations
 
 import gzip
+import pathlib
 import zlib
 
 import numpy as np
@@ -13,11 +16,11 @@ from tfrecords.files import is_gzip
 _HEAD = 12  # bytes: the length and its CRC; the data and a CRC of 4 bytes follow
 
 
-def scan_records(path):
-    """Counts the records of a file by their lengths, without reading what is in them.
+def scan_records(path: pathlib.Path) -> tuple[int, tuple[int, ...], str]:
+    """Counts the records of a file by their lengths, without parsing what is in them.
 
     Args:
-        path: A file, plain or gzip (told by its first bytes).
+        path: A file, plain or gzip (recognised by its first bytes).
 
     Returns:
         The number of records, the offset of every BLOCK_RECORDS-th of them (empty for gzip), and
@@ -35,14 +38,15 @@ def scan_records(path):
     return count, tuple(offsets.tolist()), "none"
 
 
-def _cut(path, count):
+def _cut(path: pathlib.Path, count: int) -> InputError:
     return InputError(
         f"{path}: expected TFRecords of tf.train.Example. Received: a file that is cut or damaged "
         f"in record {count:,}."
     )
 
 
-def _count_compressed(path):
+def _count_compressed(path: pathlib.Path) -> int:
+    # In pieces of 1 MiB, since a damaged length may ask for more than there is memory.
     count = 0
     try:
         with gzip.open(path) as file:
@@ -60,15 +64,16 @@ def _count_compressed(path):
 
 @compiled
 def _scan(data, block_records):
-    """The number of records, where every so-many-th begins, and whether the last one is whole."""
+    """The number of records, where every `block_records`-th begins, and whether the last one is
+    whole."""
     count, at = 0, 0
-    offsets = [np.int64(0) for _ in range(0)]
+    offsets = [np.int64(0) for _ in range(0)]  # empty, in a way that tells numba its type
     while at < len(data):
         length = np.int64(0)
         if at + 12 <= len(data):
             for byte in range(8):
                 length |= np.int64(data[at + byte]) << (8 * byte)
-        if length < 0 or length > len(data) - at - 16:  # an addition could overflow
+        if length < 0 or length > len(data) - at - 16:  # not at + length + 16: could overflow
             return count, np.array(offsets, np.int64), False
         if count % block_records == 0:
             offsets.append(np.int64(at))

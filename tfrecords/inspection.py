@@ -6,7 +6,8 @@ import tensorflow as tf
 from tfrecords import schema
 from tfrecords.errors import InputError
 from tfrecords.framing import scan_records
-from tfrecords.reader import features_of, limits_of, read
+from tfrecords.parsing import features_of, limits_of
+from tfrecords.reader import read
 from tfrecords.schema import load_manifest
 
 _RECORDS_PER_BATCH = 1024

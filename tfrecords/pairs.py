@@ -1,17 +1,21 @@
 """Tokenized documents to the sequences that BERT is pretrained on: sentence pairs, or text without
 a second segment.
 
-Three kinds of them, with the label that a classifier on [CLS] learns:
+There are three kinds, with the label that a classifier on [CLS] learns:
 
-    nsp     [CLS] A [SEP] B [SEP]   B follows A (0) or is from another document (1); Devlin et al.
-    2019 (BERT) sop     [CLS] A [SEP] B [SEP]   A and B are in order (0) or swapped (1); Lan et al.
-    2020 (ALBERT) none    [CLS] A [SEP]           no label (0), full sentences; Liu et al. 2019
-    (RoBERTa)
+    nsp   [CLS] A [SEP] B [SEP]  B follows A (0) or is from another document (1);
+                                 Devlin et al. 2019 (BERT)
+    sop   [CLS] A [SEP] B [SEP]  A and B are in order (0) or swapped (1);
+                                 Lan et al. 2020 (ALBERT)
+    none  [CLS] A [SEP]          no label (0), full sentences;
+                                 Liu et al. 2019 (RoBERTa)
 
-Documents arrive as flat arrays and pairs leave as flat arrays, so that the loops compile (numba).
-Every random choice is one draw `u` of `generator.random()`; an integer in [0, n) is `int(u * n)`. A
-plain version that is fed the same draws gives the same pairs; one of each kind stands in
-tests/test_pairs.py."""
+Documents come as flat arrays and pairs leave as flat arrays, so that the loops compile (numba).
+Every random choice is one draw `u` of `generator.random()`; an integer in [0, n) is `int(u * n)`.
+tests/test_pairs.py has a plain version of each kind that makes the same pairs from the same draws.
+"""
+
+from __future__ import annotations
 
 import collections
 import dataclasses
@@ -20,6 +24,7 @@ import functools
 import numpy as np
 
 from tfrecords.compilation import compiled
+from tfrecords.documents import Documents
 from tfrecords.schema import PAIRS
 
 
@@ -35,11 +40,11 @@ class Pairs:
             is segment 1.
         labels: int32 [N]. nsp: 0 = B follows A, 1 = B is random. sop: 0 = in order, 1 = swapped.
             none: 0.
-        num_truncated: nsp, sop: how many of the pairs lost tokens because they were too long. none:
-            how many sentences were too long for one sequence and were cut in pieces, of which none
-            is lost; once per pass over a sentence.
-        num_dropped: sop: how many chunks were a single token, which cannot be cut in two, and made
-            no pair. nsp, none: 0.
+        num_truncated: nsp, sop: the number of pairs that lost tokens because they were too long.
+            none: the number of sentences that were too long for one sequence and were split over
+            several without loss, counted once per pass.
+        num_dropped: sop: the number of chunks of a single token, which cannot be split in two and
+            made no pair. nsp, none: 0.
     """
 
     tokens: np.ndarray
@@ -49,16 +54,19 @@ class Pairs:
     num_truncated: int
     num_dropped: int
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @functools.cached_property
-    def lengths(self):
+    def lengths(self) -> np.ndarray:
+        """int32 [N], the tokens of each pair."""
         return np.diff(self.starts).astype(np.int32)
 
-    def batch(self, indices, sequence_length):
+    def batch(
+        self, indices: np.ndarray, sequence_length: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The pairs at `indices` (int64 [B]), padded with zeros: token_ids and segment_ids (int32
-        [B, S]), lengths, labels."""
+        [B, S]), lengths and labels (int32 [B])."""
         token_ids, segment_ids = _batch(
             self.tokens, self.starts, self.first_lengths, indices, sequence_length
         )
@@ -79,40 +87,40 @@ def _batch(tokens, starts, first_lengths, indices, sequence_length):
 
 
 def make_pairs(
-    documents,
-    kind,
-    sequence_length,
-    short_sequence_probability,
-    duplicates,
-    cls_id,
-    sep_id,
-    generator,
-):
+    documents: Documents,
+    kind: str,
+    sequence_length: int,
+    short_sequence_probability: float,
+    duplicates: int,
+    cls_id: int,
+    sep_id: int,
+    generator: np.random.Generator,
+) -> Pairs:
     """Makes `duplicates` passes over the documents, each of which packs all their sentences into
     sequences.
 
     "nsp", Devlin et al. 2019, appendix A.2, and create_pretraining_data.py of google-research/bert:
-    sentences of a document gather until they reach a target length, are cut in two at a random
-    place, and half of the time the second part gives way to a run of sentences of another document
-    (its own sentences then go back to be used next). What is too long loses tokens. One departure
-    from Google's script: the other document is never the same one, where the script tries ten times
-    and then takes what it has.
+    sentences of a document are gathered until they reach a target length and split in two at a
+    random place. Half of the time the second part is replaced by consecutive sentences of another
+    document (its own sentences are then used next). Pairs that are too long lose tokens. One
+    departure from Google's script: the other document is never the same one, where the script tries
+    ten times and then takes what it has.
 
     "sop", Lan et al. 2020, section 3.1, and create_pretraining_data.py of google-research/albert:
-    sentences gather, are cut in two and lose tokens in the same way, and half of the time the two
-    parts are swapped. One departure: sentences that make a chunk of only one are cut in two at a
-    random token, where the script takes B from a random document and labels it as swapped. A chunk
-    of a single token is dropped.
+    sentences are gathered, split in two and truncated in the same way, and half of the time the two
+    parts are swapped. One departure: a chunk of only one sentence is split in two at a random
+    token, where the script takes B from a random document and labels it as swapped. A chunk of a
+    single token is dropped.
 
     "none", DOC-SENTENCES of Liu et al. 2019, section 4.2: full sentences of one document fill a
-    sequence as far as they fit. No text is lost: a sentence longer than a sequence is cut in pieces
-    of that length, and the last piece starts the next sequence.
+    sequence as far as they fit. No text is lost: a sentence longer than a sequence is split into
+    parts of that length, and the last part starts the next sequence.
 
     The documents (7 8) (9) (5 6) and (4 4 4 4) (1) in sequences of 5, without a second segment:
 
     >>> documents = Documents.of([[[7, 8], [9], [5, 6]], [[4, 4, 4, 4], [1]]])
-    >>> pairs = make_pairs(documents, "none", 5, 0.0, 1, cls_id=2, sep_id=3,
-    generator=np.random.default_rng(0))
+    >>> generator = np.random.default_rng(0)
+    >>> pairs = make_pairs(documents, "none", 5, 0.0, 1, 2, 3, generator)
     >>> pairs.batch(np.arange(4), 5)[0]
     array([[2, 7, 8, 9, 3],
            [2, 5, 6, 3, 0],
@@ -120,12 +128,12 @@ def make_pairs(
            [2, 4, 1, 3, 0]], dtype=int32)
 
     Args:
-        documents: Documents; at least two for "nsp", since the random next sentence comes from
-            another one, else one.
+        documents: At least two for "nsp", since the random next sentence comes from another one;
+            else at least one.
         kind: One of PAIRS.
         sequence_length: The longest sequence, special tokens included; at least 5.
-        short_sequence_probability: The share of passes over a document with a target drawn from [2,
-            longest].
+        short_sequence_probability: The share of passes over a document whose target length is
+            drawn from [2, longest].
         duplicates: The number of passes.
         cls_id: The id of [CLS].
         sep_id: The id of [SEP].
@@ -165,7 +173,7 @@ def make_pairs(
 
 
 _Output = collections.namedtuple("_Output", "tokens starts first_lengths labels count")
-"""The arrays of Pairs with room to grow, and how many of the pairs there are."""
+"""The arrays of Pairs with room to grow, and the number of pairs in them."""
 
 
 @compiled
@@ -177,6 +185,8 @@ def _empty_output():
 @compiled
 def _emit(output, all_tokens, a_start, a_end, b_start, b_end, label, cls_id, sep_id):
     """Appends [CLS] A [SEP] B [SEP], or [CLS] A [SEP] if B is empty, and returns the output."""
+    # The one place where sequences get their special tokens. The arrays grow by half when they are
+    # full, so the cost per token stays constant however many pairs there will be.
     n = output.count
     at = output.starts[n]
     first_length = a_end - a_start + 2
@@ -269,6 +279,8 @@ def _next_sentence_pairs(
     sep_id,
     generator,
 ):
+    """The pairs of "nsp" as the fields of Pairs; see `make_pairs`. `max_tokens` is the most tokens
+    of A and B together."""
     num_documents = len(document_starts) - 1
     output = _empty_output()
     num_truncated = 0
@@ -277,13 +289,15 @@ def _next_sentence_pairs(
         target = _target_length(max_tokens, short_probability, generator)
         chunk, stop = document_starts[document], document_starts[document + 1]
         while chunk < stop:
-            # The chunk is sentences chunk to end - 1; sentences are contiguous in tokens, and so
-            # are the parts A and B.
+            # The chunk is sentences `chunk` to `end - 1`. Sentences are contiguous in tokens, and
+            # so are the parts A and B: both are a start and an end, and nothing is copied yet.
             end = _run_end(sentence_starts, chunk, stop, target)
             cut = chunk + 1
             if end - chunk >= 2:
                 cut += _below(generator, end - chunk - 1)
             a_start, a_end = sentence_starts[chunk], sentence_starts[cut]
+            # B: a single sentence has no second part, so it always gets a random one, as in
+            # Google's script; short documents therefore make more random pairs than half.
             is_random = end - chunk == 1 or generator.random() < 0.5
             if is_random:
                 other = _below(generator, num_documents - 1)
@@ -298,6 +312,7 @@ def _next_sentence_pairs(
             else:
                 b_start, b_end = a_end, sentence_starts[end]
                 chunk = end
+            # Runs of whole sentences end beyond the target, so that most pairs are cut to length.
             num_truncated += (a_end - a_start) + (b_end - b_start) > max_tokens
             a_start, a_end, b_start, b_end = _truncate(
                 a_start, a_end, b_start, b_end, max_tokens, generator
@@ -320,6 +335,7 @@ def _sentence_order_pairs(
     sep_id,
     generator,
 ):
+    """The pairs of "sop"; arguments and result as of `_next_sentence_pairs`."""
     num_documents = len(document_starts) - 1
     output = _empty_output()
     num_truncated = num_dropped = 0
@@ -328,11 +344,13 @@ def _sentence_order_pairs(
         target = _target_length(max_tokens, short_probability, generator)
         end, stop = document_starts[document], document_starts[document + 1]
         while end < stop:
+            # Every chunk is used up by its pair: nothing is displaced that could go back.
             chunk, end = end, _run_end(sentence_starts, end, stop, target)
             a_start, b_end = sentence_starts[chunk], sentence_starts[end]
             if b_end - a_start == 1:
                 num_dropped += 1
                 continue
+            # Between two sentences, or inside of a single one, which has an order too.
             if end - chunk >= 2:
                 cut = sentence_starts[chunk + 1 + _below(generator, end - chunk - 1)]
             else:
@@ -363,6 +381,7 @@ def _full_sentences(
     sep_id,
     generator,
 ):
+    """The sequences of "none"; arguments and result as of `_next_sentence_pairs`."""
     num_documents = len(document_starts) - 1
     output = _empty_output()
     num_truncated = 0
@@ -372,9 +391,11 @@ def _full_sentences(
         start = sentence_starts[document_starts[document]]  # of the sequence, in tokens
         for sentence in range(document_starts[document], document_starts[document + 1]):
             sentence_start, end = sentence_starts[sentence], sentence_starts[sentence + 1]
+            # This sentence does not fit behind those before it: they are a sequence.
             if end - start > target and start < sentence_start:
                 output = _emit(output, tokens, start, sentence_start, 0, 0, 0, cls_id, sep_id)
                 start = sentence_start
+            # It does not fit even alone: full sequences of it, and the rest starts the next one.
             num_truncated += end - start > max_tokens
             while end - start > max_tokens:
                 output = _emit(output, tokens, start, start + max_tokens, 0, 0, 0, cls_id, sep_id)

@@ -1,16 +1,22 @@
-"""What stands in a record and what stands in the manifest beside the records.
+"""What a record holds, how records are made, and the manifest beside them.
 
-Records that are masked when they are written are `tf.train.Example`s with the seven features of
-google-research/bert, so that its records and those of everyone who followed it can be trained on
-here, and ours there. Records that are masked when they are read have the whole text in `input_ids`,
-without padding, and where the second segment begins."""
+With static masking a record is a `tf.train.Example` with the seven features of
+google-research/bert, so that tools that read Google's records read ours, and the other way round.
+With dynamic masking it holds the unmasked tokens without padding, and where the second segment
+begins; the reader masks them. batch.py says what the reader makes of both."""
+
+from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
+from typing import Any, TypeVar
 
 from tfrecords.errors import InputError, check_choice, check_range
 from tfrecords.files import read_json, sha256, write_json
 from tfrecords.vocabulary import Vocabulary
+
+T = TypeVar("T", "Manifest", "RecordsConfig", "Shard")
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocab.txt"
@@ -21,18 +27,20 @@ MASKINGS = ("static", "dynamic")
 MASK_UNITS = ("token", "word", "ngram")
 COMPRESSIONS = ("none", "gzip")
 BLOCK_RECORDS = 4096
-"""The manifest keeps the offset of every so many records: reading can start at any of them."""
+"""The manifest keeps the offset of every 4096th record, so that reading can start there."""
 
-_ANEW = "remove the directory and make the records anew"
+_MAKE_AGAIN = "remove the directory and make the records again"
 
-INPUT_IDS = "input_ids"  # int64 [S]; for masking on reading [number of tokens]
+# The features of a record. S = sequence length, P = slots for masked tokens.
+INPUT_IDS = "input_ids"  # int64 [S]; with dynamic masking [number of tokens]
 INPUT_MASK = "input_mask"  # int64 [S], 1 on tokens, 0 on padding
 SEGMENT_IDS = "segment_ids"  # int64 [S], 0 on [CLS] A [SEP] and padding, 1 on B [SEP]
 MASKED_LM_POSITIONS = "masked_lm_positions"  # int64 [P]
 MASKED_LM_IDS = "masked_lm_ids"  # int64 [P]
 MASKED_LM_WEIGHTS = "masked_lm_weights"  # float32 [P], 1 on slots in use
-NEXT_SENTENCE_LABELS = "next_sentence_labels"  # int64 [1], 0 = B follows A, 1 = random; there are none for single segments
-FIRST_LENGTH = "first_length"  # int64 [1], for masking on reading: the length of [CLS] A [SEP]
+# int64 [1], 0 = B follows A, 1 = B is random or, with sop, swapped; absent with pairs "none"
+NEXT_SENTENCE_LABELS = "next_sentence_labels"
+FIRST_LENGTH = "first_length"  # int64 [1], with dynamic masking alone: the length of [CLS] A [SEP]
 
 SEQUENCE_FEATURES = (INPUT_IDS, INPUT_MASK, SEGMENT_IDS)
 PREDICTION_FEATURES = (MASKED_LM_POSITIONS, MASKED_LM_IDS, MASKED_LM_WEIGHTS)
@@ -42,46 +50,49 @@ PREDICTION_FEATURES = (MASKED_LM_POSITIONS, MASKED_LM_IDS, MASKED_LM_WEIGHTS)
 class RecordsConfig:
     """How records are made from documents.
 
+    A field that a later release adds needs a default that means what this release does: records
+    and unfinished builds of earlier releases lack it.
+
     Raises:
-        InputError: A value is out of its range.
+        InputError: A value is out of range.
     """
 
     sequence_length: int = 128
-    """S, the longest pair of sentences in tokens, special ones included."""
+    """S, the length of a sequence in tokens, including special tokens and padding."""
     max_predictions: int = 20
-    """P, the slots for masked tokens in a sequence."""
+    """P, the number of slots for masked tokens in a sequence."""
     pairs: str = "nsp"
-    """"nsp": B follows A or is random. "sop": B follows A or both are swapped (Lan et al. 2020).
-    "none": single segments."""
+    """"nsp": B follows A or is random. "sop": B follows A, or the two are swapped (Lan et al.
+    2020). "none": single segments."""
     duplicates: int | None = None
-    """How often the corpus is passed over, with other pairs and other masks; None becomes 5, or 1
-    with dynamic masking."""
+    """The number of passes over the corpus, each with other pairs and other masks; None becomes 5,
+    or 1 with dynamic masking."""
     short_sequence_probability: float = 0.1
     """The share of passes over a document with a shorter target length, drawn uniformly."""
     masking: str = "static"
-    """"static": masks are drawn once and written. "dynamic": they are drawn in reading, other ones
-    in every epoch."""
+    """"static": masks are drawn once and written. "dynamic": masks are drawn on reading, different
+    ones in every epoch."""
     mask_unit: str = "token"
-    """What is masked as one: a "token", a whole "word", or an "ngram" of up to three words."""
+    """What is masked together: a "token", a whole "word", or an "ngram" of up to three words."""
     mask_rate: float = 0.15
     """The share of a sequence's tokens that is predicted."""
     mask_share: float = 0.8
-    """The share of those that [MASK] takes the place of."""
+    """The share of the predicted tokens that is replaced by [MASK]."""
     random_share: float = 0.1
-    """The share of those that a random token takes the place of; the rest stays as it is."""
+    """The share of the predicted tokens that is replaced by a random token; the rest is kept."""
     validation_fraction: float = 0.05
-    """The share of documents that is held out of training, as a split of its own."""
+    """The share of documents that goes to the validation split instead of the training split."""
     num_shards: int | None = None
-    """Files of the training split; None: one for every 4 million tokens that are written. A
+    """The number of files of the training split; None: one per 4 million tokens written. A
     document's random next sentences come from its own shard."""
     compression: str = "none"
     """Of the files: "none" or "gzip"."""
     seed: int = 12345
-    """Every draw follows from it."""
+    """The seed of every random choice."""
     cased: bool | None = None
-    """Whether case and accents are kept; None takes what the vocabulary shows."""
+    """Whether case and accents are kept; None takes what the vocabulary suggests."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.duplicates is None:
             object.__setattr__(self, "duplicates", 1 if self.masking == "dynamic" else 5)
         check_choice(self, "pairs", PAIRS)
@@ -106,14 +117,15 @@ class RecordsConfig:
         check_range(self, "seed", 0, (1 << 63) - 1)
 
     @property
-    def longest_text(self):
-        """The tokens of a sequence that are not [CLS] or [SEP], at most."""
+    def longest_text(self) -> int:
+        """The most tokens that a sequence has besides [CLS] and [SEP]."""
         return self.sequence_length - (2 if self.pairs == "none" else 3)
 
     @property
-    def num_validation_shards(self):
-        """Files of the validation split, which are about as large as those of the training
-        split."""
+    def num_validation_shards(self) -> int:
+        """The number of files of the validation split, each about as large as one of the training
+        split. Needs num_shards."""
+        assert self.num_shards is not None, "the build sets it before it counts shards"
         ratio = self.validation_fraction / (1 - self.validation_fraction)
         return max(1, round(self.num_shards * ratio)) if ratio else 0
 
@@ -128,64 +140,68 @@ class Shard:
     bytes: int
     sha256: str
     offsets: tuple[int, ...]
-    """Where every BLOCK_RECORDS-th record begins; empty where reading can only start at the
-    beginning (gzip)."""
+    """Where every BLOCK_RECORDS-th record begins, in bytes; empty for gzip, which can only be read
+    from its beginning."""
     compression: str = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "offsets", tuple(self.offsets))  # a list in JSON
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a directory of records holds; the trainer takes every shape from it."""
+    """What a directory of records holds; training takes every shape from it."""
 
     directory: pathlib.Path = dataclasses.field(compare=False)
-    """Where the records are; not part of the file."""
+    """Where the records are; not written to the file."""
     version: int = VERSION
     sequence_length: int
     max_predictions: int
     vocabulary_size: int | None
-    """None for records by another tool, which say nothing of it."""
+    """V; None for records by another tool, which do not tell it."""
     vocabulary_sha256: str | None
     config: RecordsConfig | None
     """None for records by another tool."""
     shards: tuple[Shard, ...]
-    counts: dict
-    """Per split: documents, sentences, tokens, unknown tokens, records, truncated pairs, and so
-    on."""
+    counts: dict[str, dict[str, int]]
+    """For "corpus" and each split: documents, sentences, tokens, unknown tokens, records,
+    truncated pairs, and so on."""
 
-    def files(self, split):
+    def files(self, split: str) -> list[str]:
         """The paths of a split's shards, in order."""
         return [str(self.directory / shard.name) for shard in self.shards if shard.split == split]
 
-    def num_records(self, split):
+    def num_records(self, split: str) -> int:
         """The number of records in a split."""
         return sum(shard.records for shard in self.shards if shard.split == split)
 
     @property
-    def pairs(self):
+    def pairs(self) -> str:
         """The kind of pairs: "nsp", "sop" or "none"; "nsp" for records by another tool."""
         return "nsp" if self.config is None else self.config.pairs
 
-    def load_vocabulary(self):
-        """Reads the vocabulary that the records were written with, kept beside them.
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether the reader draws the masks; records by another tool have theirs."""
+        return self.config is not None and self.config.masking == "dynamic"
+
+    def load_vocabulary(self) -> Vocabulary:
+        """Reads the vocabulary that the records were written with, which is kept beside them.
 
         Raises:
-            InputError: It is no longer the same.
+            InputError: It is missing or no longer the same.
         """
         vocabulary = Vocabulary.load(self.directory / VOCABULARY)
         if vocabulary.sha256 != self.vocabulary_sha256:
             raise InputError(
                 f"{self.directory / VOCABULARY}: expected the vocabulary that the records were "
-                "written with, "
-                f"{self.vocabulary_sha256[:12]}. Received: another, {vocabulary.sha256[:12]}; "
-                f"{_ANEW}."
+                f"written with, SHA-256 {str(self.vocabulary_sha256)[:12]}. Received: another, "
+                f"{vocabulary.sha256[:12]}; {_MAKE_AGAIN}."
             )
         return vocabulary
 
-    def verify(self):
-        """Reads all shards and compares them with the hashes in the manifest.
+    def verify(self) -> None:
+        """Reads all shards and compares them with their hashes in the manifest.
 
         Raises:
             InputError: A shard is damaged.
@@ -196,50 +212,85 @@ class Manifest:
             if received != shard.sha256:
                 raise InputError(
                     f"{path}: expected the content with SHA-256 {shard.sha256[:12]}, as in the "
-                    "manifest. "
-                    f"Received: {received[:12]}, a damaged file; {_ANEW}."
+                    f"manifest. Received: {received[:12]}, a damaged file; {_MAKE_AGAIN}."
                 )
 
-    def save(self):
-        """Writes the manifest into its directory, atomically. It is written last: its presence
-        means that all is there."""
+    def save(self) -> None:
+        """Writes the manifest into its directory, atomically. It is written last: where there is a
+        manifest, the records are complete."""
         fields = dataclasses.asdict(self)
         del fields["directory"]
         write_json(self.directory / MANIFEST, fields)
 
 
-def load_manifest(directory):
-    """Reads the manifest in a directory of records and checks that the shards it names are there,
-    of the right size.
+def load_manifest(directory: str | os.PathLike) -> Manifest:
+    """Reads the manifest in a directory of records and checks that the shards it names are there
+    with the right size.
+
+    A field that was added after the records were written takes its default.
 
     Raises:
-        InputError: There is no manifest, it is of another version, or a shard is missing or cut.
+        InputError: There is no manifest, it is of another version or has fields of a newer
+            release, or a shard is missing or cut short.
     """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise InputError(
             f"Expected a directory of records. Received: {directory}, which is no directory."
         )
-    if not (directory / MANIFEST).exists():
+    path = directory / MANIFEST
+    if not path.exists():
         raise InputError(
             f"Expected {MANIFEST} in {directory}. Received: a directory without it, so no finished "
-            "records; "
-            "make them with 'kbert records' (run again, it replaces an unfinished attempt)."
+            "records; make them with 'kbert records' (run again, it continues an unfinished build)."
         )
-    fields = read_json(directory / MANIFEST, "the manifest of records")
+    manifest = _parsed(read_json(path, "the manifest of records"), path)
+    _check_files(manifest)
+    return manifest
+
+
+def _parsed(fields: dict[str, Any], path: pathlib.Path) -> Manifest:
+    """The manifest that the file `path` holds as `fields`."""
     if fields.get("version") != VERSION:
         raise InputError(
-            f"{directory / MANIFEST}: expected version {VERSION}. Received: "
-            f"{fields.get('version')!r}."
+            f"{path}: expected version {VERSION}. Received: {fields.get('version')!r}."
         )
     try:
-        fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-        fields["config"] = RecordsConfig(**fields["config"])
-        manifest = Manifest(directory=directory, **fields)
+        shards = tuple(_from_json(Shard, shard, path) for shard in fields["shards"])
+        config = _from_json(RecordsConfig, fields["config"], path)
+        fields = fields | {"directory": path.parent, "shards": shards, "config": config}
+        return _from_json(Manifest, fields, path)
     except (TypeError, KeyError) as error:
         raise InputError(
-            f"{directory / MANIFEST}: expected a manifest by 'kbert records'. Received: {error}."
+            f"{path}: expected a manifest by 'kbert records'. Received: {error}."
         ) from None
+
+
+def _from_json(kind: type[T], fields: Any, path: pathlib.Path) -> T:
+    """The dataclass `kind` with these fields, and the defaults of those that are missing.
+
+    Raises:
+        InputError: There are fields that the dataclass does not have. They are not ignored: they
+            may say that the records are to be read in another way.
+        TypeError: `fields` is no dict, or lacks a field without a default.
+    """
+    if not isinstance(fields, dict):
+        raise TypeError(f"{fields!r} in the place of a {kind.__name__}")
+    known = {field.name for field in dataclasses.fields(kind)}
+    if unknown := sorted(fields.keys() - known):
+        raise InputError(
+            f"{path}: expected a manifest that this release of kbert knows. Received: the fields "
+            f"{', '.join(unknown)}, which a newer release wrote; upgrade, or make the records "
+            "again with this release."
+        )
+    return kind(**fields)
+
+
+def _check_files(manifest: Manifest) -> None:
+    """Raises InputError unless the directory has the shards of the manifest and no other ones."""
+    directory = manifest.directory
+    # Other tools read the directory by a pattern such as *.tfrecord, which must find no more files
+    # than the manifest names.
     names = {shard.name for shard in manifest.shards}
     for path in sorted(directory.glob("*.tfrecord*")):
         if path.name not in names:
@@ -247,11 +298,12 @@ def load_manifest(directory):
                 f"{path}: expected only the files that the manifest names. Received: another; "
                 "remove it."
             )
+    # Sizes are compared here and hashes in `verify`: a directory of 100 GB has to open at once.
     for shard in manifest.shards:
         if "/" in shard.name:
             raise InputError(
                 f"{directory / MANIFEST}: expected shards beside it, by name. Received: "
-                f"{shard.name!r}; {_ANEW}."
+                f"{shard.name!r}; {_MAKE_AGAIN}."
             )
         path = directory / shard.name
         size = path.stat().st_size if path.is_file() else None
@@ -259,6 +311,5 @@ def load_manifest(directory):
             received = "no such file" if size is None else f"{size} bytes"
             raise InputError(
                 f"{path}: expected {shard.bytes} bytes, as in the manifest. Received: {received}; "
-                f"{_ANEW}."
+                f"{_MAKE_AGAIN}."
             )
-    return manifest
