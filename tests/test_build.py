@@ -876,13 +876,13 @@ def test_text_without_empty_lines_is_warned_of(tmp_path):
         found = [
             line
             for line in inspect(output).split("\n")
-            if "do empty lines part the documents" in line
+            if "do empty lines separate the documents" in line
         ]
         assert len(found) == 1
         assert found[0].startswith("warning: 1,00")
     (tmp_path / "a.txt").write_text("one two three one\n" * 1000)
     build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "enough", config)
-    assert "do empty lines part" not in inspect(tmp_path / "enough")
+    assert "do empty lines separate" not in inspect(tmp_path / "enough")
 
 
 @pytest.mark.parametrize("pairs", schema.PAIRS)

@@ -42,7 +42,7 @@ def test_description_says_what_the_manifest_says(records, vocabulary):
     first, corpus, train, validation = head.split("\n")
     assert f"{records}: records of S = 29 tokens with P = 5 slots" in first
     assert "(tokens, masked when written), pairs: nsp, " in first
-    assert f"{len(vocabulary):,} pieces of vocabulary ({vocabulary.sha256[:12]})" in first
+    assert f"vocabulary of {len(vocabulary):,} tokens ({vocabulary.sha256[:12]})" in first
     assert corpus.startswith("corpus: 43 documents, ")
     counts = manifest.counts["train"]
     assert train.startswith(f"train: {counts['records']:,} records in 3 files (")
@@ -83,7 +83,7 @@ def dynamic(tmp_path_factory, corpus, vocabulary, config):
 def test_description_of_records_that_are_masked_in_reading(dynamic):
     head, _, *examples = inspect(dynamic, num_examples=17, verify=True).split("\n\n")
     manifest = load_manifest(dynamic)
-    assert "(words, masked in reading, other masks in every epoch), pairs: sop, " in head
+    assert "(words, masked on reading, other masks in every epoch), pairs: sop, " in head
     counts = manifest.counts["train"]
     assert f"documents; {counts['positive_labels'] / counts['records']:.1%} swapped, " in head
     assert "masked tokens per record" not in head
@@ -320,7 +320,7 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
         (
             "corpus",
             {"sentences": 7001},
-            "1,000 sentences in a document; do empty lines part the documents",
+            "1,000 sentences in a document; do empty lines separate the documents",
         ),
         ("corpus", {"long_sentences": 701}, "10% of the sentences are longer than a sequence"),
         ("train", {"positive_labels": 299}, "30% of the train pairs are random"),

@@ -1,6 +1,14 @@
-"""What is in a directory of records, in words: counts, warnings, decoded examples, and whether
-every record is sound."""
+"""Describes a directory of records in words: counts, warnings, decoded examples, and whether every
+record is sound."""
 
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 
 from tfrecords import schema
@@ -8,7 +16,8 @@ from tfrecords.errors import InputError
 from tfrecords.framing import scan_records
 from tfrecords.parsing import features_of, limits_of
 from tfrecords.reader import read
-from tfrecords.schema import load_manifest
+from tfrecords.schema import Manifest, load_manifest
+from tfrecords.vocabulary import Vocabulary
 
 _RECORDS_PER_BATCH = 1024
 _LABELS = {
@@ -17,12 +26,12 @@ _LABELS = {
 }
 
 
-def inspect(directory, num_examples=3, verify=False):
+def inspect(directory: str | os.PathLike, num_examples: int = 3, verify: bool = False) -> str:
     """Describes records as text: shapes, counts per split, warnings where a count looks wrong, and
     decoded examples.
 
-    In an example, `[MASK→word]` stands for a masked piece and its label, `[other→word]` for one
-    that was replaced, and `[word=]` for one that is predicted but left as it is.
+    In an example, `[MASK→word]` stands for a masked token and its label, `[other→word]` for one
+    that was replaced, and `[word=]` for one that is predicted but was kept.
 
     Args:
         directory: A directory of records with a manifest.
@@ -38,27 +47,7 @@ def inspect(directory, num_examples=3, verify=False):
     manifest = load_manifest(directory)
     if verify:
         verify_records(manifest)
-    config, corpus = manifest.config, manifest.counts["corpus"]
-    masking = (
-        "masked when written"
-        if config.masking == "static"
-        else "masked in reading, other masks in every epoch"
-    )
-    lines = [
-        f"{manifest.directory}: records of S = {manifest.sequence_length} tokens with P = "
-        f"{manifest.max_predictions} slots "
-        f"for masked tokens ({config.mask_unit}s, {masking}), pairs: {config.pairs}, "
-        f"{manifest.vocabulary_size:,} pieces of vocabulary ({manifest.vocabulary_sha256[:12]})",
-        f"corpus: {corpus['documents']:,} documents, {corpus['sentences']:,} sentences, "
-        f"{corpus['tokens']:,} tokens, "
-        f"{corpus['unknown_tokens'] / corpus['tokens']:.2%} of them [UNK]; "
-        f"{corpus['long_sentences']:,} sentences longer than a sequence are cut",
-    ]
-    lines += [
-        f"  {value:,} {_COUNTED[name]}"
-        for name, value in corpus.items()
-        if value and name in _COUNTED
-    ]
+    lines = [*_corpus_lines(manifest)]
     lines += [
         f"{split}: {_split_line(manifest, split, counts)}" for split, counts in _splits(manifest)
     ]
@@ -68,34 +57,61 @@ def inspect(directory, num_examples=3, verify=False):
     if num_examples:
         lines += [
             "",
-            "[MASK→x]: x is masked; [y→x]: x is replaced by y; [x=]: x is predicted but left; …: a "
-            "word is cut here",
+            "[MASK→x]: x is masked; [y→x]: x is replaced by y; [x=]: x is predicted but kept; "
+            "…: a word is cut here",
         ]
     vocabulary = manifest.load_vocabulary()
     split = manifest.shards[0].split
     for number, (*example, label) in enumerate(_examples(manifest, split, num_examples)):
-        title = f"{split} record {number}:" + (
-            f" {_LABELS[config.pairs][label]}" if label is not None else ""
-        )
-        lines += ["", title, decode(*example, vocabulary)]
+        kind = "" if label is None else f" {_LABELS[manifest.pairs][label]}"
+        lines += ["", f"{split} record {number}:{kind}", decode(*example, vocabulary)]
     return "\n".join(lines)
 
 
-# What is worth a line where there is any of it.
+def _corpus_lines(manifest: Manifest) -> Iterator[str]:
+    """How the records were made, and what was counted in the corpus."""
+    config, corpus = manifest.config, manifest.counts["corpus"]
+    assert config is not None, "load_manifest gives none without"
+    masking = (
+        "masked when written"
+        if config.masking == "static"
+        else "masked on reading, other masks in every epoch"
+    )
+    yield (
+        f"{manifest.directory}: records of S = {manifest.sequence_length} tokens with P = "
+        f"{manifest.max_predictions} slots for masked tokens ({config.mask_unit}s, {masking}), "
+        f"pairs: {config.pairs}, vocabulary of {manifest.vocabulary_size:,} tokens "
+        f"({str(manifest.vocabulary_sha256)[:12]})"
+    )
+    yield (
+        f"corpus: {corpus['documents']:,} documents, {corpus['sentences']:,} sentences, "
+        f"{corpus['tokens']:,} tokens, "
+        f"{corpus['unknown_tokens'] / corpus['tokens']:.2%} of them [UNK]; "
+        f"{corpus['long_sentences']:,} sentences longer than a sequence are cut"
+    )
+    for name, value in corpus.items():
+        if value and name in _COUNTED:
+            yield f"  {value:,} {_COUNTED[name]}"
+
+
+# The counts that get a line if they are not 0.
 _COUNTED = {
     "empty_sentences": "lines without a token were dropped",
     "empty_documents": "documents without a token were dropped",
-    "cut_documents": "times a document longer than a million characters was cut: do empty lines part the documents?",
+    "cut_documents": (
+        "times a document longer than a million characters was cut: do empty lines separate the "
+        "documents?"
+    ),
     "broken_lines": "lines longer than 1 MiB were read in parts",
     "replaced_characters": "characters stand for invalid UTF-8, which tokenization drops",
 }
 
 
-def _splits(manifest):
+def _splits(manifest: Manifest) -> list[tuple[str, dict[str, int]]]:
     return [(split, counts) for split, counts in manifest.counts.items() if split != "corpus"]
 
 
-def _split_line(manifest, split, counts):
+def _split_line(manifest: Manifest, split: str, counts: dict[str, int]) -> str:
     records = counts["records"]
     shards = [shard for shard in manifest.shards if shard.split == split]
     parts = [
@@ -118,7 +134,8 @@ def _split_line(manifest, split, counts):
     return "; ".join(filter(None, [parts[0], ", ".join(parts[1:])]))
 
 
-def _warnings(manifest):
+def _warnings(manifest: Manifest) -> Iterator[str]:
+    # The bounds are far beyond the counts of an ordinary corpus: a warning is worth a second look.
     corpus = manifest.counts["corpus"]
     if corpus["unknown_tokens"] > 0.01 * corpus["tokens"]:
         yield (
@@ -128,14 +145,12 @@ def _warnings(manifest):
     if corpus["sentences"] > 1000 * corpus["documents"]:
         yield (
             f"{corpus['sentences'] / corpus['documents']:,.0f} sentences in a document; do empty "
-            "lines part the documents, "
-            "as the format asks?"
+            "lines separate the documents, as the format requires?"
         )
     if corpus["long_sentences"] > 0.1 * corpus["sentences"]:
         yield (
             f"{corpus['long_sentences'] / corpus['sentences']:.0%} of the sentences are longer "
-            "than a sequence; are these "
-            "paragraphs, for --format text?"
+            "than a sequence; are these paragraphs, for --format text?"
         )
     for split, counts in _splits(manifest):
         if not counts["records"]:
@@ -147,23 +162,24 @@ def _warnings(manifest):
             kind = "random" if manifest.pairs == "nsp" else "swapped"
             yield (
                 f"{counts['positive_labels'] / counts['records']:.0%} of the {split} pairs are "
-                f"{kind}, where about 50 % is "
-                "usual; documents of one or two sentences make such records: do empty lines part "
-                "documents, and line ends "
-                "sentences?"
+                f"{kind}, where about 50 % is usual; documents of one or two sentences cause this: "
+                "do empty lines separate documents, and line ends sentences?"
             )
         if counts["tokens"] < 0.5 * counts["records"] * manifest.sequence_length:
-            yield f"more than half of the {split} split is padding; a shorter --sequence-length would save time."
+            yield (
+                f"more than half of the {split} split is padding; a shorter --sequence-length "
+                "would save time."
+            )
 
 
-def _examples(manifest, split, count):
+def _examples(manifest: Manifest, split: str, count: int) -> Iterator[tuple]:
     """Yields (token_ids, labels, positions, weights, label of the pair or None) of a split's first
     records, as arrays."""
     count = min(count, manifest.num_records(split))
     if not count:
         return
     try:
-        # Read ahead, and so found damaged, are more records than are shown.
+        # The reader reads ahead, so damage may be found behind the records that are shown.
         batches = list(
             read(manifest, split, batch_size=1, shuffle=False).take(count).as_numpy_iterator()
         )
@@ -184,9 +200,9 @@ def _examples(manifest, split, count):
         )
 
 
-def verify_records(manifest):
-    """Reads all records: hashes, framing and CRCs of the files, numbers of records, ids, positions
-    and labels in range.
+def verify_records(manifest: Manifest) -> None:
+    """Reads all records and checks hashes, framing and CRCs of the files, numbers of records, and
+    that ids, positions and labels are in range.
 
     Raises:
         InputError: Something is wrong; the message names the file, and the record where it can.
@@ -222,11 +238,16 @@ def verify_records(manifest):
 _NUM_IDS = "a number of input_ids"
 
 
-def _verify_values(features, manifest, path, first):
+def _verify_values(
+    features: dict[str, Any], manifest: Manifest, path: pathlib.Path, first: int
+) -> None:
+    """Raises InputError for the first value out of range, of a batch that begins with the record
+    number `first`."""
+    assert manifest.vocabulary_size is not None, "load_manifest gives none without"
     limits = limits_of(manifest.sequence_length, manifest.vocabulary_size) | {
         _NUM_IDS: manifest.sequence_length + 1
     }
-    if manifest.config.masking == "dynamic":
+    if manifest.is_dynamic:
         features = features | {_NUM_IDS: features[schema.INPUT_IDS].row_lengths()[:, None]}
     for name, values in features.items():
         if name in limits:
@@ -245,7 +266,13 @@ def _verify_values(features, manifest, path, first):
                 )
 
 
-def decode(token_ids, labels, positions, weights, vocabulary):
+def decode(
+    token_ids: np.ndarray,
+    labels: np.ndarray,
+    positions: np.ndarray,
+    weights: np.ndarray,
+    vocabulary: Vocabulary,
+) -> str:
     """Writes one record as readable text; … stands for the lost beginning of a word that was cut.
 
     Args:
@@ -253,19 +280,18 @@ def decode(token_ids, labels, positions, weights, vocabulary):
         labels: int [P].
         positions: int [P].
         weights: float [P].
-        vocabulary: A Vocabulary.
+        vocabulary: That of the records.
     """
-    pieces = [vocabulary.tokens[index] for index in token_ids]
+    tokens = [vocabulary.tokens[index] for index in token_ids]
     for position, label, weight in zip(positions, labels, weights, strict=True):
         if weight:
             original = vocabulary.tokens[label]
             joint, word = ("##", original[2:]) if original.startswith("##") else ("", original)
-            shown = pieces[position].strip("[]").removeprefix("##")
-            pieces[position] = (
-                f"{joint}[{word}=]" if pieces[position] == original else f"{joint}[{shown}→{word}]"
-            )
+            shown = tokens[position].strip("[]").removeprefix("##")
+            change = f"{word}=" if tokens[position] == original else f"{shown}→{word}"
+            tokens[position] = f"{joint}[{change}]"
     text = (
-        " ".join(pieces)
+        " ".join(tokens)
         .replace("[CLS] ##", "[CLS] …")
         .replace("[SEP] ##", "[SEP] …")
         .replace(" ##", "")

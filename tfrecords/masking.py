@@ -3,8 +3,10 @@
 Devlin et al. 2019, section 3.1 and appendix A.1; create_masked_lm_predictions of
 google-research/bert, for whole words too; n-grams as in Lan et al. 2020 (ALBERT), section 3.1. The
 masks of a record are a pure function of its tokens and its key: they depend neither on the batch
-that it comes in nor on its place there. The loops compile (numba); a plain version that is fed the
-same draws gives the same masks, and stands in tests/test_masking.py."""
+that it comes in nor on its place there. The loops compile (numba); tests/test_masking.py has a
+plain version that makes the same masks from the same draws."""
+
+from __future__ import annotations
 
 import collections
 import dataclasses
@@ -14,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecords.compilation import compiled
-from tfrecords.schema import MASK_UNITS
+from tfrecords.schema import MASK_UNITS, RecordsConfig
 from tfrecords.vocabulary import Vocabulary
 
 LONGEST_NGRAM = 3
@@ -25,16 +27,16 @@ class Masking:
     """What to mask.
 
     Args:
-        vocabulary: A Vocabulary: the special tokens, the ids to replace with, and the pieces
-            `##...` that continue a word.
+        vocabulary: Has the special tokens, the ids to replace with, and the tokens `##...` that
+            continue a word.
         max_predictions: P, the number of slots for predicted tokens in a sequence.
         mask_rate: The share of a sequence's tokens, special ones included, that is predicted; from
             0 to 1.
         mask_share: The share of the predicted tokens that becomes [MASK]; from 0 to 1.
         random_share: The share of them that becomes a random token; from 0 to 1 - mask_share. The
             rest stays.
-        unit: What is drawn: "token" (any piece), "word" (all the pieces of a word) or "ngram" (1 to
-            3 words in a row).
+        unit: What is drawn: "token" (any token), "word" (all the tokens of a word) or "ngram" (1
+            to 3 consecutive words).
 
     Raises:
         ValueError: There is no such unit.
@@ -47,15 +49,13 @@ class Masking:
     random_share: float = 0.1
     unit: str = "token"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.unit not in MASK_UNITS:
-            raise ValueError(
-                f"Expected a unit of masking among {', '.join(MASK_UNITS)}. Received: "
-                f"{self.unit!r}."
-            )
+            units = ", ".join(MASK_UNITS)
+            raise ValueError(f"Expected a unit of masking among {units}. Received: {self.unit!r}.")
 
     @classmethod
-    def of(cls, vocabulary, config):
+    def of(cls, vocabulary: Vocabulary, config: RecordsConfig) -> Masking:
         """The masking that a RecordsConfig asks for."""
         return cls(
             vocabulary=vocabulary,
@@ -66,15 +66,15 @@ class Masking:
             unit=config.mask_unit,
         )
 
-    def num_predictions(self, lengths):
-        """How many tokens are predicted in sequences of so many tokens, special ones included: at
-        least 1, at most P.
+    def num_predictions(self, lengths: np.ndarray) -> np.ndarray:
+        """The number of tokens to predict in sequences of these lengths: at least 1 (0 with a mask
+        rate of 0), at most P.
 
         Args:
-            lengths: int [B].
+            lengths: int [B], in tokens, special ones included.
 
         Returns:
-            int64 [B]. Halves are rounded to even, as Python rounds them.
+            int64 [B]. Halves are rounded to even, as by Python's `round`.
         """
         if self.mask_rate == 0:
             return np.zeros(np.shape(lengths), np.int64)
@@ -82,8 +82,9 @@ class Masking:
         return np.minimum(self.max_predictions, np.maximum(1, rounded))
 
     @functools.cached_property
-    def rule(self):
-        """The same for the loops."""
+    def rule(self) -> _Rule:
+        """The same as the compiled loops take it."""
+        longest = LONGEST_NGRAM if self.unit == "ngram" else 1
         return _Rule(
             cls_id=self.vocabulary.cls_id,
             sep_id=self.vocabulary.sep_id,
@@ -93,9 +94,7 @@ class Masking:
             random_end=int((self.mask_share + self.random_share) * 2**31),
             whole_words=self.unit != "token",
             continues_word=np.array([token.startswith("##") for token in self.vocabulary.tokens]),
-            ngram_ends=np.array(
-                _ngram_ends(LONGEST_NGRAM if self.unit == "ngram" else 1), np.int64
-            ),
+            ngram_ends=np.array(_ngram_ends(longest), np.int64),
         )
 
 
@@ -109,7 +108,7 @@ token; a draw at or above `ngram_ends[n - 1]` says more than n words. `continues
 [V]."""
 
 
-def _ngram_ends(longest):
+def _ngram_ends(longest: int) -> list[int]:
     """Where the draws end that say n = 1, n = 2, ... below `longest`, for p(n) proportional to 1/n.
 
     >>> [end / 2**31 for end in _ngram_ends(3)]  # 6/11 and 9/11
@@ -119,13 +118,15 @@ def _ngram_ends(longest):
     return [int(sum(shares[:n]) / sum(shares) * 2**31) for n in range(1, longest)]
 
 
-def mask_tokens(token_ids, lengths, masking, keys):
+def mask_tokens(
+    token_ids: np.ndarray, lengths: np.ndarray, masking: Masking, keys: np.ndarray
+) -> dict[str, np.ndarray]:
     """Masks a batch of sequences.
 
     Of each sequence, `masking.num_predictions(length)` tokens are predicted, drawn without
     replacement from all but [CLS] and [SEP]. Of those, 80 % (`mask_share`) become [MASK], 10 %
-    (`random_share`) a random token and 10 % stay, each drawn by itself. For one sequence, with 101
-    = [CLS], 102 = [SEP], 103 = [MASK]:
+    (`random_share`) a random token and 10 % stay, each drawn independently. For one sequence, with
+    101 = [CLS], 102 = [SEP], 103 = [MASK]:
 
         token_ids       101  7  8 102  9  5 102   0        lengths  7
         masked_ids      101  7 103 102  9  5 102   0
@@ -133,14 +134,14 @@ def mask_tokens(token_ids, lengths, masking, keys):
         labels            8   0
         weights         1.0 0.0
 
-    Words are taken whole with the units "word" and "ngram", so that there may be fewer predictions,
-    and none at all if every word of the sequence is longer than their number; see `_choose_words`.
+    The units "word" and "ngram" take words whole. There may then be fewer predictions, and none if
+    every word of the sequence has more tokens than are to be predicted; see `_choose_words`.
 
     Args:
         token_ids: int32 [B, S], zero-padded, S at least P.
         lengths: int32 [B], the tokens of each sequence that are not padding.
         masking: A Masking.
-        keys: int64 [B], the key of each sequence's draws; see `keys.record_keys`.
+        keys: int64 [B], the key of each sequence's draws; see `hashing.record_keys`.
 
     Returns:
         A dict of `token_ids` (int32 [B, S], masked), `positions` (int32 [B, P], ascending, then
@@ -154,38 +155,30 @@ def mask_tokens(token_ids, lengths, masking, keys):
         "labels": np.zeros(slots, np.int32),
         "weights": np.zeros(slots, np.float32),
     }
-    # Copies, since an array that is read-only would be another type to numba, which it would
-    # compile for once more.
+    # Copies: a read-only array is another type to numba, for which it would compile everything a
+    # second time.
     lengths, keys = np.array(lengths, np.int64), np.array(keys, np.int64)
     _mask(lengths, keys, masking.num_predictions(lengths), masking.rule, *masked.values())
     return masked
 
 
-def mask_tensors(token_ids, lengths, masking, keys):
-    """`mask_tokens` for tensors, in the graphs of tf.data too. S has to be known when the graph is
+def mask_tensors(
+    token_ids: tf.Tensor, lengths: tf.Tensor, masking: Masking, keys: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """`mask_tokens` for tensors, also in graphs of tf.data. S has to be known when the graph is
     made; B need not be."""
 
     def mask(token_ids, lengths, keys):
         return tuple(mask_tokens(token_ids, lengths, masking, keys).values())
 
-    names, types = (
-        ("token_ids", "positions", "labels", "weights"),
-        [tf.int32, tf.int32, tf.int32, tf.float32],
-    )
-    masked = dict(
-        zip(
-            names,
-            tf.numpy_function(mask, [token_ids, lengths, keys], types, stateful=False),
-            strict=True,
-        )
-    )
+    names = ("token_ids", "positions", "labels", "weights")
+    types = [tf.int32, tf.int32, tf.int32, tf.float32]
+    # Not stateful: the masks follow from the arguments alone.
+    results = tf.numpy_function(mask, [token_ids, lengths, keys], types, stateful=False)
+    masked = dict(zip(names, results, strict=True))
     for name, values in masked.items():
-        values.set_shape(
-            [
-                token_ids.shape[0],
-                token_ids.shape[1] if name == "token_ids" else masking.max_predictions,
-            ]
-        )
+        width = token_ids.shape[1] if name == "token_ids" else masking.max_predictions
+        values.set_shape([token_ids.shape[0], width])
     return masked
 
 
@@ -193,35 +186,34 @@ def mask_tensors(token_ids, lengths, masking, keys):
 def _mask(lengths, keys, num_predictions, rule, token_ids, positions, labels, weights):
     """Masks `token_ids` in place and fills the other three; arguments as in `mask_tokens`.
 
-    A record has S draws for the order of its positions; P for what becomes of its slots; P for the
-    random tokens; and, for n-grams alone, S for n at its positions."""
+    A record has S draws for the order of its positions, P for what becomes of the token in each
+    slot, P for the random tokens and, for n-grams alone, S for n at its positions."""
     sequence_length, num_slots = token_ids.shape[1], positions.shape[1]
     chosen_in_row = np.empty(sequence_length, np.bool_)
     chosen_positions = np.empty(sequence_length + 1, np.int64)
     for row in range(len(token_ids)):
+        # Which positions are predicted.
         ids, key, chosen = token_ids[row, : lengths[row]], keys[row], chosen_in_row[: lengths[row]]
+        number = num_predictions[row]
         if rule.whole_words:
-            _choose_words(
-                ids, key, sequence_length + 2 * num_slots, num_predictions[row], rule, chosen
-            )
+            _choose_words(ids, key, sequence_length + 2 * num_slots, number, rule, chosen)
         else:
-            _choose_tokens(ids, key, num_predictions[row], rule, chosen)
+            _choose_tokens(ids, key, number, rule, chosen)
+        # What the model sees there, slot by slot from left to right.
         for slot in range(_find(chosen, chosen_positions)):
             position = chosen_positions[slot]
             positions[row, slot] = position
             labels[row, slot] = ids[position]
             weights[row, slot] = 1
-            what, replacement = (
-                draw(key, sequence_length + slot),
-                draw(key, sequence_length + num_slots + slot),
-            )
+            what = draw(key, sequence_length + slot)
+            replacement = draw(key, sequence_length + num_slots + slot)
             ids[position] = _shown(ids[position], what, replacement, rule)
 
 
 @compiled
 def _shown(label, what, replacement, rule):
     """What the model sees in place of a label, by two draws: [MASK], a random token of the whole
-    vocabulary or the label."""
+    vocabulary (special ones included, as in Google's script) or the label."""
     if what < rule.mask_end:
         return rule.mask_id
     if what < rule.random_end:
@@ -231,13 +223,11 @@ def _shown(label, what, replacement, rule):
 
 @compiled
 def _find(chosen, positions):
-    """Puts the positions that are chosen into `positions`, which has one place more, and returns
-    their number."""
+    """Puts the chosen positions into `positions`, with room for one more; returns their number."""
     count = 0
     for position in range(len(chosen)):
-        positions[count] = (
-            position  # for the next one to replace unless it is chosen: cheaper than a branch
-        )
+        # Always written, and replaced by the next one unless it is chosen: cheaper than a branch.
+        positions[count] = position
         count += chosen[position]
     return count
 
@@ -268,11 +258,11 @@ def _choose_tokens(ids, key, num_predictions, rule, chosen):
 
 @compiled
 def _least_rank(ranks, number):
-    """A bound that so many of the ranks reach, or all that are not 0 if those are fewer; by
+    """A bound that `number` of the ranks reach, or all that are not 0 if those are fewer; by
     bisection.
 
-    The ranks are uniform and distinct, so that a bound between two neighbours is found in few
-    passes, about 9 for 128."""
+    The ranks are uniform and distinct, so that few passes find a bound between two neighbours,
+    about 9 for 128 ranks."""
     low, high = 1, _RANKS_END
     bound = low
     while True:
@@ -292,17 +282,17 @@ def _least_rank(ranks, number):
 def _choose_words(ids, key, ngram_draws, num_predictions, rule, chosen):
     """Chooses whole words, or n-grams of them, as many as fit; arguments as in `_choose_tokens`.
 
-    A word is a piece and the pieces `##...` that continue it. It never crosses a special token:
+    A word is a token and the tokens `##...` that continue it. It never crosses a special token:
     `##...` right after [CLS] or [SEP] starts a word of its own. The words of a sequence are visited
-    once each in random order, until `num_predictions` pieces are chosen or no word is left. Each
-    visit offers a span:
+    once each in random order, until `num_predictions` tokens are chosen or no word is left. What a
+    visit offers depends on the unit:
 
-        "word": The word. It is taken if it fits into what is left of `num_predictions`, else passed
-        over. "ngram": The word and the n - 1 words after it, n from 1 to 3 with p(n) proportional
-        to 1/n; fewer words where [CLS],
-            [SEP] or the end of the sequence comes first. While it does not fit, its last word is
-            dropped. What remains is taken unless one of its words is already chosen, and then the
-            visit is over, as in ALBERT's script (where n-grams cross [SEP]).
+        "word": The word. It is taken if it fits into what is left of `num_predictions`, else
+            skipped.
+        "ngram": The word and the n - 1 words after it, n from 1 to 3 with p(n) proportional to 1/n;
+            fewer words where [CLS], [SEP] or the end of the sequence comes first. While it does not
+            fit, its last word is dropped. What remains is taken unless one of its words is already
+            chosen, which ends the visit, as in ALBERT's script (where n-grams cross [SEP]).
 
     `ngram_draws` is the index of the first draw of n.
     """
@@ -312,9 +302,7 @@ def _choose_words(ids, key, ngram_draws, num_predictions, rule, chosen):
         ranks[position] = _rank(key, position) if word_ends[position] else 0
     chosen[:] = False
     left = num_predictions
-    rank = _largest(
-        ranks
-    )  # again for every visit: for the few that it takes as a rule, cheaper than sorting all
+    rank = _largest(ranks)  # at every visit; there are few, so this is cheaper than sorting all
     while left > 0 and rank > 0:
         start = _ranked_position(rank)
         end = _span_end(start, _num_words(draw(key, ngram_draws + start), rule), left, word_ends)
@@ -327,7 +315,7 @@ def _choose_words(ids, key, ngram_draws, num_predictions, rule, chosen):
 
 @compiled
 def _num_words(n_draw, rule):
-    """The number of words that a draw says."""
+    """The n of an n-gram, by one draw."""
     number = 1
     for end in rule.ngram_ends:
         number += n_draw >= end
@@ -336,8 +324,8 @@ def _num_words(n_draw, rule):
 
 @compiled
 def _span_end(start, num_words, left, word_ends):
-    """The end of at most `num_words` words in a row from `start`, as many as fit into `left`
-    pieces; `start` if none does."""
+    """The end of at most `num_words` consecutive words from `start`, as many as fit into `left`
+    tokens; `start` if none does."""
     end = start
     while num_words > 0 and 0 < word_ends[end] <= start + left:
         end = word_ends[end]
@@ -347,16 +335,16 @@ def _span_end(start, num_words, left, word_ends):
 
 @compiled
 def _word_ends(ids, rule):
-    """Where each word ends, at the position of its first piece, and 0 elsewhere: int64 [length +
-    1].
+    """Where each word ends, at the position of its first token, and 0 elsewhere: int64
+    [length + 1].
 
-    With 2 = [CLS], 3 = [SEP] and the pieces 6 and 9 continuing a word:
+    With 2 = [CLS], 3 = [SEP], and 6 and 9 continuing a word:
 
         ids         2  6  8  6  9  7  3  9  3
         word_ends   0  2  5  0  0  6  0  8  0  0
     """
     ends = np.zeros(len(ids) + 1, np.int64)
-    start = -1  # of the word that may go on here
+    start = -1  # of the word that may continue here
     for position in range(len(ids)):
         if not _is_candidate(ids[position], rule):
             start = -1
@@ -373,8 +361,8 @@ _RANKS_END = 1 << 62
 
 @compiled
 def _rank(key, position):
-    """int64, above 0, by which positions are put in order: by falling draw, of equal ones the first
-    position first."""
+    """int64 above 0 that orders positions: by descending draw, and the first position first among
+    equal draws."""
     return draw(key, position) << 31 | _LAST_POSITION - position
 
 
@@ -386,7 +374,7 @@ def _ranked_position(rank):
 @compiled
 def _largest(ranks):
     largest = np.int64(0)
-    for n in range(len(ranks)):  # not over the ranks themselves: this takes several at once
+    for n in range(len(ranks)):  # by index: over the ranks themselves, it is not vectorised
         largest = max(largest, ranks[n])
     return largest
 

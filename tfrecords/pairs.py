@@ -185,8 +185,6 @@ def _empty_output():
 @compiled
 def _emit(output, all_tokens, a_start, a_end, b_start, b_end, label, cls_id, sep_id):
     """Appends [CLS] A [SEP] B [SEP], or [CLS] A [SEP] if B is empty, and returns the output."""
-    # The one place where sequences get their special tokens. The arrays grow by half when they are
-    # full, so the cost per token stays constant however many pairs there will be.
     n = output.count
     at = output.starts[n]
     first_length = a_end - a_start + 2
@@ -241,8 +239,7 @@ def _target_length(max_tokens, short_probability, generator):
 
 @compiled
 def _run_end(sentence_starts, first, stop, target):
-    """The end of the shortest run of sentences from `first` that has `target` tokens; else
-    `stop`."""
+    """The end of the shortest run of sentences from `first` of `target` tokens, else `stop`."""
     end = first + 1
     while end < stop and sentence_starts[end] - sentence_starts[first] < target:
         end += 1
@@ -344,7 +341,6 @@ def _sentence_order_pairs(
         target = _target_length(max_tokens, short_probability, generator)
         end, stop = document_starts[document], document_starts[document + 1]
         while end < stop:
-            # Every chunk is used up by its pair: nothing is displaced that could go back.
             chunk, end = end, _run_end(sentence_starts, end, stop, target)
             a_start, b_end = sentence_starts[chunk], sentence_starts[end]
             if b_end - a_start == 1:

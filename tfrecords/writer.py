@@ -1,10 +1,14 @@
-"""Arrays to a shard of `tf.train.Example` records; reader.py is its twin.
+"""Arrays to a shard of `tf.train.Example` records; the counterpart of reader.py.
 
 The protocol buffers and the TFRecord framing around them are written by compiled loops (numba) over
-whole batches: building `tf.train.Example`s in Python would be the slowest step of all."""
+whole batches: building `tf.train.Example`s in Python would be the slowest step of a build."""
+
+from __future__ import annotations
 
 import contextlib
 import gzip
+import pathlib
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -13,31 +17,36 @@ from tfrecords.compilation import compiled
 from tfrecords.files import atomic_path, sha256
 
 
-def write_shard(path, split, batches, compression="none"):
+def write_shard(
+    path: pathlib.Path,
+    split: str,
+    batches: Iterable[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray] | None]],
+    compression: str = "none",
+) -> schema.Shard:
     """Writes batches of records to the file `path`, atomically, and returns its Shard.
 
     Args:
-        path: The file, a pathlib.Path.
+        path: The file.
         split: "train" or "validation".
-        batches: Yields what `encode_records` takes: (features, lengths).
+        batches: The arguments of `encode_records` for each batch: (features, lengths).
         compression: "none" or "gzip".
     """
     count, size, offsets = 0, 0, []
     with atomic_path(path) as partial:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(partial, "wb"))
-            if (
-                compression == "gzip"
-            ):  # without name and time, so that equal records are equal files
+            if compression == "gzip":
+                # Without name and time, so that equal records give equal files.
                 file = stack.enter_context(
                     gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0)
                 )
             for features, lengths in batches:
                 buffer, starts = encode_records(features, lengths)
                 file.write(buffer)
-                offsets += (
-                    starts[:-1][-count % schema.BLOCK_RECORDS :: schema.BLOCK_RECORDS] + size
-                ).tolist()
+                # Blocks of records go on across batches: the first one to begin in this batch is
+                # as far in as the last block still lacks records.
+                first = -count % schema.BLOCK_RECORDS
+                offsets += (starts[:-1][first :: schema.BLOCK_RECORDS] + size).tolist()
                 count += len(starts) - 1
                 size += len(buffer)
         digest, size = sha256(partial), partial.stat().st_size
@@ -52,14 +61,16 @@ def write_shard(path, split, batches, compression="none"):
     )
 
 
-def encode_records(features, lengths=None):
+def encode_records(
+    features: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Serialises a batch as TFRecords of `tf.train.Example`s, features in the order of their names.
 
     Args:
         features: A dict from name to array: int32 [B, n], not negative, for an int64 list, or
             float32 [B, n] for a float list.
-        lengths: A dict from name to int [B], how many values of a row are written; a name that is
-            not there has all.
+        lengths: A dict from name to int [B], how many values of a row are written; of a name that
+            is missing here, all are.
 
     Returns:
         The bytes as uint8 [n], and where each record begins, int64 [B + 1]; the last is the end.
@@ -81,9 +92,9 @@ def encode_records(features, lengths=None):
     )
 
 
-def _crc_tables():
-    """CRC-32C (Castagnoli) of every byte, and of every byte with 1 to 15 zero bytes behind it:
-    uint32 [16, 256]."""
+def _crc_tables() -> np.ndarray:
+    """CRC-32C (Castagnoli) of every byte, and of every byte followed by 1 to 15 zero bytes: uint32
+    [16, 256]."""
     tables = np.zeros([16, 256], np.uint32)
     crc = np.arange(256, dtype=np.uint32)
     for _ in range(8):
@@ -135,8 +146,7 @@ def _put_bytes(out, at, value, count):
 
 @compiled
 def _varint_size(value):
-    """Bytes of a varint below 2**35; without a branch, so that a loop over many takes several at
-    once."""
+    """Bytes of a varint below 2**35; without a branch, so that a loop over many is vectorised."""
     return 1 + (value >= 1 << 7) + (value >= 1 << 14) + (value >= 1 << 21) + (value >= 1 << 28)
 
 
@@ -153,15 +163,15 @@ def _put_varint(out, at, value):
 @compiled
 def _put_varints(out, at, values, size):
     """Puts varints that take `size` bytes together."""
-    if size == len(values):  # without a place to keep count of, a loop takes many at once
+    if size == len(values):  # one byte each: without a running position the loop is vectorised
         for n in range(size):
             out[at + n] = values[n]
         return at + size
     for n in range(len(values)):
         value = values[n]
         if value < 1 << 14:
-            # Most of the ids. A branch between one byte and two would be mispredicted; of one, the
-            # other is written over.
+            # Most of the ids. A branch between one byte and two would be mispredicted, so two are
+            # always written; the next value replaces the second one where it was not needed.
             is_long = value >= 1 << 7
             out[at] = value & 127 | is_long << 7
             out[at + 1] = value >> 7
@@ -185,17 +195,25 @@ def _put_field(out, at, tag, size):
 
 @compiled
 def _encode(features, num_values, keys, key_starts, is_float, crc_tables):
-    """A TFRecord is its length (8 bytes), the CRC of that (4), the data, the CRC of the data (4).
-    The data:
+    """Writes the records of a batch.
 
-    Example { features { feature { key, value { int64_list | float_list { value: packed } } } ... }
-    }.
+    A TFRecord is its length (8 bytes), the CRC of that (4), the data, the CRC of the data (4). The
+    data, every brace of which is a length-delimited field of a protocol buffer:
+
+        Example {
+          features {
+            feature { key, value { int64_list | float_list { value: packed } } }
+            ...
+          }
+        }
 
     Floats come as their bits. Tags: field 1 of wire type 2 is 0x0A, field 2 is 0x12, field 3 is
     0x1A."""
     num_records, num_features = num_values.shape
     list_sizes = np.empty(num_features, np.int64)
     starts = np.zeros(num_records + 1, np.int64)
+    # Room for the largest records there can be, since growing inside of the loop would cost more: 5
+    # bytes for a value, 40 for the tags and sizes of a feature, 26 for those of a record.
     most_values = 0
     for f in range(num_features):
         most_values += features[f].shape[1]
@@ -204,6 +222,7 @@ def _encode(features, num_values, keys, key_starts, is_float, crc_tables):
     )
     at = 0
     for n in range(num_records):
+        # Sizes first: in a protocol buffer the length of everything stands before its contents.
         features_size = 0
         for f in range(num_features):
             values = features[f][n, : num_values[n, f]]
@@ -218,6 +237,7 @@ def _encode(features, num_values, keys, key_starts, is_float, crc_tables):
             )
             features_size += _field_size(entry)
 
+        # The head of the record, then the data in the order of the nesting above.
         _put_bytes(out, at, _field_size(features_size), 8)
         data = _put_masked_crc(out, at + 8, out[at : at + 8], crc_tables)
         at = _put_field(out, data, 0x0A, features_size)
