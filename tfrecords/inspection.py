@@ -62,9 +62,11 @@ def inspect(directory: str | os.PathLike, num_examples: int = 3, verify: bool = 
         ]
     vocabulary = manifest.load_vocabulary()
     split = manifest.shards[0].split
-    for number, (*example, label) in enumerate(_examples(manifest, split, num_examples)):
+    for number, example in enumerate(_examples(manifest, split, num_examples)):
+        token_ids, labels, positions, weights, label = example
         kind = "" if label is None else f" {_LABELS[manifest.pairs][label]}"
-        lines += ["", f"{split} record {number}:{kind}", decode(*example, vocabulary)]
+        text = decode(token_ids, labels, positions, weights, vocabulary)
+        lines += ["", f"{split} record {number}:{kind}", text]
     return "\n".join(lines)
 
 
@@ -172,7 +174,9 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
             )
 
 
-def _examples(manifest: Manifest, split: str, count: int) -> Iterator[tuple]:
+def _examples(
+    manifest: Manifest, split: str, count: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int | None]]:
     """Yields (token_ids, labels, positions, weights, label of the pair or None) of a split's first
     records, as arrays."""
     count = min(count, manifest.num_records(split))

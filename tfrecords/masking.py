@@ -171,7 +171,7 @@ def mask_tensors(
     def mask(token_ids, lengths, keys):
         return tuple(mask_tokens(token_ids, lengths, masking, keys).values())
 
-    names = ("token_ids", "positions", "labels", "weights")
+    names: list[str] = ["token_ids", "positions", "labels", "weights"]
     types = [tf.int32, tf.int32, tf.int32, tf.float32]
     # Not stateful: the masks follow from the arguments alone.
     results = tf.numpy_function(mask, [token_ids, lengths, keys], types, stateful=False)

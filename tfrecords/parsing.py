@@ -31,7 +31,7 @@ def parse(
     Returns:
         (x, y, sample_weight) as in BatchSpec.
     """
-    features = tf.io.parse_example(serialized, features_of(manifest))
+    features: dict[str, Any] = tf.io.parse_example(serialized, features_of(manifest))
     if manifest.config is None:  # nobody has checked what other tools wrote
         features = _checked(features, manifest, vocabulary_size)
     if manifest.is_dynamic:
@@ -86,7 +86,7 @@ def limits_of(sequence_length: int, vocabulary_size: int) -> dict[str, int]:
     }
 
 
-def _masked_before(features: dict[str, tf.Tensor]) -> dict[tuple[str, str], tf.Tensor]:
+def _masked_before(features: dict[str, Any]) -> dict[tuple[str, str], tf.Tensor]:
     """The values of records with static masking, by (part of the batch, name), without the labels
     of pairs."""
     return {
@@ -125,8 +125,8 @@ def _masked_now(
 
 
 def _checked(
-    features: dict[str, tf.Tensor], manifest: Manifest, vocabulary_size: int | None
-) -> dict[str, tf.Tensor]:
+    features: dict[str, Any], manifest: Manifest, vocabulary_size: int | None
+) -> dict[str, Any]:
     """The features, with assertions in the graph that their values are within `limits_of`."""
     checks = []
     for name, limit in limits_of(manifest.sequence_length, vocabulary_size or tf.int32.max).items():

@@ -13,6 +13,7 @@ import glob
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -230,7 +231,7 @@ def _epoch(
     ends = tf.cumsum(blocks["count"])
     first_block = tf.searchsorted(ends, [begin], side="right")[0]
     inside = tf.maximum(begin - (ends - blocks["count"]), 0)
-    some = {name: values[first_block:] for name, values in (blocks | {"skip": inside}).items()}
+    some: Any = {name: values[first_block:] for name, values in (blocks | {"skip": inside}).items()}
     records = tf.data.Dataset.from_tensor_slices(some).flat_map(_block_records)
 
     # The order in every window. Masks have keys by the record's number in the epoch's order; not

@@ -42,7 +42,7 @@ def write_shard(
                 )
             for features, lengths in batches:
                 buffer, starts = encode_records(features, lengths)
-                file.write(buffer)
+                file.write(buffer.data)
                 # Blocks of records go on across batches: the first one to begin in this batch is
                 # as far in as the last block still lacks records.
                 first = -count % schema.BLOCK_RECORDS
@@ -79,11 +79,13 @@ def encode_records(
     lengths = lengths or {}
     keys = [name.encode() for name in names]
     num_values = [
-        np.broadcast_to(lengths.get(name, features[name].shape[1]), len(features[name]))
+        np.broadcast_to(
+            lengths[name] if name in lengths else features[name].shape[1], len(features[name])
+        )
         for name in names
     ]
     return _encode(
-        tuple(np.require(features[name], requirements="CW").view(np.int32) for name in names),
+        tuple(np.require(features[name], requirements=["C", "W"]).view(np.int32) for name in names),
         np.stack(num_values, axis=1).astype(np.int64),
         np.frombuffer(b"".join(keys), np.uint8),
         np.cumsum([0] + [len(key) for key in keys]),
