@@ -161,8 +161,8 @@ def usage(pretrained: Pretrained) -> str:
 
 _USAGE = """## How to use it
 
-A TensorFlow SavedModel with its tokenizer in the graph. It takes plain texts and cuts longer ones
-to {sequence_length} tokens.
+A TensorFlow SavedModel with its tokenizer in the graph. It takes plain texts; longer ones are
+cut to {sequence_length} tokens.
 
 ```python
 import tensorflow as tf
