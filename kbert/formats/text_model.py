@@ -15,6 +15,8 @@ from tfrecords.vocabulary import MASK
 if TYPE_CHECKING:
     from kbert.formats.pretrained import Pretrained
 
+_RaggedTensor: Any = tf.RaggedTensor
+"""The same; the checker's stubs of TensorFlow lack its class methods."""
 _TEXTS = tf.TensorSpec([None], tf.string)
 _IDS = tf.TensorSpec([None, None], tf.int32)
 
@@ -122,8 +124,8 @@ class TextModel(tf.Module):
         #     "ba [MASK] be" -> ["ba ", " be"] -> [[ba, mask], [be, mask]] -> [ba, mask, be]
         parts = tf.strings.split(texts, MASK)
         ids = self._tokenize(parts.flat_values)
-        mask = tf.RaggedTensor.from_tensor(tf.fill([ids.nrows(), 1], self._vocabulary.mask_id))
-        ids = tf.RaggedTensor.from_row_splits(
+        mask = _RaggedTensor.from_tensor(tf.fill([ids.nrows(), 1], self._vocabulary.mask_id))
+        ids = _RaggedTensor.from_row_splits(
             tf.concat([ids, mask], axis=1), parts.row_splits
         ).merge_dims(1, 2)
         inputs = self._pack(ids[:, :-1])  # every part brought a mask, the last one too many
@@ -160,15 +162,15 @@ class TextModel(tf.Module):
         Returns:
             A dict of probability (float32 [B]).
         """
-        first, second = self._tokenize(first), self._tokenize(second)
+        first_ids, second_ids = self._tokenize(first), self._tokenize(second)
 
         # Pairs that are too long lose tokens at their ends. The longer text is cut first, so that
         # each keeps at least half of the room if it is that long.
         room = self.sequence_length - 3
-        first_length, second_length = first.row_lengths(), second.row_lengths()
+        first_length, second_length = first_ids.row_lengths(), second_ids.row_lengths()
         first_kept = tf.minimum(first_length, tf.maximum(room - second_length, room - room // 2))
         second_kept = tf.minimum(second_length, room - first_kept)
-        inputs = self._pack(_heads(first, first_kept), _heads(second, second_kept))
+        inputs = self._pack(_heads(first_ids, first_kept), _heads(second_ids, second_kept))
 
         # The model wants mask positions; one of them for each pair costs the least.
         no_masks = tf.zeros([tf.shape(first_kept)[0], 1], tf.int32)
@@ -201,7 +203,7 @@ class TextModel(tf.Module):
         num_texts = first.nrows()
 
         def column(token_id: int) -> tf.RaggedTensor:
-            return tf.RaggedTensor.from_tensor(tf.fill([num_texts, 1], token_id))
+            return _RaggedTensor.from_tensor(tf.fill([num_texts, 1], token_id))
 
         cls, sep = column(self._vocabulary.cls_id), column(self._vocabulary.sep_id)
         if second is None:
