@@ -55,8 +55,8 @@ class Worker:
 @pytest.mark.filterwarnings("default")
 def test_results_come_with_their_tasks(tmp_path):
     with BeamWorkers(["--runner=FnApiRunner"], tmp_path, Worker, tmp_path) as pool:
-        found = dict(pool.map("double", [3, 5, 7]))
-        assert list(pool.map("double", [])) == []
+        found = dict(pool.map(Worker.double, [3, 5, 7]))
+        assert list(pool.map(Worker.double, [])) == []
     assert {task: result["twice"] for task, result in found.items()} == {3: 6, 5: 10, 7: 14}
     assert not list(tmp_path.iterdir())
 
@@ -65,11 +65,11 @@ def test_results_come_with_their_tasks(tmp_path):
 def test_refusals_and_failures_of_workers_are_one_line(tmp_path, refused):
     pool = BeamWorkers(["--runner=FnApiRunner"], tmp_path, Worker, tmp_path)
     with refused("Expected another task. Received: 3."):
-        list(pool.map("refuse", [3]))
+        list(pool.map(Worker.refuse, [3]))
     with pytest.raises(
-        WorkerError, match=r"Expected the step 'fail' on Beam .* no luck with 3"
+        WorkerError, match=r"^The step 'fail' failed on Apache Beam: .*no luck with 3"
     ) as caught:
-        list(pool.map("fail", [3]))
+        list(pool.map(Worker.fail, [3]))
     assert "\n" not in str(caught.value)
 
 

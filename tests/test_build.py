@@ -21,7 +21,10 @@ import tensorflow as tf
 from plain_records import parts, read_plain, unmasked
 
 import tfrecords.build.recipe
+import tfrecords.build.tasks
 import tfrecords.build.tokenizing
+import tfrecords.build.unfinished
+
 from tfrecords import (
     InputError,
     RecordsConfig,
@@ -31,7 +34,9 @@ from tfrecords import (
     load_manifest,
     schema,
 )
-from tfrecords.inputs import batches, opened
+from tfrecords.decompression import opened
+from tfrecords.inputs import span_groups
+
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 
@@ -424,9 +429,9 @@ NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     ("where", "last"),
     [
         ("tfrecords.files.write_text", 1),  # config.json
-        ("tfrecords.build.recipe.save_part", 2),
+        ("tfrecords.build.tasks.save_part", 2),
         ("tfrecords.build.buckets._save", 3),
-        ("tfrecords.build.recipe.partition", 2),
+        ("tfrecords.build.tasks.partition", 2),
         ("tfrecords.writer.encode_records", 1),
         ("tfrecords.writer.encode_records", 3),
         ("tfrecords.files._fsync", 11),
@@ -449,8 +454,8 @@ def test_interruption_leaves_nothing_that_looks_finished(
         assert caught.value.errno == errno.ENOSPC
         assert caught.value.filename == str(output)
         assert re.fullmatch(
-            r"no space left: about [1-9][\d,]* MB more are needed; free some and run the same "
-            r"command again, it continues",
+                        r"no space left on the disk; free some and run the same command again to continue",
+
             caught.value.strerror,
         )
     if output.exists():
@@ -476,7 +481,7 @@ def test_disk_that_is_really_full(tmp_path, corpus, vocabulary, config, records)
         (disk / "mine").write_text("earlier work")
         with pytest.raises(
             OSError,
-            match=rf"no space left: about 1 MB more are needed.*{re.escape(str(disk / 'out'))}",
+            match=rf"no space left on the disk; .*{re.escape(str(disk / 'out'))}",
         ) as caught:
             build_records([corpus], vocabulary, disk / "out", config)
         assert caught.value.errno == errno.ENOSPC
@@ -493,7 +498,7 @@ def test_disk_that_is_really_full(tmp_path, corpus, vocabulary, config, records)
 def test_second_build_into_the_same_directory_is_refused_while_the_first_runs(
     tmp_path, corpus, vocabulary, config, records, refused, monkeypatch
 ):
-    output, partition = tmp_path / "out", tfrecords.build.recipe.partition
+    output, partition = tmp_path / "out", tfrecords.build.tasks.partition
 
     def meanwhile(*arguments):
         monkeypatch.undo()
@@ -504,7 +509,7 @@ def test_second_build_into_the_same_directory_is_refused_while_the_first_runs(
             build_records([corpus], vocabulary, output, config)
         return partition(*arguments)
 
-    monkeypatch.setattr(tfrecords.build.recipe, "partition", meanwhile)
+    monkeypatch.setattr(tfrecords.build.tasks, "partition", meanwhile)
     build_records([corpus], vocabulary, output, config)
     assert content(output) == content(records)
 
@@ -562,7 +567,7 @@ def test_output_that_is_a_file_is_refused(tmp_path, corpus, vocabulary, config, 
             "one\ntwo\nthree\n",
             0.0,
             1,
-            r"Next sentence prediction .* expected at least 2 documents\. Received: 1; part the "
+            r"Next sentence prediction .* expected at least 2 documents\. Received: 1; separate the "
             r"documents with empty lines, or "
             r"choose --pairs sop or --pairs none, for which one is enough\.$",
         ),
@@ -652,7 +657,7 @@ def test_names_with_spaces_and_other_letters(tmp_path, corpus, vocabulary, confi
     }
 
 
-# The same bytes, however the text is spread over files and the work over pieces and processes.
+# The same bytes, however the text is spread over files and the work over spans and processes.
 
 
 @pytest.fixture(scope="module")
@@ -686,7 +691,7 @@ def test_compressed_text_is_the_same_text(tmp_path, corpus, vocabulary, config, 
 
 
 @pytest.mark.parametrize(
-    ("piece_bytes", "batch_bytes", "part_tokens", "sentences", "characters"),
+    ("span_bytes", "group_bytes", "part_tokens", "sentences", "characters"),
     [
         (1, 1, 1 << 21, 4096, 1 << 19),
         (1, 1009, 1 << 21, 4096, 1 << 19),
@@ -702,29 +707,29 @@ def test_cuts_of_the_work_do_not_matter(
     config,
     records,
     monkeypatch,
-    piece_bytes,
-    batch_bytes,
+    span_bytes,
+    group_bytes,
     part_tokens,
     sentences,
     characters,
 ):
-    pieces, found = tfrecords.build.recipe.pieces, []
+        spans_of, found = tfrecords.build.recipe.spans_of, []
 
-    def small_pieces(files, format):
-        found.extend(pieces(files, format, piece_bytes))
+    def small_spans(files, format):
+        found.extend(spans_of(files, format, span_bytes))
         return found
 
-    monkeypatch.setattr(tfrecords.build.recipe, "pieces", small_pieces)
+    monkeypatch.setattr(tfrecords.build.recipe, "spans_of", small_spans)
     monkeypatch.setattr(
-        tfrecords.build.recipe, "batches", functools.partial(batches, batch_bytes=batch_bytes)
+        tfrecords.build.recipe, "span_groups", functools.partial(span_groups, group_bytes=group_bytes)
     )
     monkeypatch.setattr(tfrecords.build.tokenizing, "PART_TOKENS", part_tokens)
     monkeypatch.setattr(tfrecords.build.tokenizing, "_SENTENCES_PER_BATCH", sentences)
     monkeypatch.setattr(tfrecords.build.tokenizing, "_CHARACTERS_PER_BATCH", characters)
     build_records([corpus], vocabulary, tmp_path / "out", config)
     assert content(tmp_path / "out") == content(records)
-    assert len(found) == {1: 43, 1 << 24: 1}.get(piece_bytes, len(found))
-    assert piece_bytes > corpus.stat().st_size or len(found) > 1
+    assert len(found) == {1: 43, 1 << 24: 1}.get(span_bytes, len(found))
+    assert span_bytes > corpus.stat().st_size or len(found) > 1
 
 
 @pytest.mark.parametrize("pairs", schema.PAIRS)
@@ -835,7 +840,7 @@ def test_renamed_input_of_a_build_that_goes_on_is_not_warned_of(
 ):
     shutil.copy(corpus, tmp_path / "a.txt")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tfrecords.build.recipe, "partition", NthCall(None, 1, KeyboardInterrupt()))
+        patch.setattr(tfrecords.build.tasks, "partition", NthCall(None, 1, KeyboardInterrupt()))
         build_records([tmp_path / "a.txt"], vocabulary, tmp_path / "out", config)
     (tmp_path / "a.txt").rename(tmp_path / "b.txt")
     with warnings.catch_warnings(record=True) as caught:
@@ -975,7 +980,7 @@ def test_standard_input(tmp_path, corpus, vocabulary, config, records, refused, 
 
 def test_no_space_for_standard_input(tmp_path, vocabulary, config, monkeypatch):
     monkeypatch.setattr("shutil.copyfileobj", NthCall(None, 1, NO_SPACE))
-    with pytest.raises(OSError, match=r"no space left; free some.*out\.standard-input\.partial"):
+    with pytest.raises(OSError, match=r"no space left on the disk; free some.*out\.standard-input\.partial"):
         build_records(["-"], vocabulary, tmp_path / "out", config)
     assert not list(tmp_path.iterdir())
 
@@ -984,22 +989,22 @@ def test_no_space_for_standard_input(tmp_path, vocabulary, config, monkeypatch):
 
 
 def fail_once_at(monkeypatch, error):
-    """Makes the second piece of text raise `error` when it is read, and returns what lets it be."""
-    original, pieces = tfrecords.build.tokenizing.piece_documents, tfrecords.build.recipe.pieces
+    """Makes the second span of text raise `error` when it is read, and returns what lets it be."""
+        original, spans_of =  tfrecords.build.tokenizing.span_documents, tfrecords.build.recipe.spans_of
     monkeypatch.setattr(
-        tfrecords.build.recipe, "pieces", lambda files, format: pieces(files, format, 997)
+        tfrecords.build.recipe, "spans_of", lambda files, format: spans_of(files, format, 997)
     )
     monkeypatch.setattr(
-        tfrecords.build.recipe, "batches", functools.partial(batches, batch_bytes=1)
+        tfrecords.build.recipe, "span_groups", functools.partial(span_groups, group_bytes=1)
     )
 
-    def failing(piece, *arguments):
-        if piece.start:
+        def failing(span, *arguments):
+        if span.start:
             raise error
-        return original(piece, *arguments)
+        return original(span, *arguments)
 
-    monkeypatch.setattr(tfrecords.build.tokenizing, "piece_documents", failing)
-    return lambda: monkeypatch.setattr(tfrecords.build.tokenizing, "piece_documents", original)
+    monkeypatch.setattr(tfrecords.build.tokenizing, "span_documents", failing)
+    return lambda: monkeypatch.setattr(tfrecords.build.tokenizing, "span_documents", original)
 
 
 def test_a_disk_that_fails_costs_nothing_that_is_finished(
@@ -1011,12 +1016,13 @@ def test_a_disk_that_fails_costs_nothing_that_is_finished(
     finished = tmp_path / "out" / "unfinished" / "text-000000.json"
     before = finished.stat().st_mtime_ns
     mend()
-    monkeypatch.setattr(tfrecords.build.recipe, "_forget", None)
+    monkeypatch.setattr(tfrecords.build.unfinished, "forget_unfinished", None)
     partitioned = []
-    original = tfrecords.build.recipe._partition
+    original = tfrecords.build.recipe.partition_documents
     monkeypatch.setattr(
         tfrecords.build.recipe,
-        "_partition",
+                "partition_documents",
+
         lambda *a: (partitioned.append(finished.stat().st_mtime_ns), original(*a)),
     )
     build_records([corpus], vocabulary, tmp_path / "out", config)
@@ -1042,7 +1048,7 @@ def test_a_kill_while_the_directory_is_freed(
     tmp_path, corpus, vocabulary, config, records, monkeypatch
 ):
     mend = fail_once_at(monkeypatch, InputError("Expected a. Received: b."))
-    original = tfrecords.build.recipe.shutil.rmtree
+    original = tfrecords.build.unfinished.shutil.rmtree
 
     def killed(path, *arguments, **options):
         # Half of the work is gone, and then the process.
@@ -1050,11 +1056,11 @@ def test_a_kill_while_the_directory_is_freed(
             file.unlink()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tfrecords.build.recipe.shutil, "rmtree", killed)
+    monkeypatch.setattr(tfrecords.build.unfinished.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         build_records([corpus], vocabulary, tmp_path / "out", config)
     mend()
-    monkeypatch.setattr(tfrecords.build.recipe.shutil, "rmtree", original)
+    monkeypatch.setattr(tfrecords.build.unfinished.shutil, "rmtree", original)
     build_records([corpus], vocabulary, tmp_path / "out", config)
     assert content(tmp_path / "out") == content(records)
 

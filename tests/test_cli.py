@@ -1009,7 +1009,7 @@ def test_records_go_on_after_ctrl_c(tmp_path, tiny_corpus, tiny_vocabulary, monk
     )
     run(*words, "--output", tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("tfrecords.build.recipe.partition", press)
+        patch.setattr("tfrecords.build.tasks.partition", press)
         result = run(*words, "--output", tmp_path / "out", code=130)
         assert "Traceback" not in result.output
     assert error_line("inspect", tmp_path / "out").startswith("Error: Expected manifest.json in ")

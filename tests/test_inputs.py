@@ -16,17 +16,16 @@ import time
 import pytest
 
 from tfrecords import InputError, inputs, read_documents
+from tfrecords.decompression import compression, opened
 from tfrecords.inputs import (
-    Piece,
-    batches,
-    compression,
+    Span,
     input_files,
     line_blocks,
-    opened,
-    pieces,
+    span_groups,
+    spans_of,
     spool,
 )
-from tfrecords.sentences import piece_documents
+from tfrecords.sentences import span_documents
 
 zstd = importlib.import_module(
     "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
@@ -330,15 +329,13 @@ def test_what_follows_an_archive_is_not_dropped_in_silence(tmp_path, refused, ki
         list(read_documents([tmp_path / "a.txt"]))
 
 
-# Pieces.
+# Spans.
 
 
-def documents_of(the_pieces, format, errors="strict"):
+def documents_of(some_spans, format, errors="strict"):
     counts = collections.Counter()
     return [
-        document
-        for piece in the_pieces
-        for document in piece_documents(piece, format, errors, counts)
+        document for span in some_spans for document in span_documents(span, format, errors, counts)
     ]
 
 
@@ -386,14 +383,19 @@ def random_text(draw, format):
 
 def plain_documents(content):
     """What `sentences` means, in few words: only a line feed ends a line, and a white one ends a
-    document."""
-    lines = [line.removeprefix("\ufeff").strip() for line in content.decode().split("\n")]
-    return [list(group) for full, group in itertools.groupby(lines, bool) if full]
+    document; a line of a byte order mark alone is neither text nor white."""
+    lines = [line.strip() for line in content.decode().split("\n")]
+    found = [
+        [line.removeprefix("\ufeff").strip() for line in group if line != "\ufeff"]
+        for full, group in itertools.groupby(lines, bool)
+        if full
+    ]
+    return [document for document in found if document]
 
 
 @pytest.mark.parametrize("line_bytes", [11, 61, 1 << 20])
 @pytest.mark.parametrize("format", ["sentences", "text", "jsonl"])
-def test_documents_of_pieces_are_those_of_the_file(tmp_path, monkeypatch, format, line_bytes):
+def test_documents_of_spans_are_those_of_the_file(tmp_path, monkeypatch, format, line_bytes):
     monkeypatch.setattr(inputs, "LINE_BYTES", line_bytes)
     draw = random.Random(line_bytes)
     path = tmp_path / "text"
@@ -401,44 +403,44 @@ def test_documents_of_pieces_are_those_of_the_file(tmp_path, monkeypatch, format
     for _ in range(61):
         content = random_text(draw, format)
         path.write_bytes(content)
-        whole = documents_of([Piece(str(path))], format)
+        whole = documents_of([Span(str(path))], format)
         if format == "sentences" and line_bytes == 1 << 20:
             assert whole == plain_documents(content)
-        for piece_bytes in [1, 2, 7, 100, len(content) - 1, len(content)]:
-            parts = pieces([path], format, max(1, piece_bytes))
-            assert documents_of(parts, format) == whole, (content, piece_bytes)
+        for span_bytes in [1, 2, 7, 100, len(content) - 1, len(content)]:
+            parts = spans_of([path], format, max(1, span_bytes))
+            assert documents_of(parts, format) == whole, (content, span_bytes)
             ends = [0, *(part.end for part in parts)]
             assert [part.start for part in parts] == ends[:-1]
             assert ends[-1] in (None, len(content))
-            numbers[piece_bytes] += len(parts)
+            numbers[span_bytes] += len(parts)
     assert numbers[1] >= numbers[2] > numbers[7] > numbers[100] > 61
 
 
-def test_pieces_are_whole_documents_in_full(tmp_path):
+def test_spans_are_whole_documents_in_full(tmp_path):
     (tmp_path / "a").write_bytes(b"One.\nTwo.\n\n\nThree.\n\nFour.\n")
     (tmp_path / "b").write_bytes(b"Five.\n\nSix.")
     (tmp_path / "c").touch()
     a, b, c = (str(tmp_path / name) for name in "abc")
-    assert pieces([tmp_path / "a", b, c], "sentences", 1) == [
-        Piece(a, 0, 12), Piece(a, 12, 20), Piece(a, 20, 26),
-        Piece(b, 0, 7), Piece(b, 7, 11), Piece(c),
+    assert spans_of([tmp_path / "a", b, c], "sentences", 1) == [
+        Span(a, 0, 12), Span(a, 12, 20), Span(a, 20, 26),
+        Span(b, 0, 7), Span(b, 7, 11), Span(c),
     ]  # fmt: skip
-    assert pieces([a], "sentences", 12) == [Piece(a, 0, 20), Piece(a, 20, 26)]
-    assert pieces([a], "sentences", 10) == [Piece(a, 0, 12), Piece(a, 12, 26)]
-    assert pieces([a], "sentences", 26) == [Piece(a)]
-    assert pieces([a], "text", 1) == [Piece(a, 0, 12), Piece(a, 12, 26)]
-    assert pieces([a], "jsonl", 8) == [Piece(a, 0, 12), Piece(a, 12, 26)]
-    assert [piece.bytes for piece in pieces([a, c], "sentences", 1)] == [12, 8, 6, 0]
-    assert [str(piece) for piece in (Piece("a"), Piece("a", 0, 1234), Piece("a", 5))] == [
+    assert spans_of([a], "sentences", 12) == [Span(a, 0, 20), Span(a, 20, 26)]
+    assert spans_of([a], "sentences", 10) == [Span(a, 0, 12), Span(a, 12, 26)]
+    assert spans_of([a], "sentences", 26) == [Span(a)]
+    assert spans_of([a], "text", 1) == [Span(a, 0, 12), Span(a, 12, 26)]
+    assert spans_of([a], "jsonl", 8) == [Span(a, 0, 12), Span(a, 12, 26)]
+    assert [span.bytes for span in spans_of([a, c], "sentences", 1)] == [12, 8, 6, 0]
+    assert [str(span) for span in (Span("a"), Span("a", 0, 1234), Span("a", 5))] == [
         "a", "a from 0 to 1,234", "a from 5 to its end"
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", COMPRESSORS)
-def test_a_compressed_file_is_one_piece(tmp_path, kind):
+def test_a_compressed_file_is_one_span(tmp_path, kind):
     (tmp_path / "a").write_bytes(COMPRESSORS[kind](b"One.\n\nTwo.\n\n" * 101))
-    parts = pieces([tmp_path / "a"], "sentences", 1)
-    assert parts == [Piece(str(tmp_path / "a"))]
+    parts = spans_of([tmp_path / "a"], "sentences", 1)
+    assert parts == [Span(str(tmp_path / "a"))]
     assert documents_of(parts, "sentences") == [["One."], ["Two."]] * 101
 
 
@@ -446,12 +448,12 @@ def test_a_compressed_file_is_one_piece(tmp_path, kind):
 @pytest.mark.parametrize(
     "content", [b"One is here.\n" * 400_000, b"x" * 5_000_000, b" " * 5_000_000, b"a\n\n" * 100_000]
 )
-def test_pieces_take_linear_time(tmp_path, format, content):
-    # Less than a second each; looking through the rest of the file again for every piece would take
+def test_spans_take_linear_time(tmp_path, format, content):
+    # Less than a second each; looking through the rest of the file again for every span would take
     # hours.
     (tmp_path / "a").write_bytes(content)
     start = time.monotonic()
-    assert pieces([tmp_path / "a"], format, 100)[-1].end == len(content)
+    assert spans_of([tmp_path / "a"], format, 100)[-1].end == len(content)
     assert time.monotonic() - start < 30
 
 
@@ -461,7 +463,7 @@ def test_pieces_take_linear_time(tmp_path, format, content):
 def blocks_of(tmp_path, content, start=0, end=None):
     (tmp_path / "text").write_bytes(content)
     with open(tmp_path / "text", "rb") as file:
-        return list(line_blocks(file, Piece(str(tmp_path / "text"), start, end)))
+        return list(line_blocks(file, Span(str(tmp_path / "text"), start, end)))
 
 
 def test_long_lines_come_in_parts_in_full(tmp_path, monkeypatch):
@@ -489,7 +491,7 @@ def test_long_lines_come_in_parts_in_full(tmp_path, monkeypatch):
     assert blocks_of(tmp_path, b"\x80" * 20) == [(0, b"\x80" * 12, 1), (12, b"\x80" * 8, 2)]
 
 
-def test_a_piece_ends_where_it_ends(tmp_path, monkeypatch):
+def test_a_span_ends_where_it_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "LINE_BYTES", 16)
     content = b"a\n" * 10 + b"x" * 40 + b"\n" + b"b\n" * 10
     assert blocks_of(tmp_path, content, 18, 65) == [
@@ -554,25 +556,25 @@ def test_memory_for_long_words_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "LINE_BYTES", 1000)
     (tmp_path / "a").write_bytes((b"x" * 599 + b" ") * 503)
     with open(tmp_path / "a", "rb", buffering=0) as file:
-        for offset, block, _ in line_blocks(file, Piece("a")):
+        for offset, block, _ in line_blocks(file, Span("a")):
             assert block == b"x" * 599 + b" "
             assert file.tell() <= offset + 1000
     assert offset == 502 * 600
 
 
-def test_small_pieces_share_a_batch(tmp_path):
+def test_small_spans_share_a_group(tmp_path):
     sizes = [3, 5, 0, 7, 31, 2, 2]
     for number, size in enumerate(sizes):
         (tmp_path / f"{number}").write_bytes(b"x" * size)
-    the_pieces = [Piece(str(tmp_path / f"{number}")) for number in range(len(sizes))]
-    found = list(batches(the_pieces, 11))
-    assert [[sizes[the_pieces.index(piece)] for piece in batch.pieces] for batch in found] == [
+    some_spans = [Span(str(tmp_path / f"{number}")) for number in range(len(sizes))]
+    found = list(span_groups(some_spans, 11))
+    assert [[sizes[some_spans.index(span)] for span in group.spans] for group in found] == [
         [3, 5, 0],
         [7],
         [31],
         [2, 2],
     ]
-    assert [batch.bytes for batch in found] == [8, 7, 31, 4]
+    assert [group.bytes for group in found] == [8, 7, 31, 4]
     assert str(found[0]) == f"{tmp_path / '0'} to {tmp_path / '2'}"
     assert str(found[1]) == f"{tmp_path / '3'}"
-    assert list(batches([])) == []
+    assert list(span_groups([])) == []

@@ -21,7 +21,7 @@ import pytest
 import tfrecords.build.recipe
 import tfrecords.build.tokenizing
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records, load_manifest
-from tfrecords.inputs import batches
+from tfrecords.inputs import span_groups
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -86,11 +86,11 @@ def assert_complete_in_the_end(place, output):
 
 
 def small_steps():
-    """Makes the build of a small text one of many files: 13 pieces or so, in two parts or more
+    """Makes the build of a small text one of many files: 13 spans or so, in two parts or more
     each."""
-    pieces = tfrecords.build.recipe.pieces
-    tfrecords.build.recipe.pieces = lambda files, format: pieces(files, format, 3001)
-    tfrecords.build.recipe.batches = functools.partial(batches, batch_bytes=1)
+    spans_of = tfrecords.build.recipe.spans_of
+    tfrecords.build.recipe.spans_of = lambda files, format: spans_of(files, format, 3001)
+    tfrecords.build.recipe.span_groups = functools.partial(span_groups, group_bytes=1)
     tfrecords.build.tokenizing.PART_TOKENS = 300
     tfrecords.build.tokenizing._SENTENCES_PER_BATCH = 17
 
@@ -301,12 +301,9 @@ def test_killed_worker_ends_the_command_with_an_error(place, tmp_path):
             os.kill(pid, signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stdout) == (1, "")
-        assert stderr.startswith(
-            "Error: Expected every worker to live. Received: the end (signal 9) of the one that "
-            "was on "
-        )
+        assert stderr.startswith("Error: A worker was killed (signal 9) while processing ")
         assert any(
-            what in stderr for what in ("ü.txt; ", "unfinished/text-", " shard ", "its start")
+            what in stderr for what in ("ü.txt. ", "unfinished/text-", " shard ", "its start")
         )
         assert stderr.count("\n") == 1
         wait_for(lambda: not living(process.pid), seconds=5.0)

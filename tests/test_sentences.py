@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from tfrecords import Tokenizer, Vocabulary, inputs, read_documents, sentences
-from tfrecords.inputs import Piece, pieces
-from tfrecords.sentences import break_sentences, piece_documents
+from tfrecords.inputs import Span, spans_of
+from tfrecords.sentences import break_sentences, span_documents
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 
@@ -27,7 +27,7 @@ def read_counted(tmp_path, content, format="sentences", errors="strict"):
     path = tmp_path / "text.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     counts = collections.Counter()
-    found = list(piece_documents(Piece(str(path)), format, errors, counts))
+    found = list(span_documents(Span(str(path)), format, errors, counts))
     return found, {name: count for name, count in counts.items() if count and name != "bytes_read"}
 
 
@@ -171,21 +171,21 @@ def test_what_was_replaced_is_counted(tmp_path):
 
 @pytest.mark.parametrize("format", ["sentences", "text", "jsonl"])
 def test_the_offset_is_that_in_the_file(tmp_path, refused, format):
-    # Behind the first block of a large file, in a later piece, and in an archive.
+    # Behind the first block of a large file, in a later span, and in an archive.
     line = json.dumps({"text": "word " * 5000}).encode() + b"\n\n\n"
     content = bytearray(line * 83)
     offset = 61 * len(line) + 13
     content[offset] = 0xFF
     path = tmp_path / "text.txt"
     path.write_bytes(content)
-    parts = pieces([path], format, 100_000)
-    (broken,) = (piece for piece in parts if piece.start <= offset < piece.end)
+    parts = spans_of([path], format, 100_000)
+    (broken,) = (span for span in parts if span.start <= offset < span.end)
     assert len(parts) > 15
     assert broken.start > 1 << 20
     pattern = rf"text\.txt: expected UTF-8\. Received: an invalid byte at offset {offset:,};"
-    for piece in [broken, Piece(str(path))]:
+    for span in [broken, Span(str(path))]:
         with refused(pattern):
-            list(piece_documents(piece, format, "strict", collections.Counter()))
+            list(span_documents(span, format, "strict", collections.Counter()))
     with refused(pattern):
         read(tmp_path, bz2.compress(content, 1), format)
 
@@ -435,11 +435,11 @@ def test_rows_of_parquet_are_documents(tmp_path, parquet):
     ]
     path = write_parquet(parquet, tmp_path / "a ä.parquet", texts, row_group_size=2)
     assert list(read_documents([path], "parquet")) == expected
-    the_pieces = pieces([path], "parquet", 1)
-    assert the_pieces == [Piece(str(path), group, group + 1) for group in range(4)]
+    some_spans = spans_of([path], "parquet", 1)
+    assert some_spans == [Span(str(path), group, group + 1) for group in range(4)]
     counts = collections.Counter()
-    by_piece = [list(piece_documents(piece, "parquet", "strict", counts)) for piece in the_pieces]
-    assert by_piece == [expected[:1], expected[1:2], expected[2:3], expected[3:]]
+    by_span = [list(span_documents(span, "parquet", "strict", counts)) for span in some_spans]
+    assert by_span == [expected[:1], expected[1:2], expected[2:3], expected[3:]]
     assert not +counts
 
 
@@ -459,8 +459,8 @@ def test_parquet_without_rows_has_no_documents(tmp_path, parquet):
     assert list(read_documents([path], "parquet")) == []
     assert [
         document
-        for piece in pieces([path], "parquet")
-        for document in piece_documents(piece, "parquet", "strict", {})
+        for span in spans_of([path], "parquet")
+        for document in span_documents(span, "parquet", "strict", {})
     ] == []
 
 
@@ -475,7 +475,7 @@ def test_parquet_that_is_not_as_it_should_be_is_refused(tmp_path, refused, parqu
     with refused(r"a\.parquet: expected a column 'text'\. Received: columns id, content; rename"):
         list(read_documents([path], "parquet"))
     with refused(r"a\.parquet: expected a column 'text'"):
-        pieces([path], "parquet")
+        spans_of([path], "parquet")
     for column, kind in [([7], "int"), ([b"One."], "bytes"), ([["One."]], "list")]:
         write_parquet(parquet, path, column)
         with refused(
@@ -485,7 +485,7 @@ def test_parquet_that_is_not_as_it_should_be_is_refused(tmp_path, refused, parqu
             list(read_documents([path], "parquet"))
     for content in [b"", b"One is here.\n", b"PAR1" + bytes(100), b"PAR1"]:
         path.write_bytes(content)
-        for reading in (pieces, lambda files, format: list(read_documents(files, format))):
+        for reading in (spans_of, lambda files, format: list(read_documents(files, format))):
             with refused(r"a\.parquet: expected a Parquet file\. Received: .+\."):
                 reading([path], "parquet")
     with refused(r"none: expected a Parquet file\. Received: .*No such file"):
@@ -526,18 +526,16 @@ def test_parquet_that_is_not_utf8_is_refused_or_replaced(tmp_path, refused, parq
         with refused(
             r"a, row 0 of row group 1: expected UTF-8\. Received: an invalid byte at offset 1;"
         ):
-            list(
-                piece_documents(Piece(str(path), 1, 2), "parquet", "strict", collections.Counter())
-            )
+            list(span_documents(Span(str(path), 1, 2), "parquet", "strict", collections.Counter()))
         counts = collections.Counter()
-        found = list(piece_documents(Piece(str(path)), "parquet", "replace", counts))
+        found = list(span_documents(Span(str(path)), "parquet", "replace", counts))
         assert found == [["One"], ["Tw\ufffd"], ["a\ufffd \ufffd"]]
         assert counts == {"replaced_characters": 2}
 
 
 def test_parquet_needs_pyarrow(tmp_path, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for reading in (pieces, lambda files, format: list(read_documents(files, format))):
+    for reading in (spans_of, lambda files, format: list(read_documents(files, format))):
         with refused(
             r"Expected the package pyarrow, .* Received: none; pip install '.\[parquet\]' in the "
             r"clone"
@@ -550,14 +548,14 @@ def test_parquet_needs_pyarrow(tmp_path, refused, monkeypatch):
 
 def test_bytes_read_tell_how_far_the_reading_is(tmp_path):
     (tmp_path / "a").write_bytes(b"One.\n\n" * 400_001)
-    for piece in [Piece(str(tmp_path / "a")), Piece(str(tmp_path / "a"), 600_000, 2_400_000)]:
+    for span in [Span(str(tmp_path / "a")), Span(str(tmp_path / "a"), 600_000, 2_400_000)]:
         counts, seen = collections.Counter(), []
-        for _ in piece_documents(piece, "sentences", "strict", counts):
+        for _ in span_documents(span, "sentences", "strict", counts):
             seen.append(counts["bytes_read"])
         assert seen == sorted(seen)
         assert len(set(seen)) >= 2
         assert 0 < seen[0] <= 1 << 20
-        assert seen[-1] == piece.bytes
+        assert seen[-1] == span.bytes
 
 
 def test_lines_read_in_parts_are_counted(tmp_path, monkeypatch):
@@ -584,6 +582,6 @@ def test_a_long_line_of_json_comes_in_short_sentences(tmp_path, monkeypatch):
         json.dumps({"text": "one two three four\nfive\n" + 29 * "x" + "\n sixteen."})
     )
     counts = collections.Counter()
-    (document,) = sentences.piece_documents(Piece(str(tmp_path / "a")), "jsonl", "strict", counts)
+    (document,) = sentences.span_documents(Span(str(tmp_path / "a")), "jsonl", "strict", counts)
     assert document == ["one two", "three four", "five", 11 * "x", 11 * "x", 7 * "x", "sixteen."]
     assert counts["broken_lines"] == 2

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from plain_records import parts, read_plain, unmasked
 
-from tfrecords import schema, shards
+from tfrecords import schema
+from tfrecords.build import shards
 from tfrecords.build.shards import ShardMaker
 from tfrecords.documents import Documents
 from tfrecords.framing import scan_records

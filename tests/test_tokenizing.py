@@ -12,8 +12,8 @@ import pytest
 from tfrecords import RecordsConfig, Vocabulary
 from tfrecords.build import tokenizing
 from tfrecords.build.tokenizing import COUNTERS, CorpusTokenizer
-from tfrecords.inputs import Piece, pieces
-from tfrecords.sentences import piece_documents
+from tfrecords.inputs import Span, spans_of
+from tfrecords.sentences import span_documents
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 LETTERS = [*"abcdefghijkmnopqrstuvwxyABCDEé中!?.,'-0123456789"]  # no l, no z
@@ -86,8 +86,8 @@ def plain(documents, cased):
     ids = [
         [
             [
-                VOCABULARY.ids[piece]
-                for piece in plain_tokenizer.tokenize(sentence, VOCABULARY.ids, cased)
+                VOCABULARY.ids[span]
+                for span in plain_tokenizer.tokenize(sentence, VOCABULARY.ids, cased)
             ]
             for sentence in document
         ]
@@ -117,7 +117,7 @@ def test_tokens_and_counts_as_in_plain_python(text, cased):
     path, documents = text
     expected, expected_counts = plain(documents, cased)
     counts = collections.Counter()
-    (part,) = tokenizer_of(cased).parts([Piece(str(path))], counts)
+    (part,) = tokenizer_of(cased).parts([Span(str(path))], counts)
     assert nested(part) == expected
     assert counted(counts) == expected_counts
     assert min(expected_counts.values()) > 5
@@ -140,7 +140,7 @@ def test_parts_are_of_bounded_size_and_one_after_the_other_the_whole(text, monke
     counts, reports = collections.Counter(), []
     parts = list(
         tokenizer_of(False).parts(
-            [Piece(str(path))], counts, report=lambda *what: reports.append(what)
+            [Span(str(path))], counts, report=lambda *what: reports.append(what)
         )
     )
     sizes = [len(part.tokens) for part in parts]
@@ -157,15 +157,15 @@ def test_parts_are_of_bounded_size_and_one_after_the_other_the_whole(text, monke
     assert min(map(min, reports)) >= 0
 
 
-def test_pieces_one_after_the_other_are_the_whole(text):
+def test_spans_one_after_the_other_are_the_whole(text):
     path, documents = text
     expected, expected_counts = plain(documents, False)
     counts, found = collections.Counter(), []
-    the_pieces = pieces([path], "sentences", 1009)
-    for piece in the_pieces:
-        for part in tokenizer_of(False).parts([piece], counts):
+    some_spans = spans_of([path], "sentences", 1009)
+    for span in some_spans:
+        for part in tokenizer_of(False).parts([span], counts):
             found += nested(part)
-    assert len(the_pieces) > 5
+    assert len(some_spans) > 5
     assert found == expected
     assert counted(counts) == expected_counts
 
@@ -188,7 +188,7 @@ def test_pieces_one_after_the_other_are_the_whole(text):
 def test_small_texts_in_full(tmp_path, content, documents, expected):
     (tmp_path / "a").write_text(content)
     counts = collections.Counter()
-    parts = list(tokenizer_of(False).parts([Piece(str(tmp_path / "a"))], counts))
+    parts = list(tokenizer_of(False).parts([Span(str(tmp_path / "a"))], counts))
     found = [
         [[VOCABULARY.tokens[i] for i in s] for s in document]
         for part in parts
@@ -206,7 +206,7 @@ def test_counts_of_reading_are_added(tmp_path, monkeypatch):
     counts = collections.Counter(documents=100)
     tokenizer = tokenizer_of(False, errors="replace")
     for _ in range(2):
-        list(tokenizer.parts([Piece(str(tmp_path / "a"))], counts))
+        list(tokenizer.parts([Span(str(tmp_path / "a"))], counts))
     assert counted(counts) == {
         "documents": 106, "sentences": 8, "tokens": 22,
         "replaced_characters": 2, "broken_lines": 2, "cut_documents": 4,
@@ -221,29 +221,29 @@ def test_other_formats(tmp_path, format):
     }
     (tmp_path / "a").write_text(content[format])
     counts = collections.Counter()
-    (part,) = tokenizer_of(False, format).parts([Piece(str(tmp_path / "a"))], counts)
+    (part,) = tokenizer_of(False, format).parts([Span(str(tmp_path / "a"))], counts)
     assert nested(part) == plain([["The mill.", "A miller."], ["A b."]], False)[0]
 
 
 def test_error_names_the_file_and_the_offset(tmp_path, refused):
     (tmp_path / "a.txt").write_bytes(b"a\n\n" * 1000 + b"b\xff")
     with refused(r"a\.txt: expected UTF-8\. Received: an invalid byte at offset 3,001"):
-        for piece in pieces([tmp_path / "a.txt"], "sentences", 100):
-            list(tokenizer_of(False).parts([piece], collections.Counter()))
+        for span in spans_of([tmp_path / "a.txt"], "sentences", 100):
+            list(tokenizer_of(False).parts([span], collections.Counter()))
 
 
 LONG_LINE = """
 import collections, json, resource, sys
 from tfrecords import RecordsConfig, Vocabulary
 from tfrecords.build.tokenizing import CorpusTokenizer
-from tfrecords.inputs import Piece
+from tfrecords.inputs import Span
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 vocabulary = Vocabulary((*SPECIAL_TOKENS, "word", "##s"))
 tokenizer = CorpusTokenizer(vocabulary, RecordsConfig(), "sentences", "strict")
 for path in sys.argv[1:]:
     counts, longest = collections.Counter(), 0
-    for part in tokenizer.parts([Piece(path)], counts):
+    for part in tokenizer.parts([Span(path)], counts):
         longest = max(longest, len(part.tokens))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     print(json.dumps({"peak": peak, "longest": longest, **counts}))
@@ -278,21 +278,21 @@ def test_a_line_of_a_hundred_megabytes_takes_bounded_memory_and_linear_time(tmp_
 def test_a_word_of_a_million_characters_is_unknown_once(tmp_path):
     (tmp_path / "a").write_text("the " + "x" * 1_000_000 + " mill\n")
     counts = collections.Counter()
-    (part,) = tokenizer_of(False).parts([Piece(str(tmp_path / "a"))], counts)
+    (part,) = tokenizer_of(False).parts([Span(str(tmp_path / "a"))], counts)
     assert [VOCABULARY.tokens[index] for index in part.tokens] == ["the", "[UNK]", "mill"]
-    assert list(piece_documents(Piece(str(tmp_path / "a")), "sentences", "strict", counts)) == [
+    assert list(span_documents(Span(str(tmp_path / "a")), "sentences", "strict", counts)) == [
         ["the " + "x" * 1_000_000 + " mill"]
     ]
 
 
-def test_pieces_of_a_batch_and_those_without_text(tmp_path):
+def test_spans_of_a_group_and_those_without_text(tmp_path):
     texts = ["one two\n\nthree\n", "", "one\n", "\n \n", "two\n\n\none\n"]
     for number, text in enumerate(texts):
         (tmp_path / f"{number}").write_text(text)
     counts, without_text, reports = collections.Counter(), [], []
-    the_pieces = [Piece(str(tmp_path / f"{number}")) for number in range(len(texts))]
+    some_spans = [Span(str(tmp_path / f"{number}")) for number in range(len(texts))]
     (part,) = tokenizer_of(False).parts(
-        the_pieces, counts, without_text, lambda *what: reports.append(what)
+        some_spans, counts, without_text, lambda *what: reports.append(what)
     )
     assert len(part) == counts["documents"] == 5
     assert without_text == [1, 3]

@@ -8,7 +8,7 @@ from tfrecords import Vocabulary
 SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 
 
-def test_file_is_one_piece_per_line(tmp_path):
+def test_file_is_one_token_per_line(tmp_path):
     path = tmp_path / "vocab.txt"
     vocabulary = Vocabulary(
         ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "run", "##ning", "é", "中")
@@ -48,7 +48,7 @@ def test_special_ids_are_where_the_special_tokens_stand():
 
 
 @pytest.mark.parametrize(
-    ("pieces", "cased"),
+    ("tokens", "cased"),
     [
         (["run", "##e", "中", "["], False),
         (["été"], True),
@@ -59,20 +59,14 @@ def test_special_ids_are_where_the_special_tokens_stand():
         (["Ж"], True),
     ],
 )
-def test_cased_is_told_from_the_pieces(pieces, cased):
-    assert Vocabulary((*SPECIAL.split(), *pieces)).cased is cased
-
-
-def test_text_of_joins_pieces():
-    vocabulary = Vocabulary((*SPECIAL.split(), "run", "##ning", "fast"))
-    assert vocabulary.text_of([2, 7, 5, 6, 3]) == "[CLS] fast running [SEP]"
-    assert vocabulary.text_of([]) == ""
+def test_cased_is_told_from_the_tokens(tokens, cased):
+    assert Vocabulary((*SPECIAL.split(), *tokens)).cased is cased
 
 
 def test_hash_depends_on_order_and_content():
-    pieces = tuple(SPECIAL.split())
+    tokens = tuple(SPECIAL.split())
     hashes = {
-        Vocabulary(pieces + more).sha256 for more in [("a", "b"), ("b", "a"), ("a",), ("a", "##b")]
+        Vocabulary(tokens + more).sha256 for more in [("a", "b"), ("b", "a"), ("a",), ("a", "##b")]
     }
     assert len(hashes) == 4
 
@@ -80,23 +74,23 @@ def test_hash_depends_on_order_and_content():
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
-        (b"", r"vocab\.txt:1: expected one piece without white space.*Received: ''"),
+        (b"", r"vocab\.txt:1: expected one token without white space.*Received: ''"),
         (
             b"[PAD]\n[UNK]\n[CLS]\nrun\n",
             r"vocab\.txt: expected the special tokens.*Received: .* without \[SEP\] \[MASK\]",
         ),
         (
             SPECIAL.encode() + b"run\nrun\n",
-            r"vocab\.txt:7: expected each piece once\. Received: 'run', as in line 6",
+            r"vocab\.txt:7: expected each token once\. Received: 'run', as in line 6",
         ),
         (
             b"[PAD]\n" + SPECIAL.encode(),
-            r"vocab\.txt:2: expected each piece once\. Received: '\[PAD\]', as in line 1",
+            r"vocab\.txt:2: expected each token once\. Received: '\[PAD\]', as in line 1",
         ),
-        (SPECIAL.encode() + b"run\n\n##ning\n", r"vocab\.txt:7: expected one piece .*Received: ''"),
-        (SPECIAL.encode() + b"run\n\n", r"vocab\.txt:7: expected one piece .*Received: ''"),
-        (SPECIAL.encode() + b"run \n", r"vocab\.txt:6: expected one piece .*Received: 'run '"),
-        (SPECIAL.encode() + b"\trun\n", r"vocab\.txt:6: expected one piece .*Received: '\\trun'"),
+        (SPECIAL.encode() + b"run\n\n##ning\n", r"vocab\.txt:7: expected one token .*Received: ''"),
+        (SPECIAL.encode() + b"run\n\n", r"vocab\.txt:7: expected one token .*Received: ''"),
+        (SPECIAL.encode() + b"run \n", r"vocab\.txt:6: expected one token .*Received: 'run '"),
+        (SPECIAL.encode() + b"\trun\n", r"vocab\.txt:6: expected one token .*Received: '\\trun'"),
         (
             SPECIAL.replace("\n", "\r\n").encode(),
             r"vocab\.txt:1: expected Unix line ends\. Received: a carriage return",
@@ -105,12 +99,12 @@ def test_hash_depends_on_order_and_content():
             SPECIAL.encode() + b"run\r\n",
             r"vocab\.txt:6: expected Unix line ends\. Received: a carriage return",
         ),
-        (SPECIAL.encode() + b"run\n \n", r"vocab\.txt:7: expected one piece .*Received: ' '"),
+        (SPECIAL.encode() + b"run\n \n", r"vocab\.txt:7: expected one token .*Received: ' '"),
         (
             SPECIAL.encode() + b"a\nb\nc\nb\nd \n",
-            r"vocab\.txt:9: expected each piece once\. Received: 'b', as in line 7",
+            r"vocab\.txt:9: expected each token once\. Received: 'b', as in line 7",
         ),
-        (b"\n" + SPECIAL.encode() + b"run\n", r"vocab\.txt:1: expected one piece .*Received: ''"),
+        (b"\n" + SPECIAL.encode() + b"run\n", r"vocab\.txt:1: expected one token .*Received: ''"),
         (
             SPECIAL.replace("[SEP]\n", "").encode() + b"run\n",
             r"vocab\.txt: expected .*Received: a vocabulary without \[SEP\];",
@@ -121,7 +115,7 @@ def test_hash_depends_on_order_and_content():
         ),
         (
             SPECIAL.encode(),
-            r"vocab\.txt: expected pieces of words\. Received: a vocabulary of special tokens "
+            r"vocab\.txt: expected tokens of words\. Received: a vocabulary of special tokens "
             r"alone",
         ),
         (
@@ -146,6 +140,6 @@ def test_file_that_is_not_there_is_refused(tmp_path, refused):
         Vocabulary.load(tmp_path)
 
 
-def test_broken_pieces_in_python_are_refused(refused):
-    with refused(r"the vocabulary:6: expected one piece .*Received: 'a\\n'"):
+def test_broken_tokens_in_python_are_refused(refused):
+    with refused(r"the vocabulary:6: expected one token .*Received: 'a\\n'"):
         Vocabulary((*SPECIAL.split(), "a\n"))

@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 
 from tfrecords import Vocabulary, learn_vocabulary, python_documents, vocabulary_learning
-from tfrecords.inputs import batches, pieces
+from tfrecords.inputs import span_groups, spans_of
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 TEXT = """The river runs past the old mill, and the miller's daughter counts the running water.
@@ -60,8 +60,8 @@ def write(path, documents, compress=bytes):
     return path
 
 
-def count_words(the_pieces, cased=False, workers=1):
-    tasks = list(batches(the_pieces, 150_000))
+def count_words(some_spans, cased=False, workers=1):
+    tasks = list(span_groups(some_spans, 150_000))
     counted = vocabulary_learning._count_words(tasks, cased, "sentences", "strict", workers, False)
     # The line separator is a character that is a word of its own, and white space to what learns
     # from the words.
@@ -97,9 +97,9 @@ def test_small_vocabulary_in_full(tmp_path):
 def test_order_is_special_tokens_then_frequency_then_text(tmp_path, cased, size):
     vocabulary = learn(tmp_path, TEXT, size, cased=cased)
     counts = collections.Counter(plain_tokenizer.tokenize(TEXT, vocabulary.ids, cased))
-    pieces = vocabulary.tokens[5:]
+    tokens = vocabulary.tokens[5:]
     assert vocabulary.tokens[:5] == SPECIAL_TOKENS
-    assert pieces == tuple(sorted(pieces, key=lambda piece: (-counts[piece], piece)))
+    assert tokens == tuple(sorted(tokens, key=lambda token: (-counts[token], token)))
     assert counts["[UNK]"] == 0
     assert len(vocabulary) <= size
     assert vocabulary.cased is cased
@@ -121,8 +121,8 @@ def test_uncased_has_neither_capitals_nor_accents(tmp_path):
 def test_min_frequency_bounds_the_merges(tmp_path):
     assert "stone" in " ".join(learn(tmp_path, TEXT, 1009, min_frequency=2).tokens)
     assert all(
-        len(piece.removeprefix("##")) == 1
-        for piece in learn(tmp_path, TEXT, 1009, min_frequency=101).tokens[5:]
+        len(token.removeprefix("##")) == 1
+        for token in learn(tmp_path, TEXT, 1009, min_frequency=101).tokens[5:]
     )
 
 
@@ -133,7 +133,7 @@ def test_counts_cover_every_batch_of_sentences(tmp_path):
     assert learn(tmp_path, text, 100).tokens[5:7] == ("two", "one")
 
 
-def test_special_token_typed_in_the_text_is_no_second_piece(tmp_path):
+def test_special_token_typed_in_the_text_is_no_second_token(tmp_path):
     vocabulary = learn(tmp_path, "[MASK] [MASK] mask [CLS]\n" * 3, 100)
     assert [token for token in vocabulary.tokens if "MASK" in token.upper()] == ["[MASK]", "mask"]
 
@@ -193,26 +193,26 @@ def test_words_are_counted_as_the_library_does(tmp_path, real_text, cased):
     expected = plain_counts(real_text, cased)
     assert len(expected) > 1000
     path = write(tmp_path / "text", real_text)
-    assert count_words(pieces([path], "sentences"), cased) == expected
+    assert count_words(spans_of([path], "sentences"), cased) == expected
 
 
-def test_counts_do_not_depend_on_files_pieces_and_batches(tmp_path, real_text, monkeypatch):
+def test_counts_do_not_depend_on_files_spans_and_groups(tmp_path, real_text, monkeypatch):
     expected = plain_counts(real_text, False)
     whole = write(tmp_path / "whole", real_text)
-    for piece_bytes in [10_007, 100_003]:
-        assert count_words(pieces([whole], "sentences", piece_bytes)) == expected
+    for span_bytes in [10_007, 100_003]:
+        assert count_words(spans_of([whole], "sentences", span_bytes)) == expected
     monkeypatch.setattr(vocabulary_learning, "_CHARACTERS_PER_BATCH", 3001)
     files = [
         write(tmp_path / str(number), real_text[number::3], gzip.compress if number else bytes)
         for number in range(3)
     ]
-    assert count_words(pieces(files, "sentences", 50_021)) == expected
+    assert count_words(spans_of(files, "sentences", 50_021)) == expected
 
 
 def test_two_processes_learn_what_one_does(tmp_path, real_text):
     files = [write(tmp_path / str(number), real_text[number::3]) for number in range(3)]
     one, two = (
-        count_words(pieces(files, "sentences", 100_003), workers=workers) for workers in (1, 2)
+        count_words(spans_of(files, "sentences", 100_003), workers=workers) for workers in (1, 2)
     )
     assert one == two == plain_counts(real_text, False)
     # In the same order too, which what is forgotten may depend on.
@@ -222,7 +222,7 @@ def test_two_processes_learn_what_one_does(tmp_path, real_text):
 def test_the_rarest_words_are_forgotten(tmp_path, monkeypatch):
     text = "a " * 5 + "b " * 4 + "c " * 3 + "d " * 2 + "e " * 2 + "f g"
     (tmp_path / "text").write_text(text)
-    the_pieces = pieces([tmp_path / "text"], "sentences")
+    some_spans = spans_of([tmp_path / "text"], "sentences")
     counts = {"a": 5, "b": 4, "c": 3, "d": 2, "e": 2, "f": 1, "g": 1}
     for most, kept in [
         (7, "abcdefg"),
@@ -234,13 +234,13 @@ def test_the_rarest_words_are_forgotten(tmp_path, monkeypatch):
         (1, "a"),
     ]:
         monkeypatch.setattr(vocabulary_learning, "MAX_WORDS", most)
-        assert count_words(the_pieces) == {word: counts[word] for word in kept}
+        assert count_words(some_spans) == {word: counts[word] for word in kept}
 
 
 def test_different_words_without_end_take_bounded_memory(tmp_path, monkeypatch):
     draw = random.Random(3)
     sentences = [f"The mill {draw.random()} turns {number}abc" for number in range(5003)]
-    the_pieces = pieces(
+    some_spans = spans_of(
         [write(tmp_path / "text", [sentences[i : i + 7] for i in range(0, 5003, 7)])],
         "sentences",
         30_011,
@@ -252,7 +252,7 @@ def test_different_words_without_end_take_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(
         vocabulary_learning, "_forget", lambda words: (sizes.append(len(words)), forget(words))
     )
-    first, second = (count_words(the_pieces) for _ in range(2))
+    first, second = (count_words(some_spans) for _ in range(2))
     assert first == second
     assert len(first) <= 101
     assert {word: first[word] for word in ["the", "mill", "turns", "."]} == dict.fromkeys(

@@ -61,31 +61,31 @@ def pool():
 
 @pytest.mark.parametrize("count", [0, 1, 2, 23])
 def test_every_task_is_done_once(pool, count):
-    assert sorted(pool.map("square", list(range(count)))) == [(n, n * n) for n in range(count)]
+    assert sorted(pool.map(Job.square, list(range(count)))) == [(n, n * n) for n in range(count)]
 
 
 def test_one_worker_is_this_process():
     with Workers(1, Job, 5) as own:
-        assert list(own.map("square", [3, 2, 5])) == [(3, 9), (2, 4), (5, 25)]
+        assert list(own.map(Job.square, [3, 2, 5])) == [(3, 9), (2, 4), (5, 25)]
         # The object is made once.
-        assert [result for _, result in own.map("calls", "ab")] == [
+        assert [result for _, result in own.map(Job.calls, "ab")] == [
             (os.getpid(), 6),
             (os.getpid(), 7),
         ]
-        assert [result for _, result in own.map("calls", "c")] == [(os.getpid(), 8)]
+        assert [result for _, result in own.map(Job.calls, "c")] == [(os.getpid(), 8)]
         assert not multiprocessing.active_children()
 
 
 def test_a_single_task_starts_no_processes():
     with Workers(5, Job) as own:
-        assert list(own.map("calls", ["a"])) == [("a", (os.getpid(), 1))]
+        assert list(own.map(Job.calls, ["a"])) == [("a", (os.getpid(), 1))]
         assert not multiprocessing.active_children()
 
 
 def test_more_workers_are_other_processes(pool):
     found = {}
     for _ in range(20):
-        for _, (pid, calls) in pool.map("calls", list(range(7))):
+        for _, (pid, calls) in pool.map(Job.calls, list(range(7))):
             assert calls > found.get(pid, 5)  # one object each, which stays
             found[pid] = calls
     assert os.getpid() not in found
@@ -94,15 +94,15 @@ def test_more_workers_are_other_processes(pool):
 
 
 def test_results_come_as_they_are_done(pool):
-    list(pool.map("square", [1, 2]))  # the processes have started
-    assert [task for task, _ in pool.map("wait", [0.6, 0.01, 0.02])] == [0.01, 0.02, 0.6]
+    list(pool.map(Job.square, [1, 2]))  # the processes have started
+    assert [task for task, _ in pool.map(Job.wait, [0.6, 0.01, 0.02])] == [0.01, 0.02, 0.6]
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_progress_is_reported_with_its_task(count):
     reports = []
     with Workers(count, Job) as own:
-        list(own.map("wait", [0.01, 0.03], lambda *what: reports.append(what)))
+        list(own.map(Job.wait, [0.01, 0.03], lambda *what: reports.append(what)))
     assert sorted(reports) == sorted(
         (task, what, task) for task in (0.01, 0.03) for what in ("begun", "waited")
     )
@@ -114,10 +114,10 @@ def test_what_a_worker_raises_is_raised(count):
         Workers(count, Job) as own,
         pytest.raises(InputError, match=r"^Expected b\. Received: a\.$"),
     ):
-        list(own.map("fail", ["input", "input"]))
+        list(own.map(Job.fail, ["input", "input"]))
     with Workers(count, Job) as own:
         with pytest.raises(OSError, match="No space left on device") as caught:
-            list(own.map("fail", ["disk", "disk"]))
+            list(own.map(Job.fail, ["disk", "disk"]))
         assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "a file")
         pids = [process.pid for process in multiprocessing.active_children()]
     assert not any(map(is_alive, pids))
@@ -125,7 +125,10 @@ def test_what_a_worker_raises_is_raised(count):
 
 @pytest.mark.parametrize(
     ("task", "how"),
-    [("a.txt from 7 to 9", r"signal 9\)"), ("exit", r"exit code 3\)")],
+    [
+        ("a.txt from 7 to 9", r"was killed \(signal 9\)"),
+        ("exit", r"ended \(exit code 3\)"),
+    ],
     ids=["killed", "exit"],
 )
 def test_death_of_a_worker_is_an_error_that_names_its_task(task, how):
@@ -133,9 +136,10 @@ def test_death_of_a_worker_is_an_error_that_names_its_task(task, how):
     with Workers(2, Job) as own:
         with pytest.raises(
             WorkerError,
-            match=rf"the end \({how} of the one that was on {task};.*run the same command",
+            match=rf"^A worker {how} while processing {task}\. If memory is short, lower "
+            r"--workers\. Run the same command again to continue\.$",
         ) as caught:
-            list(own.map("die", ["other", "another", task, *["more"] * 7]))
+            list(own.map(Job.die, ["other", "another", task, *["more"] * 7]))
         assert "\n" not in str(caught.value)
         survivors = [process.pid for process in multiprocessing.active_children()]
     assert time.monotonic() - begin < 20
@@ -144,17 +148,17 @@ def test_death_of_a_worker_is_an_error_that_names_its_task(task, how):
 
 def test_a_worker_that_was_killed_while_it_had_nothing_to_do():
     with Workers(2, Job) as own:
-        list(own.map("square", [1, 2]))
+        list(own.map(Job.square, [1, 2]))
         process = multiprocessing.active_children()[0]
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        with pytest.raises(WorkerError, match=r"signal 9\) of the one that was on [34];"):
-            list(own.map("square", [3, 4]))
+        with pytest.raises(WorkerError, match=r"was killed \(signal 9\) while processing [34]\."):
+            list(own.map(Job.square, [3, 4]))
 
 
 def test_a_worker_that_cannot_be_made():
     with Workers(2, Job, "too", "many") as own, pytest.raises(TypeError, match="arguments"):
-        list(own.map("square", [1, 2]))
+        list(own.map(Job.square, [1, 2]))
 
 
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
@@ -163,7 +167,7 @@ def test_processes_are_gone_after_the_block(error):
 
     def work():
         with Workers(2, Job) as own:
-            for _ in own.map("wait", [0.01, 60]):  # one of them is still at work
+            for _ in own.map(Job.wait, [0.01, 60]):  # one of them is still at work
                 pids.extend(process.pid for process in multiprocessing.active_children())
                 if error:
                     raise error
@@ -191,11 +195,11 @@ def test_ctrl_c_is_left_to_the_parent(pool, monkeypatch):
         send(connection, message, process, task)
 
     monkeypatch.setattr(workers, "_send", press_and_send)
-    assert sorted(pool.map("square", [3, 4])) == [(3, 9), (4, 16)]
+    assert sorted(pool.map(Job.square, [3, 4])) == [(3, 9), (4, 16)]
 
 
 def test_the_parent_still_hears_ctrl_c(pool):
-    list(pool.map("square", [1, 2]))
+    list(pool.map(Job.square, [1, 2]))
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)

@@ -1,6 +1,9 @@
 """Tokenized documents as flat arrays, the form that compiled loops and files take."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,9 +15,11 @@ class Documents:
     Two documents, the first of the sentences (7 8) and (9), the second of (5 5):
 
         tokens           7 8 9 5 5
-        sentence_starts  0 2 3 5      sentence k is tokens[sentence_starts[k] : sentence_starts[k +
-        1]] document_starts  0 2 3        document d is sentences document_starts[d] to
-        document_starts[d + 1] - 1
+        sentence_starts  0 2 3 5
+        document_starts  0 2 3
+
+    Sentence k is tokens[sentence_starts[k] : sentence_starts[k + 1]]; document d is the sentences
+    document_starts[d] to document_starts[d + 1] - 1.
 
     Args:
         tokens: int32 [number of tokens].
@@ -26,13 +31,12 @@ class Documents:
     sentence_starts: np.ndarray
     document_starts: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.document_starts) - 1
 
     @classmethod
-    def of(cls, documents):
-        """Flattens documents: a list of documents, each a list of sentences, each a sequence of
-        ids.
+    def of(cls, documents: Sequence[Sequence[Sequence[int]]]) -> Documents:
+        """Flattens documents, each a list of sentences, each a sequence of ids.
 
         >>> Documents.of([[[7, 8], [9]], [[5, 5]]]).sentence_starts
         array([0, 2, 3, 5])
@@ -47,12 +51,14 @@ class Documents:
         )
 
     @classmethod
-    def of_lengths(cls, tokens, sentence_lengths, document_lengths):
+    def of_lengths(
+        cls, tokens: np.ndarray, sentence_lengths: np.ndarray, document_lengths: np.ndarray
+    ) -> Documents:
         """Documents from the lengths of sentences in tokens and of documents in sentences (int [n]
         each)."""
         return cls(tokens, starts_of(sentence_lengths), starts_of(document_lengths))
 
-    def select(self, indices):
+    def select(self, indices: np.ndarray) -> Documents:
         """The documents at `indices` (int [n]), in that order."""
         sentences = ranges(self.document_starts, indices)
         return Documents(
@@ -62,12 +68,21 @@ class Documents:
         )
 
 
-def starts_of(lengths):
+def starts_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Where runs of these lengths begin, one after the other, and the last one ends: int64 [n + 1].
+
+    >>> starts_of([2, 1, 2])
+    array([0, 2, 3, 5])
+    """
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))])
 
 
-def ranges(starts, indices):
-    """Concatenates the ranges starts[i] to starts[i + 1] - 1 for i in `indices`."""
+def ranges(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Concatenates the ranges starts[i] to starts[i + 1] - 1 for i in `indices`.
+
+    >>> ranges(np.array([0, 2, 3, 5]), np.array([2, 0]))
+    array([3, 4, 0, 1])
+    """
     lengths = (starts[1:] - starts[:-1])[indices]
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0

@@ -1,58 +1,45 @@
-"""Where text comes from: files, directories, patterns and standard input, plain or compressed,
-whole or in pieces."""
+"""Where text comes from: files, directories, patterns and standard input; and the spans that they
+are read in.
 
-import bz2
+A span is a run of whole documents in one file: a whole small file, or about 16 MiB of a large one.
+Spans are what the work is divided by, so that one large file keeps many processes busy."""
+
+from __future__ import annotations
+
 import contextlib
 import dataclasses
-import errno
 import functools
 import glob
-import gzip
-import importlib
-import io
-import lzma
 import os
 import pathlib
-import re
 import shutil
 import sys
-import zlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, BinaryIO
 
+from tfrecords.decompression import UNREADABLE, compression
 from tfrecords.errors import InputError
 
-FORMATS = ("sentences", "text", "jsonl", "parquet")
+if TYPE_CHECKING:
+    import pyarrow.parquet
+
+TEXT_FORMATS = ("sentences", "text", "jsonl", "parquet")
 STANDARD_INPUT = pathlib.Path("-")
-PIECE_BYTES = 1 << 24
+SPAN_BYTES = 1 << 24
 LINE_BYTES = 1 << 20
 """A longer line is read in parts, cut at white space where there is some."""
 
-_MAGIC = {
-    "gzip": re.compile(rb"\x1f\x8b"),
-    "bzip2": re.compile(rb"BZh[1-9][1\x17]"),  # a name may begin with the letters
-    "xz": re.compile(rb"\xfd7zXZ\x00"),
-    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
-}
-_UNREADABLE = {
-    errno.ENOENT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-}
-_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
-# The white lines that part documents; the first line of a document follows so many or more.
+# The number of white lines that separate documents: a document begins after that many or more.
 _WHITE_LINES = {"sentences": 1, "text": 2, "jsonl": 0}
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-    """A run of whole documents in a file: what one process works through at a time.
+class Span:
+    """A run of whole documents in a text file.
 
     Args:
         path: The file.
-        start: The offset of its first byte; of a Parquet file, the first row group.
+        start: The offset of its first byte; in a Parquet file, the first row group.
         end: The offset after its last byte, or the row group after its last; None for the end of
             the file.
         size: About how many bytes it stands for, where start and end do not tell.
@@ -63,13 +50,14 @@ class Piece:
     end: int | None = None
     size: int | None = dataclasses.field(default=None, compare=False)
 
-    def __str__(self):
+    def __str__(self) -> str:
         if not self.start and self.end is None:
             return self.path
-        return f"{self.path} from {self.start:,} to {'its end' if self.end is None else f'{self.end:,}'}"
+        end = "its end" if self.end is None else f"{self.end:,}"
+        return f"{self.path} from {self.start:,} to {end}"
 
     @property
-    def bytes(self):
+    def bytes(self) -> int:
         """About how many bytes of the file it stands for."""
         if self.size is not None:
             return self.size
@@ -77,20 +65,19 @@ class Piece:
         return size if self.end is None else min(size, self.end - self.start)
 
 
-def input_files(inputs):
+def input_files(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> list[pathlib.Path]:
     """Expands files, directories and patterns to a list of files.
 
-    A directory stands for all files below it, sorted by path, but for those whose names begin with
-    a dot; a pattern (`*`, `?`, `[]`, and `**` for any directories) stands for all files that it
-    matches or that are below what it matches, sorted by path. "-", standard input, stays what it
-    is; see `spool`.
+    A directory stands for all files below it, sorted by path, except those whose names begin with
+    a dot. A pattern (`*`, `?`, `[]`, and `**` for any number of directories) stands for all files
+    that it matches or that are below a directory that it matches, sorted by path. "-", standard
+    input, is returned as it is; see `spool`.
 
     Args:
-        inputs: Paths, or one.
+        inputs: One path, or several.
 
     Raises:
-        InputError: Nothing is there, it is not a regular file, it cannot be read, or a file is
-            there twice.
+        InputError: An input does not exist, is no regular file, cannot be read, or is named twice.
     """
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
@@ -116,7 +103,7 @@ def input_files(inputs):
     return files
 
 
-def _files_of(path):
+def _files_of(path: pathlib.Path) -> list[pathlib.Path]:
     if path == STANDARD_INPUT:
         return [path]
     if path.is_dir():
@@ -138,12 +125,12 @@ def _files_of(path):
             raise InputError(
                 f"Expected text files. Received: {path}, a pattern that matches nothing."
             )
-        # A directory may match as well as what is in it.
+        # A set, since a directory may match as well as what is in it.
         return sorted({file for match in matches for file in _files_of(pathlib.Path(match))})
     raise InputError(f"Expected a text file or a directory at {path}. Received: no such file.")
 
 
-def _files_below(directory):
+def _files_below(directory: pathlib.Path) -> list[pathlib.Path]:
     def refuse(error):
         raise InputError(
             f"Expected a directory that can be read. Received: {error.filename} ({error.strerror})."
@@ -153,6 +140,7 @@ def _files_below(directory):
     for parent, directories, names in os.walk(directory, onerror=refuse):
         directories[:] = [name for name in directories if not name.startswith(".")]
         paths = [pathlib.Path(parent, name) for name in names if not name.startswith(".")]
+        # os.walk does not follow links to directories, and says nothing about them.
         links = [
             pathlib.Path(parent, name)
             for name in directories
@@ -162,7 +150,7 @@ def _files_below(directory):
             if not path.is_file():
                 raise InputError(
                     f"Expected text files in {directory}. Received: {path}, which is none; name "
-                    "what it stands for."
+                    "what it points to."
                 )
         files += paths
     if not files:
@@ -170,9 +158,9 @@ def _files_below(directory):
     return sorted(files)
 
 
-def spool(files, path):
-    """Returns `files` with "-" replaced by `path`, a file that standard input is copied to: it has
-    to be read twice."""
+def spool(files: list[pathlib.Path], path: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns `files` with "-" replaced by `path`, after copying standard input there: it is read
+    twice, once to identify it and once for its text."""
     if STANDARD_INPUT not in files:
         return files
     with open(path, "wb") as file:
@@ -180,164 +168,79 @@ def spool(files, path):
     return [pathlib.Path(path) if one == STANDARD_INPUT else one for one in files]
 
 
-@contextlib.contextmanager
-def opened(path):
-    """Opens a file of text for reading bytes, decompressed if its first bytes are those of gzip,
-    bzip2, xz or zstd.
+def spans_of(
+    files: Iterable[str | os.PathLike], format: str, span_bytes: int = SPAN_BYTES
+) -> list[Span]:
+    """Cuts files into spans of about `span_bytes`, each of whole documents; a compressed file is
+    one span.
 
-    Yields:
-        The file to read from, and the one on the disk, which tells how far the reading is.
-
-    Raises:
-        InputError: It cannot be read, or what is read inside the block turns out damaged or cut.
-    """
-    kind = None
-    try:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(open(path, "rb"))
-            kind = compression(file)
-            yield (file if kind is None else stack.enter_context(_decompressed(file, kind))), file
-    except OSError as error:
-        if error.errno in _UNREADABLE:
-            raise InputError(
-                f"Expected a readable text file. Received: {path} ({error.strerror})."
-            ) from None
-        if kind and error.errno is None:
-            raise _damaged(path, kind, error) from None
-        error.filename = error.filename or str(
-            path
-        )  # of a disk or a network: nothing that another text would mend
-        raise
-    except Exception as error:
-        # The errors of zstd are of a module that is loaded only when it is needed.
-        if kind and (isinstance(error, _DAMAGE) or type(error).__name__ == "ZstdError"):
-            raise _damaged(path, kind, error) from None
-        raise
-
-
-def _damaged(path, kind, error):
-    return InputError(
-        f"{path}: expected a whole {kind} file. Received: one that is cut or damaged ({error}); "
-        "fetch or compress it again."
-    )
-
-
-def compression(file):
-    """Tells by its first bytes what an open file is compressed with: gzip, bzip2, xz, zstd or
-    None."""
-    start = file.peek(6)
-    return next((kind for kind, magic in _MAGIC.items() if magic.match(start)), None)
-
-
-def _decompressed(file, kind):
-    if kind == "gzip":
-        return gzip.open(file)
-    if kind == "bzip2":
-        return io.BufferedReader(_Streams(file, bz2.BZ2Decompressor), 1 << 16)
-    if kind == "xz":
-        return io.BufferedReader(_Streams(file, lzma.LZMADecompressor), 1 << 16)
-    module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-    return importlib.import_module(module).open(file)
-
-
-class _Streams(io.RawIOBase):
-    """Compressed streams, one after the other, as one file; bz2.open and lzma.open take a damaged
-    one for the end."""
-
-    def __init__(self, file, decompressor):
-        self._file = file
-        self._new = decompressor
-        self._decompressor = decompressor()
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        data = b""
-        while not data:
-            more = b""
-            if self._decompressor.eof:
-                more = self._decompressor.unused_data.lstrip(b"\0")  # padding
-                while not more:
-                    if not (read := self._file.read(1 << 16)):
-                        return 0
-                    more = read.lstrip(b"\0")
-                self._decompressor = self._new()
-            elif self._decompressor.needs_input and not (more := self._file.read(1 << 16)):
-                raise EOFError("it ends too early")
-            data = self._decompressor.decompress(more, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def pieces(files, format, piece_bytes=PIECE_BYTES):
-    """Cuts files into pieces of about `piece_bytes`, each of whole documents; a compressed file is
-    one piece.
-
-    However the documents are cut into pieces, the pieces one after the other are the documents in
-    their order."""
-    return [piece for path in files for piece in _pieces_of(str(path), format, piece_bytes)]
+    However the files are cut, the spans one after the other hold the same documents in the same
+    order."""
+    return [span for path in files for span in _spans_of_file(str(path), format, span_bytes)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
-    """Pieces in a row, the task of one process: a corpus may be a million small files."""
+class SpanGroup:
+    """Spans in a row, the task of one process: a corpus may be a million small files."""
 
-    pieces: tuple[Piece, ...]
+    spans: tuple[Span, ...]
 
-    def __str__(self):
-        return " to ".join(map(str, dict.fromkeys([self.pieces[0], self.pieces[-1]])))
+    def __str__(self) -> str:
+        return " to ".join(map(str, dict.fromkeys([self.spans[0], self.spans[-1]])))
 
     @functools.cached_property
-    def bytes(self):
+    def bytes(self) -> int:
         """About how many bytes of files it stands for."""
-        return sum(piece.bytes for piece in self.pieces)
+        return sum(span.bytes for span in self.spans)
 
 
-def batches(the_pieces, batch_bytes=PIECE_BYTES):
-    """Groups pieces to Batches of about `batch_bytes`."""
-    batch, size = [], 0
-    for piece in the_pieces:
-        num_bytes = piece.bytes
-        if batch and size + num_bytes > batch_bytes:
-            yield Batch(tuple(batch))
-            batch, size = [], 0
-        batch.append(piece)
+def span_groups(spans: Iterable[Span], group_bytes: int = SPAN_BYTES) -> Iterator[SpanGroup]:
+    """Groups spans to SpanGroups of about `group_bytes`."""
+    group, size = [], 0
+    for span in spans:
+        num_bytes = span.bytes
+        if group and size + num_bytes > group_bytes:
+            yield SpanGroup(tuple(group))
+            group, size = [], 0
+        group.append(span)
         size += num_bytes
-    if batch:
-        yield Batch(tuple(batch))
+    if group:
+        yield SpanGroup(tuple(group))
 
 
-def _pieces_of(path, format, piece_bytes):
+def _spans_of_file(path: str, format: str, span_bytes: int) -> list[Span]:
     if format == "parquet":
         with parquet_file(path) as file:
             sizes = [
                 file.metadata.row_group(group).total_byte_size
                 for group in range(file.num_row_groups)
             ]
-            return [Piece(path, group, group + 1, size) for group, size in enumerate(sizes)]
+            return [Span(path, group, group + 1, size) for group, size in enumerate(sizes)]
     size = pathlib.Path(path).stat().st_size
     with open(path, "rb") as file:
-        if size <= piece_bytes or compression(file):
-            return [Piece(path, size=size)]
-        starts, target = [0], piece_bytes
+        if size <= span_bytes or compression(file):
+            return [Span(path, size=size)]
+        starts, target = [0], span_bytes
         while target < size:
             start = _document_start(file, target, _WHITE_LINES[format])
             if start is None:
                 break
             starts.append(start)
-            target = max(target, start) + piece_bytes
-    return [Piece(path, start, end) for start, end in zip(starts, [*starts[1:], size], strict=True)]
+            # From where the search ended, or one document of many GB would be searched again for
+            # every span that it could have been.
+            target = max(target, start) + span_bytes
+    return [Span(path, start, end) for start, end in zip(starts, [*starts[1:], size], strict=True)]
 
 
-def _document_start(file, offset, white_lines):
-    """The offset of the first line after `offset` that has so many white lines before it, or None;
-    found in one reading."""
+def _document_start(file: BinaryIO, offset: int, white_lines: int) -> int | None:
+    """The offset of the first line after `offset` that has at least `white_lines` white lines
+    before it, or None; found in one reading.
+
+    Only ASCII white space counts here. A line that is white for the parser alone makes fewer cuts,
+    never one inside a document."""
     file.seek(offset)
-    count, begins = (
-        0,
-        False,
-    )  # whether a line begins here: `offset` may be inside one, and a long line comes in parts
+    # Whether a line begins here: `offset` may be inside one, and a long line comes in parts.
+    count, begins = 0, False
     while line := file.readline(LINE_BYTES):
         if begins:
             if line.strip() and count >= white_lines:
@@ -347,22 +250,25 @@ def _document_start(file, offset, white_lines):
     return None
 
 
-def line_blocks(file, piece):
-    """Yields the bytes of a piece as (offset, bytes, part): whole lines, many at a time, or a part
+def line_blocks(file: BinaryIO, span: Span) -> Iterator[tuple[int, bytes, int]]:
+    """Yields the bytes of a span as (offset, bytes, part): whole lines, many at a time, or a part
     of a long line.
 
     A line of more than LINE_BYTES comes in parts, numbered from 1, none of which is white unless
     the whole line is; whole lines have the part 0. Where a line is cut depends on nothing but the
-    line."""
-    if piece.start:
-        file.seek(piece.start)
-    offset, rest, part = piece.start, b"", 0
+    line, so that the documents do not depend on the spans."""
+    if span.start:
+        file.seek(span.start)
+    offset, rest, part = span.start, b"", 0
     while True:
-        want = LINE_BYTES if piece.end is None else min(LINE_BYTES, piece.end - offset)
+        # Reading never gets ahead of what is yielded by more than LINE_BYTES, which bounds memory.
+        want = LINE_BYTES if span.end is None else min(LINE_BYTES, span.end - offset)
         read = file.read(want - len(rest))
         block = rest + read
         if not block:
             return
+
+        # Whole lines end at the last line feed; inside a long line, its own end is the first one.
         line_end = block.find(b"\n") if part else block.rfind(b"\n")
         if line_end >= 0 or not read:
             cut = line_end + 1 or len(block)
@@ -372,6 +278,8 @@ def line_blocks(file, piece):
         else:
             rest = block
             continue
+
+        # A white part would look like an empty line, so it is left out of a line with text.
         block, rest = block[:cut], block[cut:]
         if not part:
             yield offset, block, 0
@@ -383,24 +291,25 @@ def line_blocks(file, piece):
         offset += cut
 
 
-def _cut(line):
+def _cut(line: bytes) -> int:
     """Where to cut the first LINE_BYTES of a long line: after white space, or else where the last
     character begins."""
     cut = max(line.rfind(b" "), line.rfind(b"\t")) + 1
     if cut:
         return cut
     cut = len(line) - 1
+    # A byte 10xxxxxx continues a character of UTF-8, of which there are at most three in a row.
     while cut > len(line) - 4 and line[cut] & 0xC0 == 0x80:
         cut -= 1
     return cut
 
 
 @contextlib.contextmanager
-def parquet_file(path):
+def parquet_file(path: str | os.PathLike) -> Iterator[pyarrow.parquet.ParquetFile]:
     """Opens a Parquet file (pyarrow.parquet.ParquetFile).
 
     Raises:
-        InputError: pyarrow is not installed, or it is no Parquet file with a column "text".
+        InputError: pyarrow is not installed, or the file is no Parquet file with a column "text".
     """
     try:
         import pyarrow
@@ -419,14 +328,10 @@ def parquet_file(path):
                     "with the text."
                 )
             yield file
-    except MemoryError:  # pyarrow's is an ArrowException too
+    except MemoryError:  # pyarrow's own is an ArrowException too
         raise
     except (pyarrow.ArrowException, OSError) as error:
-        if (
-            isinstance(error, OSError)
-            and error.errno is not None
-            and error.errno not in _UNREADABLE
-        ):
+        if isinstance(error, OSError) and error.errno is not None and error.errno not in UNREADABLE:
             raise
         raise InputError(
             f"{path}: expected a Parquet file. Received: {str(error).splitlines()[0]}."

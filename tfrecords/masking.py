@@ -16,7 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecords.compilation import compiled
+<<<<<<< HEAD
 from tfrecords.schema import MASK_UNITS, RecordsConfig
+=======
+from tfrecords.hashing import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
+from tfrecords.schema import MASK_UNITS
+>>>>>>> d66d45f (The build in rooms: tasks, steps, corpus, unfinished work; spans in place of pieces; methods by reference)
 from tfrecords.vocabulary import Vocabulary
 
 LONGEST_NGRAM = 3
@@ -392,8 +397,8 @@ def draw(key, index):
         int64, from 0 to 2 ** 31 - 1: the upper 31 bits of splitmix64's output number index + 1 from
         the state `key`.
     """
-    z = np.uint64(key) + np.uint64(index + 1) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = np.uint64(key) + np.uint64(index + 1) * GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * FIRST_FACTOR
+    z = (z ^ (z >> np.uint64(27))) * SECOND_FACTOR
     # The last shift of splitmix64 would leave the upper 31 bits as they are.
     return np.int64(z >> np.uint64(33))

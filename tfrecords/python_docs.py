@@ -1,5 +1,7 @@
 """The documentation of the installed Python as a corpus: real English prose on every machine,
-nothing downloaded."""
+without a download."""
+
+from __future__ import annotations
 
 import ast
 import importlib
@@ -11,9 +13,10 @@ import re
 import sys
 import sysconfig
 import warnings
+from collections.abc import Iterable, Iterator
 
 from tfrecords.errors import InputError
-from tfrecords.sentences import break_sentences
+from tfrecords.sentences import Document, break_sentences
 
 # Tests, vendored wheels, and modules that do something when imported.
 _SKIPPED = {
@@ -33,9 +36,9 @@ _ROLE = re.compile(r":[a-z:]+:`~?([^`<]*?)(?:\s*<[^`]*>)?`")
 _MARKUP = re.compile(r"``|`|\*\*|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)")
 
 
-def python_documents(packages=()):
-    """Yields the documents (lists of sentences) of the documentation of this Python: one per
-    module, then one per topic.
+def python_documents(packages: Iterable[str] = ()) -> Iterator[Document]:
+    """Yields the documentation of this Python as documents (lists of sentences): one per module,
+    then one per topic of the language reference.
 
     The docstrings of modules, classes and functions are read from the sources without importing
     them, those of compiled modules of the standard library from the modules themselves;
@@ -48,7 +51,7 @@ def python_documents(packages=()):
     Raises:
         InputError: A package is not installed.
     """
-    seen = set()
+    seen = set()  # a subclass repeats the docstrings that it inherits
     for docstrings in _docstrings_by_module(packages):
         sentences = []
         for docstring in docstrings:
@@ -60,7 +63,7 @@ def python_documents(packages=()):
             yield sentences
 
 
-def _docstrings_by_module(packages):
+def _docstrings_by_module(packages: Iterable[str]) -> Iterator[list[str]]:
     standard_library = pathlib.Path(sysconfig.get_paths()["stdlib"])
     roots = [standard_library, *map(_package_root, packages)]
     for root in roots:
@@ -73,7 +76,7 @@ def _docstrings_by_module(packages):
             yield from ([topics[name]] for name in sorted(topics))
 
 
-def _package_root(name):
+def _package_root(name: str) -> pathlib.Path:
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -91,17 +94,13 @@ def _package_root(name):
     return pathlib.Path(root)
 
 
-def _source_docstrings(path):
-    """The docstrings of a source file in the order they stand in."""
+def _source_docstrings(path: pathlib.Path) -> list[str]:
+    """The docstrings of a source file, in their order there."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
             tree = ast.parse(path.read_bytes())
-    except (
-        SyntaxError,
-        ValueError,
-        OSError,
-    ):  # a template, or a file for another version of Python
+    except (SyntaxError, ValueError, OSError):  # a template, or for another version of Python
         return []
     nodes = sorted(
         (node for node in ast.walk(tree) if isinstance(node, documented)),
@@ -110,19 +109,20 @@ def _source_docstrings(path):
     return [docstring for node in nodes if (docstring := ast.get_docstring(node))]
 
 
-def _compiled_modules(standard_library):
+def _compiled_modules(standard_library: pathlib.Path) -> list[str]:
     extensions = {
         module.name for module in pkgutil.iter_modules([str(standard_library / "lib-dynload")])
     }
     return sorted(name for name in extensions | set(sys.builtin_module_names) if "test" not in name)
 
 
-def _compiled_docstrings(name):
+def _compiled_docstrings(name: str) -> list[str]:
     try:
         with warnings.catch_warnings(action="ignore"):  # some are deprecated
             module = importlib.import_module(name)
     except ImportError:  # built without a library that this machine lacks
         return []
+    # Breadth first: the module, then its classes. A class may refer to itself.
     docstrings, waiting, seen = [], [module], set()
     while waiting:
         owner = waiting.pop(0)
@@ -137,7 +137,7 @@ def _compiled_docstrings(name):
     return [inspect.cleandoc(docstring) for docstring in docstrings if isinstance(docstring, str)]
 
 
-def prose(docstring):
+def prose(docstring: str) -> list[str]:
     """Returns the paragraphs of running English in a docstring, each on one line: no code, tables,
     signatures or headings.
 
@@ -151,6 +151,7 @@ def prose(docstring):
     ... ''')
     ['When the iterable is empty, return the start value that was given to sum.']
     """
+    # A block ends at an empty line, at a bullet and where the indentation changes.
     blocks, indent = [[]], None
     for line in docstring.expandtabs().splitlines():
         bullet = _BULLET.match(line)
@@ -165,7 +166,9 @@ def prose(docstring):
     return [paragraph for paragraph in paragraphs if _is_prose(paragraph)]
 
 
-def _is_prose(paragraph):
+def _is_prose(paragraph: str) -> bool:
+    """Whether a paragraph reads like English: it is long enough, begins and ends like a sentence,
+    has no mark of code or tables, and three words out of four are plain words."""
     words = paragraph.split()
     plain = sum(
         word.strip(".,;:!?()\"'").replace("-", "").replace("'", "").isalpha() for word in words

@@ -1,27 +1,28 @@
-"""BERT's tokenization as TensorFlow operations, for data and for export: text in, WordPiece ids
-out.
+"""BERT's tokenization as TensorFlow operations, for data and for exported models: text in,
+WordPiece ids out.
 
-It equals `FullTokenizer` of google-research/bert (tokenization.py): clean, set CJK characters
-apart, lower and strip accents (uncased), split at white space and punctuation, then greedy
-longest-match-first WordPiece. tensorflow-text's own BERT tokenizers differ from it (NFKC case
-folding, control characters kept, long words), so its normaliser stays off and the normalisation is
-done here."""
+It equals `FullTokenizer` of google-research/bert (tokenization.py): clean the text, put spaces
+around CJK characters, lower case and strip accents (uncased), split at white space and punctuation,
+then greedy longest-match-first WordPiece. tensorflow-text's own BERT tokenizers differ from it
+(NFKC case folding, control characters kept, long words), so its normaliser stays off and the
+normalisation is done here."""
+
+from __future__ import annotations
 
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from tfrecords.vocabulary import UNK
+from tfrecords.vocabulary import UNK, Vocabulary
 
 MAX_WORD_CHARACTERS = 200
 """A longer word becomes [UNK], as in Google's WordpieceTokenizer (max_input_chars_per_word)."""
 
-# All of category Zs but the plain space itself, which would make RE2 rewrite every word of the
-# text.
+# All of category Zs except the space itself, with which RE2 would rewrite every word of the text.
 _OTHER_SPACE = r"[\t\n\r\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}]"
 _CONTROL = r"[\p{Cc}\p{Cf}\x{fffd}]"
 _CJK = (
-    r"\x{4e00}-\x{9fff}\x{3400}-\x{4dbf}\x{20000}-\x{2a6df}\x{2a700}-\x{2b73f}\x{2b740}-\x{2b81f}\x{2b820}-\x{2ceaf}"
-    r"\x{f900}-\x{faff}\x{2f800}-\x{2fa1f}"
+    r"\x{4e00}-\x{9fff}\x{3400}-\x{4dbf}\x{20000}-\x{2a6df}\x{2a700}-\x{2b73f}"
+    r"\x{2b740}-\x{2b81f}\x{2b820}-\x{2ceaf}\x{f900}-\x{faff}\x{2f800}-\x{2fa1f}"
 )
 _WORD_ENDS = r"([!-/:-@\[-`{-~\p{P}\p{Zl}\p{Zp}" + _CJK + "])"
 _LONG_WORD = f"[^ ]{{{MAX_WORD_CHARACTERS + 1},}}"
@@ -34,18 +35,17 @@ class Tokenizer(tf.Module):
     A special token typed in a text, such as "[MASK]", is split like any other text and never
     becomes the special id.
 
-    >>> from tfrecords import Vocabulary
-    >>> tokenizer = Tokenizer(Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "run",
-    "##ning", "!")))
+    >>> from tfrecords.vocabulary import SPECIAL_TOKENS
+    >>> tokenizer = Tokenizer(Vocabulary((*SPECIAL_TOKENS, "run", "##ning", "!")))
     >>> tokenizer(tf.constant(["Running!", "", "jump"])).to_list()
     [[5, 6, 7], [], [1]]
 
     Args:
         vocabulary: A Vocabulary.
-        cased: Whether to keep case and accents; None takes what the vocabulary itself shows.
+        cased: Whether to keep case and accents; None for what the vocabulary itself shows.
     """
 
-    def __init__(self, vocabulary, cased=None):
+    def __init__(self, vocabulary: Vocabulary, cased: bool | None = None):
         super().__init__()
         self.vocabulary = vocabulary
         self.cased = vocabulary.cased if cased is None else cased
@@ -56,45 +56,44 @@ class Tokenizer(tf.Module):
             token_out_type=tf.int32,
         )
 
-    def __call__(self, texts, printable_ascii=False):
+    def __call__(self, texts: tf.Tensor, printable_ascii: bool = False) -> tf.RaggedTensor:
         """Tokenizes `texts` (string [B], valid UTF-8) to a RaggedTensor of ids (int32 [B, None]).
 
-        With `printable_ascii`, the texts have to be of the characters from space to "~", and what
-        those do not need is left out."""
+        `printable_ascii` promises that the texts consist of the characters from space to "~", and
+        skips the steps that those do not need."""
         return self._wordpiece.tokenize(
             _reject_long_words(normalize(texts, self.cased, printable_ascii))
         )
 
 
-def normalize(texts, cased, printable_ascii=False):
+def normalize(texts: tf.Tensor, cased: bool, printable_ascii: bool = False) -> tf.Tensor:
     """Cleans `texts` (string [B], valid UTF-8) as BERT does before it splits words; uncased also
-    lowers and strips accents."""
+    lowers case and strips accents."""
     if printable_ascii:
         return texts if cased else tf.strings.lower(texts)
     texts = tf.strings.regex_replace(texts, _OTHER_SPACE, " ")
     texts = tf.strings.regex_replace(texts, _CONTROL, "")
     if not cased:
-        # ASCII first, without regard to the machine's language: where that is Turkish, ICU makes ı
-        # of I.
+        # ASCII first, by a lowering without a locale: in a Turkish one, ICU turns I into ı.
         texts = tf.strings.lower(tf.strings.lower(texts), encoding="utf-8")
         texts = tf_text.normalize_utf8(texts, "NFD")
         texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
     return texts
 
 
-def set_words_apart(texts):
-    """Puts spaces around every character of normalized `texts` (string [B]) that is a word of its
-    own: CJK, punctuation."""
+def set_words_apart(texts: tf.Tensor) -> tf.Tensor:
+    """Puts spaces around every character of normalized `texts` (string [B]) that is a word by
+    itself: CJK and punctuation."""
     return tf.strings.regex_replace(texts, _WORD_ENDS, r" \1 ")
 
 
-def _reject_long_words(texts):
-    """Puts a word that is certainly [UNK] in the place of every word of more than
-    MAX_WORD_CHARACTERS characters.
+def _reject_long_words(texts: tf.Tensor) -> tf.Tensor:
+    """Replaces every word of more than MAX_WORD_CHARACTERS characters by one that certainly becomes
+    [UNK].
 
-    The WordPiece operation limits bytes, BERT limits characters. Setting a text's word ends apart
-    changes no token, and is done only where some text has a run without a space that is long enough
-    (1 in 10,000 lines); and that is looked for only in texts of so many bytes (1 in 40)."""
+    The WordPiece operation limits bytes, BERT limits characters. Putting spaces around a text's
+    words changes no token, and is done only if some text has a long enough run without a space
+    (1 line in 10,000); and such runs are searched only in texts of enough bytes (1 in 40)."""
 
     def replace():
         return tf.strings.regex_replace(

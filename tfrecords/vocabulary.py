@@ -1,9 +1,12 @@
-"""The WordPiece vocabulary: a text file of one piece per line, whose line number is the piece's
-id."""
+"""The WordPiece vocabulary: a text file with one token per line, whose line number, from 0, is the
+token's id."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 import unicodedata
 
@@ -22,17 +25,18 @@ class Vocabulary:
     (7, 4, False)
 
     Raises:
-        InputError: A special token is missing, or a piece is empty, padded with white space or
-            there twice.
+        InputError: A special token is missing, or a token is empty, padded with white space or
+            repeated.
     """
 
     tokens: tuple[str, ...]
-    """The pieces in the order of their ids; pieces inside a word start with `##`."""
+    """The tokens in the order of their ids; those inside a word begin with `##`."""
 
     source: str = dataclasses.field(default="the vocabulary", compare=False)
     """Where it came from, for messages."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        # Every line by itself, so that the first wrong one is named with its number.
         lines = {}
         for number, token in enumerate(self.tokens, start=1):
             where = f"{self.source}:{number}"
@@ -43,15 +47,17 @@ class Vocabulary:
                 )
             if not token or token != token.strip(" \t\n"):
                 raise InputError(
-                    f"{where}: expected one piece without white space around it. Received: "
+                    f"{where}: expected one token without white space around it. Received: "
                     f"{token!r}."
                 )
             if token in lines:
                 raise InputError(
-                    f"{where}: expected each piece once. Received: {token!r}, as in line "
+                    f"{where}: expected each token once. Received: {token!r}, as in line "
                     f"{lines[token]}."
                 )
             lines[token] = number
+
+        # The vocabulary as a whole.
         missing = [token for token in SPECIAL_TOKENS if token not in lines]
         if missing:
             raise InputError(
@@ -61,17 +67,17 @@ class Vocabulary:
             )
         if len(self.tokens) == len(SPECIAL_TOKENS):
             raise InputError(
-                f"{self.source}: expected pieces of words. Received: a vocabulary of special "
+                f"{self.source}: expected tokens of words. Received: a vocabulary of special "
                 "tokens alone."
             )
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> Vocabulary:
         """Reads and checks the file `path`.
 
         Raises:
-            InputError: There is no such file, it is not UTF-8, or it is not a BERT vocabulary; with
-                the line number.
+            InputError: The file does not exist, is not UTF-8, or is not a BERT vocabulary; with the
+                line number.
         """
         path = pathlib.Path(path)
         try:
@@ -86,30 +92,30 @@ class Vocabulary:
             ) from None
         return cls(tuple(text.removesuffix("\n").split("\n")), source=str(path))
 
-    def save(self, path):
-        """Writes the vocabulary to `path`, one piece per line, atomically."""
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the vocabulary to `path`, one token per line, atomically."""
         write_text(path, self.text)
 
     @property
-    def text(self):
+    def text(self) -> str:
         """The content of the vocabulary's file."""
         return "\n".join(self.tokens) + "\n"
 
     @functools.cached_property
-    def sha256(self):
-        """The SHA-256 of the content, in hexadecimal: what everything made with this vocabulary is
-        tied to."""
+    def sha256(self) -> str:
+        """The SHA-256 of the content, in hexadecimal. Records and models keep it, to recognise the
+        vocabulary that they were made with."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @functools.cached_property
-    def ids(self):
-        """A dict from piece to id."""
+    def ids(self) -> dict[str, int]:
+        """A dict from token to id."""
         return {token: index for index, token in enumerate(self.tokens)}
 
     @functools.cached_property
-    def cased(self):
-        """Whether any piece but the special tokens (all in brackets) has an upper-case letter or an
-        accent.
+    def cased(self) -> bool:
+        """Whether any token, other than the special ones (all in brackets), has an upper-case
+        letter or an accent.
 
         Vowel signs of Indic scripts and composed Hangul count too: an uncased vocabulary has none,
         since BERT drops or decomposes them with the accents."""
@@ -120,35 +126,31 @@ class Vocabulary:
         )
 
     @property
-    def pad_id(self):
+    def pad_id(self) -> int:
         return self.ids[PAD]
 
     @property
-    def unk_id(self):
+    def unk_id(self) -> int:
         return self.ids[UNK]
 
     @property
-    def cls_id(self):
+    def cls_id(self) -> int:
         return self.ids[CLS]
 
     @property
-    def sep_id(self):
+    def sep_id(self) -> int:
         return self.ids[SEP]
 
     @property
-    def mask_id(self):
+    def mask_id(self) -> int:
         return self.ids[MASK]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.tokens)
 
-    def text_of(self, ids):
-        """Joins pieces into readable text: `[run, ##ning]` becomes "running"."""
-        return " ".join(self.tokens[index] for index in ids).replace(" ##", "")
 
-
-def _uncased(text):
-    """Lowers and strips accents, as uncased BERT does."""
+def _uncased(text: str) -> str:
+    """Lowers case and strips accents, as uncased BERT does."""
     return "".join(
         c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn"
     )

@@ -1,50 +1,55 @@
-"""Learns a WordPiece vocabulary from text: counts its words, in as many processes as there are, and
+"""Learns a WordPiece vocabulary from text: counts its words, in one or several processes, and
 learns from the counts."""
 
+from __future__ import annotations
+
 import collections
+import os
 import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tokenizers
-from tqdm import tqdm
 
 from tfrecords.errors import InputError
-from tfrecords.inputs import batches, input_files, pieces, spool
-from tfrecords.sentences import piece_documents
+from tfrecords.inputs import SpanGroup, input_files, span_groups, spans_of, spool
+from tfrecords.progress import progress_bar
+from tfrecords.sentences import span_documents
 from tfrecords.tokenizer import MAX_WORD_CHARACTERS, Tokenizer, normalize, set_words_apart
 from tfrecords.vocabulary import SPECIAL_TOKENS, Vocabulary
 from tfrecords.workers import Workers, automatic_workers
 
 MAX_WORDS = 1 << 21
-"""Different words that are kept; when there are more, the rarest are forgotten."""
+"""The different words that are kept; when there are more, the rarest are forgotten."""
 LEARNED_WORDS = 20_000_000
-"""Words that are learned from; the counts of a larger corpus are scaled down to so many."""
+"""The words that are learned from; the counts of a larger corpus are scaled down to that."""
 
-_TEXT_SPEED = 10e6  # bytes per second and process, about, to judge what is worth a process
+# About how many bytes of text a process counts in a second; to judge how many are worth starting.
+_TEXT_SPEED = 10e6
 _CHARACTERS_PER_BATCH = 1 << 19
 _WORDS_PER_BATCH = 1 << 16
 _CHARACTERS = 1000
 
 
 def learn_vocabulary(
-    inputs,
-    size,
+    inputs: str | os.PathLike | Iterable[str | os.PathLike],
+    size: int,
     *,
-    cased=False,
-    min_frequency=2,
-    format="sentences",
-    errors="strict",
-    workers=1,
-    progress=False,
-):
-    """Learns a vocabulary of at most `size` pieces from text files with the `tokenizers` library.
+    cased: bool = False,
+    min_frequency: int = 2,
+    format: str = "sentences",
+    errors: str = "strict",
+    workers: int | None = 1,
+    progress: bool = False,
+) -> Vocabulary:
+    """Learns a vocabulary of at most `size` tokens from text files with the `tokenizers` library.
 
-    The pieces stand in canonical order: the five special tokens, then by falling frequency in the
+    The tokens stand in canonical order: the five special tokens, then by falling frequency in the
     text, then by text. The library takes in the most frequent characters, 1,000 or a third of the
-    size if that is more; text with a rarer one gets [UNK]. It breaks ties between equally good
-    merges as it likes, so two runs may differ in a few rare pieces; what is made with a vocabulary
-    therefore depends on its file, never on learning it again.
+    size if that is more; a word with a rarer one becomes [UNK]. It breaks ties between equally good
+    merges arbitrarily, so two runs may differ in a few rare tokens; records and models therefore
+    depend on a vocabulary's file, never on learning it again.
 
     Memory is bounded: a process keeps at most MAX_WORDS different words, and the library learns
     from LEARNED_WORDS.
@@ -52,17 +57,18 @@ def learn_vocabulary(
     Args:
         inputs: Text files, directories and patterns of them, "-" for standard input; see
             `inputs.input_files`.
-        size: The largest number of pieces, the special tokens included.
+        size: The largest number of tokens, the special ones included.
         cased: Whether to keep case and accents.
-        min_frequency: How often two pieces must stand side by side to be merged into one.
-        format: "sentences", "text", "jsonl" or "parquet"; see `documents.read_documents`.
+        min_frequency: How often two tokens must stand side by side to be merged into one.
+        format: "sentences", "text", "jsonl" or "parquet"; see `sentences.read_documents`.
         errors: "strict" or "replace", for invalid UTF-8.
-        workers: The number of processes that count; with more than one, a script needs `if __name__
-            == "__main__":`. None: as many as there are processors and the work is worth.
+        workers: The number of processes that count; with more than one, a script needs
+            `if __name__ == "__main__":`. None: as many as there are processors, or fewer for a
+            small corpus.
         progress: Whether to show progress bars.
 
     Returns:
-        A Vocabulary; smaller than `size` where the text has no more pieces to give.
+        A Vocabulary; smaller than `size` if the text does not have that many tokens.
 
     Raises:
         InputError: The text cannot be read or is empty, or the size leaves no room for the
@@ -76,15 +82,19 @@ def learn_vocabulary(
             f"Expected a vocabulary size above the {len(SPECIAL_TOKENS)} special tokens. Received: "
             f"{size}."
         )
+
+    # Count the words.
     with tempfile.NamedTemporaryFile(prefix="kbert-") as spooled:
         files = spool(input_files(inputs), spooled.name)
-        words = _count_words(
-            list(batches(pieces(files, format))), cased, format, errors, workers, progress
-        )
+        groups = list(span_groups(spans_of(files, format)))
+        words = _count_words(groups, cased, format, errors, workers, progress)
     if not words:
         raise InputError(
             "Expected text to learn a vocabulary from. Received: input files without a single word."
         )
+
+    # Learn from them, as a text in which each word stands as often as it was counted: the library
+    # takes texts alone.
     scale = min(1.0, LEARNED_WORDS / words.total())
     learner = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     learner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
@@ -97,46 +107,48 @@ def learn_vocabulary(
         show_progress=False,
     )
     learner.train_from_iterator(_repeated(words, scale), trainer)
-    found = [piece for piece in learner.get_vocab() if piece not in SPECIAL_TOKENS]
+    found = [token for token in learner.get_vocab() if token not in SPECIAL_TOKENS]
     if len(found) + len(SPECIAL_TOKENS) > size:
         raise InputError(
             "Expected a vocabulary size with room for every character of the text. Received: "
-            f"{size}, where the characters "
-            f"alone take {len(found) + len(SPECIAL_TOKENS)}; ask for more."
+            f"{size}, where the characters alone take {len(found) + len(SPECIAL_TOKENS)}; ask for "
+            "more."
         )
+
+    # The library orders tokens as it merged them, ties included: sort by how often each is used.
     learned = Vocabulary(SPECIAL_TOKENS + tuple(found))
-    counts = _count_pieces(words, Tokenizer(learned, cased=True))
+    counts = _count_tokens(words, Tokenizer(learned, cased=True))
     return Vocabulary(
         SPECIAL_TOKENS
-        + tuple(sorted(found, key=lambda piece: (-counts[learned.ids[piece]], piece)))
+        + tuple(sorted(found, key=lambda token: (-counts[learned.ids[token]], token)))
     )
 
 
-def _count_words(tasks, cased, format, errors, workers, progress):
-    """How often each word stands in the text, normalized as BERT does: a Counter."""
+def _count_words(
+    tasks: Sequence[SpanGroup],
+    cased: bool,
+    format: str,
+    errors: str,
+    workers: int | None,
+    progress: bool,
+) -> collections.Counter[str]:
+    """How often each word stands in the text, normalized as BERT does."""
     words = collections.Counter()
-    total = sum(batch.bytes for batch in tasks)
+    total = sum(group.bytes for group in tasks)
     if workers is None:
         workers = automatic_workers(total / _TEXT_SPEED)
     with (
         Workers(workers, _WordCounter, cased, format, errors) as pool,
-        tqdm(
-            desc="counting words",
-            total=total,
-            unit="B",
-            unit_scale=True,
-            disable=not progress,
-            delay=1,
-        ) as bar,
+        progress_bar("counting words", total, "B", progress) as bar,
     ):
-        for batch, counted in pool.map("count", tasks):
-            bar.update(batch.bytes)
+        for group, counted in pool.map(_WordCounter.count, tasks):
+            bar.update(group.bytes)
             words.update(counted)
             _forget(words)
     return words
 
 
-def _forget(words):
+def _forget(words: collections.Counter[str]) -> None:
     """Drops the rarest words until at most MAX_WORDS are left."""
     least = 0
     while len(words) > MAX_WORDS:
@@ -146,9 +158,9 @@ def _forget(words):
 
 
 class _WordCounter:
-    """What a process does: counts the words of a piece of text."""
+    """What a worker process owns: it counts the words of some spans of text."""
 
-    def __init__(self, cased, format, errors):
+    def __init__(self, cased: bool, format: str, errors: str):
         self._words_apart = tf.function(
             lambda texts: set_words_apart(normalize(texts, cased)),
             input_signature=[tf.TensorSpec([None], tf.string)],
@@ -157,12 +169,11 @@ class _WordCounter:
         self._format = format
         self._errors = errors
 
-    def count(self, batch, report):
+    def count(self, group: SpanGroup, report: Callable[..., object]) -> collections.Counter[str]:
+        """Counts the words of the group; nothing is reported."""
         words, sentences, size = collections.Counter(), [], 0
-        for piece in batch.pieces:
-            for document in piece_documents(
-                piece, self._format, self._errors, collections.Counter()
-            ):
+        for span in group.spans:
+            for document in span_documents(span, self._format, self._errors, collections.Counter()):
                 sentences += document
                 size += sum(map(len, document))
                 if size >= _CHARACTERS_PER_BATCH:
@@ -171,7 +182,7 @@ class _WordCounter:
         self._add(words, sentences)
         return words
 
-    def _add(self, words, sentences):
+    def _add(self, words: collections.Counter[str], sentences: list[str]) -> None:
         if sentences:
             texts = self._words_apart(tf.constant(sentences)).numpy()
             found = b" ".join(texts).decode().split(" ")
@@ -179,7 +190,7 @@ class _WordCounter:
             _forget(words)
 
 
-def _repeated(words, scale):
+def _repeated(words: collections.Counter[str], scale: float) -> Iterator[str]:
     """Yields texts in which every word stands as often as it was counted, scaled."""
     for word in sorted(words, key=lambda word: (-words[word], word)):
         count = round(words[word] * scale)
@@ -188,7 +199,7 @@ def _repeated(words, scale):
             count -= 1000
 
 
-def _count_pieces(words, tokenizer):
+def _count_tokens(words: collections.Counter[str], tokenizer: Tokenizer) -> np.ndarray:
     """How often each id stands in the text: int64 [V]."""
     call = tf.function(
         tokenizer, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False

@@ -20,7 +20,7 @@ import numpy as np
 from kbert.speed.chips import chip_of, examples
 from tfrecords import InputError
 from tfrecords.batch import Batch, BatchSpec
-from tfrecords.workers import silenced_stderr
+from tfrecords.quiet import silenced_stderr
 
 _LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",  # else it asks the network what machine this is

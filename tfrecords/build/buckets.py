@@ -1,10 +1,14 @@
 """Which shard a document goes to, and tokenized documents on disk on their way there.
 
-A bucket is what becomes one shard: buckets 0 to num_shards - 1 are the training split, those after
-them validation. A document's bucket is a hash of its number in the corpus, so that it depends on no
-cut of the text into pieces."""
+A bucket is the documents that become one shard: buckets 0 to num_shards - 1 are the training split,
+those after them validation. A document's bucket is a hash of its number in the corpus, so it does
+not depend on how the text is cut into spans."""
+
+from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterable
 
 import numpy as np
 import safetensors.numpy
@@ -12,40 +16,49 @@ from safetensors import safe_open
 
 from tfrecords.documents import Documents
 from tfrecords.files import atomic_path
+from tfrecords.hashing import uniform_hash
+from tfrecords.schema import RecordsConfig
 
 SHARD_TOKENS = 1 << 22
 _DOCUMENTS_PER_SHARD = 32
 
 
-def automatic_shards(tokens, documents, config):
-    """The number of training shards for a corpus: one for every SHARD_TOKENS written, but of 32
-    documents each on average.
+def automatic_shards(tokens: int, documents: int, config: RecordsConfig) -> int:
+    """The number of training shards for a corpus: one for every SHARD_TOKENS written, but of at
+    least 32 documents each on average.
 
-    A document has a million characters at most, so that a shard is bounded where documents are
-    long, too; and it is all but certain that each has two documents."""
+    A document has at most a million characters, so 32 of them bound a shard where documents are
+    long, too; and it is all but certain that each shard has two documents."""
     written = tokens * config.duplicates * (1 - config.validation_fraction)
     return max(
         1, min(math.ceil(written / SHARD_TOKENS), documents // _DOCUMENTS_PER_SHARD, 1 << 16)
     )
 
 
-def bucket_of(number, config):
+def num_buckets(config: RecordsConfig) -> int:
+    """The number of shards of both splits; the configuration has its number of shards by now."""
+    assert config.num_shards is not None
+    return config.num_shards + config.num_validation_shards
+
+
+def bucket_of(number: int, config: RecordsConfig) -> tuple[str, int]:
     """The (split, index of the shard) that a bucket becomes."""
-    return (
-        ("train", number)
-        if number < config.num_shards
-        else ("validation", number - config.num_shards)
-    )
+    assert config.num_shards is not None
+    if number < config.num_shards:
+        return "train", number
+    return "validation", number - config.num_shards
 
 
-def buckets(first, count, config):
+def buckets(first: int, count: int, config: RecordsConfig) -> np.ndarray:
     """The buckets of the documents number `first` to first + count - 1 of the corpus: int64
     [count]."""
+    assert config.num_shards is not None
     numbers = np.arange(first, first + count, dtype=np.uint64)
-    shard, validation_shard = (_uniform_hash(numbers, config.seed, purpose) for purpose in (1, 2))
+    shard, validation_shard = (uniform_hash(numbers, config.seed, purpose) for purpose in (1, 2))
     bucket = (shard * config.num_shards).astype(np.int64)
     if config.validation_fraction:
-        held_out = _uniform_hash(numbers, config.seed, 0) < config.validation_fraction
+        # By a hash of its own, so that the validation split does not depend on the shards.
+        held_out = uniform_hash(numbers, config.seed, 0) < config.validation_fraction
         validation_bucket = config.num_shards + (
             validation_shard * config.num_validation_shards
         ).astype(np.int64)
@@ -53,45 +66,32 @@ def buckets(first, count, config):
     return bucket
 
 
-def _uniform_hash(values, seed, purpose):
-    """Hashes uint64 [n] to uniform floats in [0, 1), keyed by (seed, purpose); mixes twice as
-    splitmix64 does."""
-    with np.errstate(over="ignore"):
-        key = (np.uint64(seed) * np.uint64(4) + np.uint64(purpose)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (values + np.uint64(1)) * np.uint64(0xD1342543DE82EF95) + key
-        for _ in range(2):
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)) * 2.0**-53
-
-
-def save_part(path, documents, vocabulary_size):
+def save_part(path: os.PathLike, documents: Documents, vocabulary_size: int) -> None:
     """Writes Documents to the file `path`, atomically; ids take two bytes each if the vocabulary
     allows."""
     _save(path, _arrays(documents, vocabulary_size))
 
 
-def partition(part, path, first, config):
-    """Writes the documents of the file `part`, which are those from number `first` on, to `path`,
-    sorted by bucket."""
+def partition(part: os.PathLike, path: os.PathLike, first: int, config: RecordsConfig) -> None:
+    """Writes the documents of the file `part`, of which the first is number `first` of the corpus,
+    to `path`, sorted by bucket and with an index of the buckets."""
     arrays = safetensors.numpy.load_file(part)
     documents = Documents.of_lengths(**arrays)
     bucket = buckets(first, len(documents), config)
     documents = documents.select(np.argsort(bucket, kind="stable"))
-    num_buckets = config.num_shards + config.num_validation_shards
-    ends = np.cumsum(np.bincount(bucket, minlength=num_buckets))
+
+    # Where each bucket begins, in documents, sentences and tokens: int64 [3, buckets + 1].
+    ends = np.cumsum(np.bincount(bucket, minlength=num_buckets(config)))
     starts = np.concatenate([[0], ends])
     sentences = documents.document_starts[starts]
     index = np.stack([starts, sentences, documents.sentence_starts[sentences]])
-    _save(
-        path, _arrays(documents, 1 + int(np.iinfo(arrays["tokens"].dtype).max)) | {"index": index}
-    )
+    vocabulary_size = 1 + int(np.iinfo(arrays["tokens"].dtype).max)  # the part's width of ids stays
+    _save(path, _arrays(documents, vocabulary_size) | {"index": index})
 
 
-def read_bucket(paths, bucket):
+def read_bucket(paths: Iterable[os.PathLike], bucket: int) -> Documents:
     """The Documents of one bucket from partitioned files, in order; of each file only what belongs
-    to it is read."""
+    to the bucket is read."""
     found = []
     for path in paths:
         with safe_open(path, framework="numpy") as file:
@@ -104,14 +104,12 @@ def read_bucket(paths, bucket):
                         file.get_slice("document_lengths")[documents[0] : documents[1]],
                     )
                 )
-    return (
-        Documents.of_lengths(*map(np.concatenate, zip(*found, strict=True)))
-        if found
-        else Documents.of([])
-    )
+    if not found:
+        return Documents.of([])
+    return Documents.of_lengths(*map(np.concatenate, zip(*found, strict=True)))
 
 
-def _arrays(documents, vocabulary_size):
+def _arrays(documents: Documents, vocabulary_size: int) -> dict[str, np.ndarray]:
     return {
         "tokens": documents.tokens.astype(np.uint16 if vocabulary_size <= 1 << 16 else np.int32),
         "sentence_lengths": np.diff(documents.sentence_starts).astype(np.int32),
@@ -119,6 +117,6 @@ def _arrays(documents, vocabulary_size):
     }
 
 
-def _save(path, arrays):
+def _save(path, arrays: dict[str, np.ndarray]) -> None:
     with atomic_path(path) as partial:
         partial.write_bytes(safetensors.numpy.save(arrays))

@@ -1,15 +1,23 @@
 """One bucket of tokenized documents to one shard of records: pairs, shuffle, masks, file."""
 
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 from tfrecords import schema
+from tfrecords.documents import Documents
 from tfrecords.hashing import record_keys
 from tfrecords.masking import Masking, mask_tokens
 from tfrecords.pairs import make_pairs
+from tfrecords.schema import RecordsConfig
+from tfrecords.vocabulary import Vocabulary
 from tfrecords.writer import write_shard
 
-# A batch and its records stay in a processor's second cache.
+# A batch and its records fit into a processor's second-level cache.
 _RECORDS_PER_BATCH = 1024
 _TOKENS_PER_BATCH = 1 << 17
 
@@ -17,43 +25,44 @@ _TOKENS_PER_BATCH = 1 << 17
 class ShardMaker:
     """Makes shards for a vocabulary and a RecordsConfig."""
 
-    def __init__(self, vocabulary, config):
+    def __init__(self, vocabulary: Vocabulary, config: RecordsConfig):
         self._vocabulary = vocabulary
         self._config = config
         self._masking = Masking.of(vocabulary, config)
 
-    def make(self, documents, split, index, directory, report=lambda *_: None):
-        """Writes the shard number `index` of a split into `directory` (a Path), atomically.
+    def make(
+        self,
+        documents: Documents,
+        split: str,
+        index: int,
+        directory: pathlib.Path,
+        report: Callable[[int], object] = lambda _: None,
+    ) -> tuple[schema.Shard, dict[str, int]]:
+        """Writes shard number `index` of a split into `directory`, atomically.
 
         The bytes are a pure function of (documents, vocabulary, config, split, index).
 
         Args:
-            documents: Documents of the bucket.
+            documents: The documents of the bucket.
             split: "train" or "validation".
-            index: Which of the split's shards.
-            directory: Where.
+            index: The number of the shard in its split.
+            directory: Where to write it.
             report: Called with the number of records of every batch.
 
         Returns:
-            Its Shard, and its counts as a dict.
+            The Shard, and its counts.
         """
         config = self._config
+
+        # Pairs and their order come from one generator, masks from a key for each record: so masks
+        # do not depend on the batches, nor on what was drawn before.
         number = schema.SPLITS.index(split)
         generator = np.random.Generator(
             np.random.PCG64(np.random.SeedSequence([config.seed, number, index]))
         )
-        pairs = make_pairs(
-            documents,
-            config.pairs,
-            config.sequence_length,
-            config.short_sequence_probability,
-            config.duplicates,
-            self._vocabulary.cls_id,
-            self._vocabulary.sep_id,
-            generator,
-        )
+        pairs = self._pairs(documents, generator)
         order = generator.permutation(len(pairs))
-        with tf.device("CPU"):  # there may be a GPU, which would gain nothing
+        with tf.device("CPU"):  # a GPU would gain nothing, and take all of its memory
             keys = record_keys(config.seed, number << 32 | index, np.arange(len(order))).numpy()
         counts = {
             "documents": len(documents),
@@ -77,13 +86,26 @@ class ShardMaker:
                     yield features, None
                 report(len(chosen[0]))
 
+        # The counts are complete when the writer has used up the batches.
         num_shards = config.num_shards if split == "train" else config.num_validation_shards
         suffix = ".tfrecord.gz" if config.compression == "gzip" else ".tfrecord"
         path = directory / f"{split}-{index:05d}-of-{num_shards:05d}{suffix}"
         return write_shard(path, split, batches(), config.compression), counts
 
-    def _masked(self, token_ids, segment_ids, lengths, labels, keys):
-        """The features of records that are masked now."""
+    def _pairs(self, documents: Documents, generator: np.random.Generator):
+        return make_pairs(
+            documents,
+            self._config.pairs,
+            self._config.sequence_length,
+            self._config.short_sequence_probability,
+            self._config.duplicates,
+            self._vocabulary.cls_id,
+            self._vocabulary.sep_id,
+            generator,
+        )
+
+    def _masked(self, token_ids, segment_ids, lengths, labels, keys) -> dict[str, np.ndarray]:
+        """The features of records with static masks, drawn now."""
         masked = mask_tokens(token_ids, lengths, self._masking, keys)
         return {
             schema.INPUT_IDS: masked["token_ids"],
@@ -97,14 +119,14 @@ class ShardMaker:
         } | self._labels(labels)
 
     def _unmasked(self, token_ids, segment_ids, lengths, labels):
-        """The features of records that are masked in reading, and how many ids of each are text."""
+        """The features of records that are masked on reading, and how many ids of each are text."""
         features = {
             schema.INPUT_IDS: token_ids,
             schema.FIRST_LENGTH: (lengths - segment_ids.sum(axis=1, dtype=np.int32))[:, None],
         }
         return features | self._labels(labels), {schema.INPUT_IDS: lengths}
 
-    def _labels(self, labels):
+    def _labels(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         return (
             {} if self._config.pairs == "none" else {schema.NEXT_SENTENCE_LABELS: labels[:, None]}
         )

@@ -1,15 +1,21 @@
-"""A piece of text to tokenized documents, with counts of what was in it."""
+"""Spans of text to tokenized documents, with counts of what was in them."""
+
+from __future__ import annotations
 
 import collections
 import functools
 import itertools
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from tfrecords.documents import Documents
-from tfrecords.sentences import piece_documents
+from tfrecords.inputs import Span
+from tfrecords.schema import RecordsConfig
+from tfrecords.sentences import Document, span_documents
 from tfrecords.tokenizer import Tokenizer
+from tfrecords.vocabulary import Vocabulary
 
 PART_TOKENS = 1 << 21
 COUNTERS = (
@@ -30,17 +36,17 @@ _CHARACTERS_PER_CALL = 1 << 21
 
 
 class CorpusTokenizer:
-    """Tokenizes pieces of text, in batches large enough to be fast and small enough for bounded
+    """Tokenizes spans of text, in batches large enough to be fast and small enough for bounded
     memory.
 
     Args:
         vocabulary: A Vocabulary.
         config: A RecordsConfig.
-        format: A format of `documents.read_documents`.
+        format: A format of `sentences.read_documents`.
         errors: "strict" or "replace".
     """
 
-    def __init__(self, vocabulary, config, format, errors):
+    def __init__(self, vocabulary: Vocabulary, config: RecordsConfig, format: str, errors: str):
         tokenizer = Tokenizer(vocabulary, config.cased)
         self._tokenize = {
             simple: tf.function(
@@ -55,25 +61,31 @@ class CorpusTokenizer:
         self._format = format
         self._errors = errors
 
-    def parts(self, the_pieces, counts, without_text=None, report=lambda *_: None):
-        """Yields the documents of pieces in a row as Documents of about PART_TOKENS tokens, and
+    def parts(
+        self,
+        spans: Iterable[Span],
+        counts: collections.Counter,
+        without_text: list[int] | None = None,
+        report: Callable[[int, int, int], object] = lambda *_: None,
+    ) -> Iterator[Documents]:
+        """Yields the documents of spans in a row as Documents of about PART_TOKENS tokens, and
         adds to `counts`.
 
         Sentences and documents without a token are dropped and counted.
 
         Args:
-            the_pieces: Pieces.
+            spans: The spans.
             counts: A Counter; see COUNTERS.
-            without_text: A list that the places of pieces without a document are appended to.
-            report: Called now and then with the bytes of the files, documents and tokens that were
-                read since.
+            without_text: A list to which the positions of spans without a document are appended.
+            report: Called for every batch with the bytes of the files, the documents and the tokens
+                that were read since the last call.
 
         Raises:
             InputError: The text cannot be read.
         """
         part, size, bytes_reported = [], 0, 0
         reading = collections.Counter()
-        for group in _groups(self._documents(the_pieces, reading, counts, without_text)):
+        for group in _groups(self._documents(spans, reading, counts, without_text)):
             batch = self._batch(group, counts)
             part.append(batch)
             size += len(batch[0])
@@ -85,12 +97,12 @@ class CorpusTokenizer:
         if size:
             yield _joined(part)
 
-    def _documents(self, the_pieces, reading, counts, without_text):
-        """Yields the documents of the pieces; `reading` has the bytes of all of them that are read,
-        "bytes_read"."""
-        for place, piece in enumerate(the_pieces):
+    def _documents(self, spans, reading, counts, without_text) -> Iterator[Document]:
+        """Yields the documents of the spans, and counts in `reading["bytes_read"]` the bytes that
+        were read of all of them."""
+        for place, span in enumerate(spans):
             found, before, documents = collections.Counter(), reading["bytes_read"], 0
-            for document in piece_documents(piece, self._format, self._errors, found):
+            for document in span_documents(span, self._format, self._errors, found):
                 documents += 1
                 reading["bytes_read"] = before + found["bytes_read"]
                 yield document
@@ -99,11 +111,12 @@ class CorpusTokenizer:
             del found["bytes_read"]
             counts.update(found)
 
-    def _batch(self, group, counts):
-        """The tokens of a list of documents, and the lengths of its sentences and documents,
+    def _batch(self, group: list[Document], counts):
+        """The tokens of some documents, and the lengths of their sentences and of the documents,
         without empty ones."""
         tokens, lengths = self.tokens([sentence for document in group for sentence in document])
         full = lengths > 0
+        # Which document each sentence is of, and how many full sentences each document has.
         owner = np.repeat(np.arange(len(group)), [len(document) for document in group])
         sentences = np.bincount(owner[full], minlength=len(group))
         counts["documents"] += int((sentences > 0).sum())
@@ -115,11 +128,12 @@ class CorpusTokenizer:
         counts["empty_documents"] += int((sentences == 0).sum())
         return tokens, lengths[full], sentences[sentences > 0]
 
-    def tokens(self, sentences):
-        """The ids of sentences, one after the other, and the length of each.
+    def tokens(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of sentences, one after the other (int32 [n]), and the length of each (int64
+        [number of sentences]).
 
-        Those of printable ASCII alone need half the work, and go by themselves where most are such.
-        """
+        Sentences of printable ASCII need half the work. They are tokenized apart from the others if
+        they are at least three in four."""
         others = [
             n
             for n, sentence in enumerate(sentences)
@@ -127,6 +141,8 @@ class CorpusTokenizer:
         ]
         if 4 * len(others) > len(sentences):
             return self._call(sentences, False)
+
+        # An empty sentence keeps the place of each of the others, whose tokens are put there after.
         simple = list(sentences)
         for n in others:
             simple[n] = ""
@@ -141,9 +157,9 @@ class CorpusTokenizer:
             lengths[others] = other_lengths
         return tokens, lengths
 
-    def _call(self, sentences, simple):
-        # A document may be far longer than a batch, and TensorFlow takes a hundred bytes for a
-        # token meanwhile.
+    def _call(self, sentences: list[str], simple: bool) -> tuple[np.ndarray, np.ndarray]:
+        # A document may be far longer than a batch, and TensorFlow needs a hundred bytes for each
+        # token during a call. So long batches are divided among several calls.
         call = np.cumsum([len(sentence) for sentence in sentences]) // _CHARACTERS_PER_CALL
         starts = [0, *(np.flatnonzero(np.diff(call)) + 1), len(sentences)]
         parts = []
@@ -152,17 +168,18 @@ class CorpusTokenizer:
                 tf.constant(sentences[start:end], tf.string, [end - start])
             )
             parts.append((ids.flat_values.numpy(), ids.row_lengths().numpy()))
-        return map(np.concatenate, zip(*parts, strict=True))
+        tokens, lengths = map(np.concatenate, zip(*parts, strict=True))
+        return tokens, lengths
 
 
-def _joined(batches):
+def _joined(batches) -> Documents:
     tokens, sentence_lengths, document_lengths = map(np.concatenate, zip(*batches, strict=True))
     return Documents.of_lengths(tokens, sentence_lengths, document_lengths)
 
 
-def _groups(documents):
-    """Groups documents so that a group, but for the last, has so many sentences or characters at
-    least."""
+def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Groups documents so that each group, except for the last, has at least _SENTENCES_PER_BATCH
+    sentences or _CHARACTERS_PER_BATCH characters."""
     group, sentences, characters = [], 0, 0
     for document in documents:
         group.append(document)

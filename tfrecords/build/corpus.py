@@ -1,0 +1,113 @@
+"""The input of a build: which files it is, and the hash by which a rerun recognises it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import errno
+import hashlib
+import os
+import pathlib
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from tfrecords.build.tasks import Text
+from tfrecords.errors import InputError
+from tfrecords.files import PARTIAL_SUFFIX, sha256
+from tfrecords.inputs import input_files, spool
+from tfrecords.progress import progress_bar
+
+
+def corpus_files(
+    inputs: str | os.PathLike | Iterable[str | os.PathLike], output: pathlib.Path
+) -> list[pathlib.Path]:
+    """The files of the input, without those in the output, which a pattern may match.
+
+    Raises:
+        InputError: The output is an input or holds one, or is inside an input directory: its
+            records would be text for the next build.
+    """
+    inputs = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    files = input_files(inputs)
+    output = output.resolve()
+    for path in inputs:
+        there = pathlib.Path(path).resolve()
+        inside = there.is_relative_to(output) and output.is_dir()
+        if inside or (there.is_dir() and output.is_relative_to(there)):
+            raise InputError(
+                f"Expected an output directory apart from the input. Received: {output} for the "
+                f"input {path}."
+            )
+    return [file for file in files if not file.resolve().is_relative_to(output)]
+
+
+@contextlib.contextmanager
+def spooled(files: list[pathlib.Path], output: pathlib.Path) -> Iterator[list[pathlib.Path]]:
+    """Yields the files, with a copy beside the output in the place of standard input; the copy is
+    removed at the end."""
+    output = output.resolve()  # "." has no name
+    path = output.with_name(f"{output.name}.standard-input{PARTIAL_SUFFIX}")
+    try:
+        with full_disk_explained(path):
+            files = spool(files, path)
+        yield files
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_disk_explained(path: pathlib.Path) -> Iterator[None]:
+    """Says what to do when the disk is full, and names `path` if the error names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "no space left on the disk; free some and run the same command again to continue",
+            str(error.filename or path),
+        ) from None
+
+
+def corpus_digest(files: Sequence[pathlib.Path], workers: int, progress: bool) -> str:
+    """The SHA-256 of the SHA-256s of the files, in hexadecimal. Files are read in threads: hashing
+    releases Python's lock."""
+    digest = hashlib.sha256()
+    num_bytes = sum(file.stat().st_size for file in files)
+    stopped = threading.Event()
+    with (
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+        progress_bar("reading", num_bytes, "B", progress) as bar,
+    ):
+
+        def advance(num_read):
+            bar.update(num_read)
+            if stopped.is_set():
+                raise InterruptedError
+
+        try:
+            for one in pool.map(lambda file: sha256(file, advance), files):
+                digest.update(bytes.fromhex(one))
+        finally:
+            # After Ctrl-C the end of the block would otherwise wait for whole files.
+            stopped.set()
+    return digest.hexdigest()
+
+
+def warn_of_empty_files(
+    files: Sequence[pathlib.Path], tasks: Sequence[Text], texts: Sequence[dict[str, Any]]
+) -> None:
+    """Warns of files without text, in the name of the caller of `build_records`."""
+    with_text = set()
+    for task, text in zip(tasks, texts, strict=True):
+        empty = set(text["without_text"])
+        with_text.update(
+            span.path for place, span in enumerate(task.group.spans) if place not in empty
+        )
+    empty = [str(file) for file in files if str(file) not in with_text]
+    if empty:
+        more = f" and {len(empty) - 3:,} more" if len(empty) > 3 else ""
+        warnings.warn(f"{', '.join(empty[:3])}{more}: no text in there", stacklevel=4)
