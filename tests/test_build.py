@@ -454,8 +454,7 @@ def test_interruption_leaves_nothing_that_looks_finished(
         assert caught.value.errno == errno.ENOSPC
         assert caught.value.filename == str(output)
         assert re.fullmatch(
-                        r"no space left on the disk; free some and run the same command again to continue",
-
+            r"no space left on the disk; free some and run the same command again to continue",
             caught.value.strerror,
         )
     if output.exists():
@@ -713,7 +712,7 @@ def test_cuts_of_the_work_do_not_matter(
     sentences,
     characters,
 ):
-        spans_of, found = tfrecords.build.recipe.spans_of, []
+    spans_of, found = tfrecords.build.recipe.spans_of, []
 
     def small_spans(files, format):
         found.extend(spans_of(files, format, span_bytes))
@@ -721,7 +720,9 @@ def test_cuts_of_the_work_do_not_matter(
 
     monkeypatch.setattr(tfrecords.build.recipe, "spans_of", small_spans)
     monkeypatch.setattr(
-        tfrecords.build.recipe, "span_groups", functools.partial(span_groups, group_bytes=group_bytes)
+        tfrecords.build.recipe,
+        "span_groups",
+        functools.partial(span_groups, group_bytes=group_bytes),
     )
     monkeypatch.setattr(tfrecords.build.tokenizing, "PART_TOKENS", part_tokens)
     monkeypatch.setattr(tfrecords.build.tokenizing, "_SENTENCES_PER_BATCH", sentences)
@@ -980,7 +981,9 @@ def test_standard_input(tmp_path, corpus, vocabulary, config, records, refused, 
 
 def test_no_space_for_standard_input(tmp_path, vocabulary, config, monkeypatch):
     monkeypatch.setattr("shutil.copyfileobj", NthCall(None, 1, NO_SPACE))
-    with pytest.raises(OSError, match=r"no space left on the disk; free some.*out\.standard-input\.partial"):
+    with pytest.raises(
+        OSError, match=r"no space left on the disk; free some.*out\.standard-input\.partial"
+    ):
         build_records(["-"], vocabulary, tmp_path / "out", config)
     assert not list(tmp_path.iterdir())
 
@@ -990,7 +993,8 @@ def test_no_space_for_standard_input(tmp_path, vocabulary, config, monkeypatch):
 
 def fail_once_at(monkeypatch, error):
     """Makes the second span of text raise `error` when it is read, and returns what lets it be."""
-        original, spans_of =  tfrecords.build.tokenizing.span_documents, tfrecords.build.recipe.spans_of
+    original = tfrecords.build.tokenizing.span_documents
+    spans_of = tfrecords.build.recipe.spans_of
     monkeypatch.setattr(
         tfrecords.build.recipe, "spans_of", lambda files, format: spans_of(files, format, 997)
     )
@@ -998,7 +1002,7 @@ def fail_once_at(monkeypatch, error):
         tfrecords.build.recipe, "span_groups", functools.partial(span_groups, group_bytes=1)
     )
 
-        def failing(span, *arguments):
+    def failing(span, *arguments):
         if span.start:
             raise error
         return original(span, *arguments)
@@ -1021,8 +1025,7 @@ def test_a_disk_that_fails_costs_nothing_that_is_finished(
     original = tfrecords.build.recipe.partition_documents
     monkeypatch.setattr(
         tfrecords.build.recipe,
-                "partition_documents",
-
+        "partition_documents",
         lambda *a: (partitioned.append(finished.stat().st_mtime_ns), original(*a)),
     )
     build_records([corpus], vocabulary, tmp_path / "out", config)

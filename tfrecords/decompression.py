@@ -14,7 +14,6 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 from tfrecords.errors import InputError
 
@@ -41,7 +40,7 @@ _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def opened(path: str | os.PathLike) -> Iterator[tuple[io.BufferedIOBase, io.BufferedIOBase]]:
     """Opens a text file for reading bytes, decompressed if its first bytes are those of gzip,
     bzip2, xz or zstd.
 
@@ -106,7 +105,7 @@ class _Streams(io.RawIOBase):
     Not `bz2.open` or `lzma.open`: if a stream after the first is damaged at its beginning, they
     take it for the end of the file (CPython's Lib/_compression.py, DecompressReader.read)."""
 
-    def __init__(self, file: BinaryIO, decompressor: Callable):
+    def __init__(self, file: io.BufferedIOBase, decompressor: Callable):
         self._file = file
         self._new = decompressor
         self._decompressor = decompressor()

@@ -19,7 +19,9 @@ SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
 _NUMBER_STEP = np.uint64(0xD1342543DE82EF95)
 
 
-def record_keys(seed: int | tf.Tensor, stream: int | tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+def record_keys(
+    seed: int | tf.Tensor, stream: int | tf.Tensor, numbers: np.ndarray | tf.Tensor
+) -> tf.Tensor:
     """The keys of records, as TensorFlow operations, each a pure function of (seed, stream,
     number).
 

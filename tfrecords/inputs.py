@@ -10,12 +10,13 @@ import contextlib
 import dataclasses
 import functools
 import glob
+import io
 import os
 import pathlib
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from tfrecords.decompression import UNREADABLE, compression
 from tfrecords.errors import InputError
@@ -232,7 +233,7 @@ def _spans_of_file(path: str, format: str, span_bytes: int) -> list[Span]:
     return [Span(path, start, end) for start, end in zip(starts, [*starts[1:], size], strict=True)]
 
 
-def _document_start(file: BinaryIO, offset: int, white_lines: int) -> int | None:
+def _document_start(file: io.BufferedIOBase, offset: int, white_lines: int) -> int | None:
     """The offset of the first line after `offset` that has at least `white_lines` white lines
     before it, or None; found in one reading.
 
@@ -250,7 +251,7 @@ def _document_start(file: BinaryIO, offset: int, white_lines: int) -> int | None
     return None
 
 
-def line_blocks(file: BinaryIO, span: Span) -> Iterator[tuple[int, bytes, int]]:
+def line_blocks(file: io.BufferedIOBase, span: Span) -> Iterator[tuple[int, bytes, int]]:
     """Yields the bytes of a span as (offset, bytes, part): whole lines, many at a time, or a part
     of a long line.
 

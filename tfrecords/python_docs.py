@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tfrecords.errors import InputError
 from tfrecords.sentences import Document, break_sentences
@@ -96,14 +97,17 @@ def _package_root(name: str) -> pathlib.Path:
 
 def _source_docstrings(path: pathlib.Path) -> list[str]:
     """The docstrings of a source file, in their order there."""
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):  # a template, or for another version of Python
         return []
     nodes = sorted(
-        (node for node in ast.walk(tree) if isinstance(node, documented)),
+        (
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        ),
         key=lambda n: getattr(n, "lineno", 0),
     )
     return [docstring for node in nodes if (docstring := ast.get_docstring(node))]
@@ -123,7 +127,8 @@ def _compiled_docstrings(name: str) -> list[str]:
     except ImportError:  # built without a library that this machine lacks
         return []
     # Breadth first: the module, then its classes. A class may refer to itself.
-    docstrings, waiting, seen = [], [module], set()
+    docstrings, seen = [], set()
+    waiting: list[Any] = [module]
     while waiting:
         owner = waiting.pop(0)
         docstrings.append(inspect.getdoc(owner))

@@ -4,11 +4,11 @@ know where both begin and end."""
 from __future__ import annotations
 
 import collections
+import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
 
 import nupunkt
 
@@ -87,7 +87,7 @@ def span_documents(
             yield document
 
 
-def _text_lines(file: BinaryIO, span: Span, errors: str, counts) -> Iterator[str]:
+def _text_lines(file: io.BufferedIOBase, span: Span, errors: str, counts) -> Iterator[str]:
     """Yields the lines of a span without white space around them."""
     for offset, block, part in line_blocks(file, span):
         counts["broken_lines"] += part == 2  # once per line
@@ -183,7 +183,7 @@ def _text_documents(text_lines: Iterable[str], counts) -> Iterator[Document]:
         yield document
 
 
-def _json_documents(file: BinaryIO, span: Span, errors: str, counts) -> Iterator[Document]:
+def _json_documents(file: io.BufferedIOBase, span: Span, errors: str, counts) -> Iterator[Document]:
     if span.start:
         file.seek(span.start)
     offset = span.start

@@ -29,6 +29,7 @@ def automatic_shards(tokens: int, documents: int, config: RecordsConfig) -> int:
 
     A document has at most a million characters, so 32 of them bound a shard where documents are
     long, too; and it is all but certain that each shard has two documents."""
+    assert config.duplicates is not None
     written = tokens * config.duplicates * (1 - config.validation_fraction)
     return max(
         1, min(math.ceil(written / SHARD_TOKENS), documents // _DOCUMENTS_PER_SHARD, 1 << 16)

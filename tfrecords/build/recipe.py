@@ -101,7 +101,8 @@ def build_records(
         # identity, the text by its hash.
         num_bytes = sum(file.stat().st_size for file in files)
         if workers is None:
-            seconds = num_bytes * (1 / _TEXT_SPEED + (config.duplicates or 1) / _RECORDS_SPEED)
+            assert config.duplicates is not None
+            seconds = num_bytes * (1 / _TEXT_SPEED + config.duplicates / _RECORDS_SPEED)
             workers = automatic_workers(seconds)
         identity = {
             "kind": "records",

@@ -1,0 +1,144 @@
+"""Records and an unfinished build as an earlier release wrote them (tests/frozen, made by the code
+of version 0.1.0): they are read and continued, and give the same bytes."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+import tfrecords
+import tfrecords.build.recipe
+import tfrecords.build.tasks
+from tfrecords import RecordsConfig, Vocabulary, build_records, load_manifest
+from tfrecords.build import unfinished
+
+FROZEN = pathlib.Path(__file__).parent / "frozen"
+CONFIG = RecordsConfig(
+    sequence_length=23,
+    max_predictions=3,
+    duplicates=1,
+    validation_fraction=0.25,
+    num_shards=2,
+    seed=3,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NewerConfig(RecordsConfig):
+    """The configuration of a release that has added a field, whose default is what was before."""
+
+    rounds: int = 1
+
+
+def content(directory):
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Builds what the frozen directories were built from."""
+    vocabulary = Vocabulary.load(FROZEN / "records" / "vocab.txt")
+
+    def build(output, config=CONFIG):
+        return build_records([FROZEN / "text.txt"], vocabulary, output, config)
+
+    return build
+
+
+@pytest.fixture
+def newer(monkeypatch):
+    """Makes NewerConfig what this release knows as its configuration."""
+    monkeypatch.setattr("tfrecords.build.recipe.RecordsConfig", NewerConfig)
+    monkeypatch.setattr("tfrecords.schema.RecordsConfig", NewerConfig)
+
+
+@pytest.fixture
+def unfinished_build(tmp_path):
+    """The unfinished build, as if by this machine's versions of the packages that it stands on."""
+    output = tmp_path / "out"
+    shutil.copytree(FROZEN / "unfinished_build", output)
+    versions = {name: unfinished._version(name) for name in unfinished._PACKAGES}
+    (output / "unfinished" / "made-with.json").write_text(json.dumps(versions))
+    return output
+
+
+def no_tokenizer(*_):
+    raise AssertionError("the text was tokenized before the kill")
+
+
+def test_todays_records_have_the_bytes_of_then(tmp_path, build):
+    build(tmp_path / "out")
+    assert content(tmp_path / "out") == content(FROZEN / "records")
+
+
+def test_records_are_read():
+    manifest = load_manifest(FROZEN / "records")
+    manifest.verify()
+    assert manifest.config == dataclasses.replace(CONFIG, cased=False)
+    assert manifest.load_vocabulary().tokens[:2] == ("[PAD]", "[UNK]")
+    (batch,) = tfrecords.read(manifest, "validation", batch_size=6, shuffle=False).take(1)
+    ids = batch[0]["token_ids"].numpy()
+    assert ids.shape == (6, 23)
+    assert (ids[:, 0] == manifest.load_vocabulary().cls_id).all()
+    assert np.unique(ids).max() < len(manifest.load_vocabulary())
+
+
+def test_finished_records_are_recognised(tmp_path, build):
+    shutil.copytree(FROZEN / "records", tmp_path / "out")
+    assert build(tmp_path / "out").num_records("train") == 8
+    assert content(tmp_path / "out") == content(FROZEN / "records")
+
+
+def test_a_release_with_a_new_field_recognises_them(tmp_path, build, newer):
+    shutil.copytree(FROZEN / "records", tmp_path / "out")
+    manifest = build(tmp_path / "out", NewerConfig(**dataclasses.asdict(CONFIG)))
+    assert manifest.config.rounds == 1
+    assert content(tmp_path / "out") == content(FROZEN / "records")
+
+
+def test_an_unfinished_build_is_continued(unfinished_build, build, monkeypatch):
+    shard = unfinished_build / "train-00000-of-00002.tfrecord"
+    before = shard.stat()
+    monkeypatch.setattr(tfrecords.build.tasks, "CorpusTokenizer", no_tokenizer)
+    build(unfinished_build)
+    assert (shard.stat().st_ino, shard.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert content(unfinished_build) == content(FROZEN / "records")
+
+
+def test_a_release_with_a_new_field_continues_it(unfinished_build, build, newer, monkeypatch):
+    monkeypatch.setattr(tfrecords.build.tasks, "CorpusTokenizer", no_tokenizer)
+    build(unfinished_build, NewerConfig(**dataclasses.asdict(CONFIG)))
+    found = content(unfinished_build)
+    assert json.loads(found.pop("manifest.json"))["config"]["rounds"] == 1
+    expected = content(FROZEN / "records")
+    assert found == {name: expected[name] for name in found}
+    assert len(found) == len(expected) - 1
+
+
+def test_a_new_field_with_another_value_is_another_configuration(
+    unfinished_build, build, newer, refused
+):
+    before = content(unfinished_build)
+    with refused(r"Received another: rounds: 1 before, 2 now; use the same"):
+        build(unfinished_build, NewerConfig(**dataclasses.asdict(CONFIG), rounds=2))
+    with refused(r"Received another: seed: 3 before, 5 now; use the same"):
+        changed = dataclasses.replace(CONFIG, seed=5)
+        build(unfinished_build, NewerConfig(**dataclasses.asdict(changed)))
+    assert content(unfinished_build) == before
+
+
+def test_a_build_of_a_newer_release_is_refused(tmp_path, build, refused):
+    shutil.copytree(FROZEN / "unfinished_build", tmp_path / "out")
+    fields = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps(fields | {"rounds": 1}))
+    before = content(tmp_path / "out")
+    with refused(r"config\.json\. Received: the fields rounds, which a newer release wrote"):
+        build(tmp_path / "out")
+    assert content(tmp_path / "out") == before
