@@ -24,7 +24,6 @@ import tfrecords.build.recipe
 import tfrecords.build.tasks
 import tfrecords.build.tokenizing
 import tfrecords.build.unfinished
-
 from tfrecords import (
     InputError,
     RecordsConfig,
@@ -36,7 +35,6 @@ from tfrecords import (
 )
 from tfrecords.decompression import opened
 from tfrecords.inputs import span_groups
-
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 

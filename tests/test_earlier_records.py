@@ -64,8 +64,7 @@ def unfinished_build(tmp_path):
     """The unfinished build, as if by this machine's versions of the packages that it stands on."""
     output = tmp_path / "out"
     shutil.copytree(FROZEN / "unfinished_build", output)
-    versions = {name: unfinished._version(name) for name in unfinished._PACKAGES}
-    (output / "unfinished" / "made-with.json").write_text(json.dumps(versions))
+    (output / "unfinished" / "made-with.json").write_text(json.dumps(unfinished.versions()))
     return output
 
 

@@ -4,6 +4,7 @@ worker process that died."""
 import math
 import numbers
 from collections.abc import Collection
+from typing import Any
 
 
 class InputError(ValueError):
@@ -46,7 +47,7 @@ def check_integer(config: object, name: str, low: int) -> None:
 def check_range(config: object, name: str, low: float, high: float | None) -> None:
     """Raises InputError unless the field `name` is a finite number from `low` to `high`; None for
     `high` is no upper bound."""
-    value = getattr(config, name)
+    value: Any = getattr(config, name)  # numbers.Real, to a type checker, cannot be compared
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputError(f"Expected {name} to be a number. Received: {value!r}.")
     if not (math.isfinite(value) and value >= low and (high is None or value <= high)):
