@@ -47,9 +47,13 @@ def check_integer(config: object, name: str, low: int) -> None:
 def check_range(config: object, name: str, low: float, high: float | None) -> None:
     """Raises InputError unless the field `name` is a finite number from `low` to `high`; None for
     `high` is no upper bound."""
-    value: Any = getattr(config, name)  # numbers.Real, to a type checker, cannot be compared
+    value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputError(f"Expected {name} to be a number. Received: {value!r}.")
-    if not (math.isfinite(value) and value >= low and (high is None or value <= high)):
+    if not _is_within(value, low, high):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise InputError(f"Expected {name} {bounds}. Received: {value}.")
+
+
+def _is_within(value: Any, low: float, high: float | None) -> bool:
+    return math.isfinite(value) and value >= low and (high is None or value <= high)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import nupunkt
 
@@ -283,9 +284,6 @@ def break_sentences(paragraph: str) -> list[str]:
     >>> break_sentences("这是一支笔。那是一本书。")
     ['这是一支笔。', '那是一本书。']
     """
-    sentences = (
-        part
-        for sentence in nupunkt.sent_tokenize(paragraph)
-        for part in _OTHER_STOPS.split(sentence)
-    )
+    found = cast("list[str]", nupunkt.sent_tokenize(paragraph))  # tuples only if asked for
+    sentences = (part for sentence in found for part in _OTHER_STOPS.split(sentence))
     return [sentence.strip() for sentence in sentences if sentence.strip()]

@@ -14,6 +14,9 @@ import tensorflow_text as tf_text
 
 from tfrecords.vocabulary import UNK, Vocabulary
 
+# To a type checker, TensorFlow's classes as tensorflow_text's sources import them are others than
+# those of TensorFlow's stubs. Where the two meet, this file has a "pyright: ignore".
+
 MAX_WORD_CHARACTERS = 200
 """A longer word becomes [UNK], as in Google's WordpieceTokenizer (max_input_chars_per_word)."""
 
@@ -53,7 +56,7 @@ class Tokenizer(tf.Module):
             vocab=list(vocabulary.tokens),
             unknown_token=UNK,
             max_bytes_per_word=_MAX_WORD_BYTES,
-            token_out_type=tf.int32,
+            token_out_type=tf.int32,  # pyright: ignore[reportArgumentType]
         )
 
     def __call__(self, texts: tf.Tensor, printable_ascii: bool = False) -> tf.RaggedTensor:
@@ -61,7 +64,7 @@ class Tokenizer(tf.Module):
 
         `printable_ascii` promises that the texts consist of the characters from space to "~", and
         skips the steps that those do not need."""
-        return self._wordpiece.tokenize(
+        return self._wordpiece.tokenize(  # pyright: ignore[reportReturnType]
             _reject_long_words(normalize(texts, self.cased, printable_ascii))
         )
 
@@ -76,7 +79,7 @@ def normalize(texts: tf.Tensor, cased: bool, printable_ascii: bool = False) -> t
     if not cased:
         # ASCII first, by a lowering without a locale: in a Turkish one, ICU turns I into ı.
         texts = tf.strings.lower(tf.strings.lower(texts), encoding="utf-8")
-        texts = tf_text.normalize_utf8(texts, "NFD")
+        texts = tf_text.normalize_utf8(texts, "NFD")  # pyright: ignore[reportAssignmentType]
         texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
     return texts
 

@@ -18,6 +18,7 @@ from tfrecords.errors import InputError, WorkerError, one_line
 
 try:
     import apache_beam as beam
+    from apache_beam.io import WriteToText
     from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError:
     raise InputError(
@@ -96,7 +97,7 @@ class BeamWorkers:
                     pipeline
                     | "Tasks" >> beam.Create(list(enumerate(tasks)), reshuffle=True)
                     | step >> beam.ParDo(call)
-                    | "Results" >> beam.io.WriteToText(f"{results}/result")
+                    | "Results" >> WriteToText(f"{results}/result")
                 )
         except Exception as error:
             # Beam's message is a stack of several machines; what went wrong is its last line.
