@@ -265,6 +265,27 @@ def test_odd_characters_change_no_token_and_end_no_line(tmp_path, text, format, 
 # What is very long.
 
 
+@pytest.mark.parametrize("mark", ["\ufeff", "\ufeff\r", "\ufeff \t"])
+def test_a_line_of_a_byte_order_mark_alone_is_neither_text_nor_an_empty_line(tmp_path, mark):
+    path = tmp_path / "a"
+
+    def documents(text, format="sentences"):
+        path.write_text(text, newline="")
+        return list(read_documents([path], format))
+
+    one, two, three = ["One.", "Two."], ["Three."], [["One."], ["Two."]]
+    assert documents(f"{mark}\n\ufeffOne.\n{mark}\nTwo.\n\n{mark}\nThree.\n{mark}") == [one, two]
+    assert documents(f"One.\n\n{mark}\n\nTwo.") == three
+    # In running text it is not the second of two empty lines, and empty lines around it do not add
+    # up to two.
+    for between in (f"{mark}\n", f"\n{mark}\n", f"\n{mark}\n\n"):
+        assert documents(f"One.\n{between}Two.\n", "text") == [one]
+    assert documents(f"One.\n\n\n{mark}\nTwo.\n", "text") == three
+    text = json.dumps({"text": f"One.\n{mark}\nTwo."})
+    assert documents(text, "jsonl") == [one]
+    assert documents(mark) == documents(mark, "text") == []
+
+
 def test_long_documents_are_cut_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(sentences, "_DOCUMENT_CHARACTERS", 10)
     lines = "aaaa\nbbbb\ncccc\ndddd\n\neeee\nffff\ngggg\n\nhhhh\niiiiiiiiiiii\njjjjjjjjjjjj\nk\n"
