@@ -225,7 +225,7 @@ PLAIN = ["ab cb\nabc\n\nb a\nc ab\n", "ab cb abc\n\n\nb a\nc ab"]
     ("clean", "odd"),
     [
         ("\n", "\r\n"),
-        ("\n", "\n\ufeff"),
+        ("\nc", "\n\ufeffc"),
         ("\n", " \x85\u2028\n"),
         (" ", "\r"),
         (" ", " \r "),
