@@ -49,7 +49,7 @@ def load_package(name: str) -> Any:
     Raises:
         InputError: JAX was asked for, but is not installed or finds no devices.
     """
-    from tfrecords.workers import silenced_stderr
+    from tfrecords.quiet import silenced_stderr
 
     on_jax = name == "kbert" and keras_backend() == "jax"
     if on_jax and importlib.util.find_spec("jax") is None:
