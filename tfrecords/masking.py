@@ -16,12 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecords.compilation import compiled
-<<<<<<< HEAD
-from tfrecords.schema import MASK_UNITS, RecordsConfig
-=======
 from tfrecords.hashing import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
-from tfrecords.schema import MASK_UNITS
->>>>>>> d66d45f (The build in rooms: tasks, steps, corpus, unfinished work; spans in place of pieces; methods by reference)
+from tfrecords.schema import MASK_UNITS, RecordsConfig
 from tfrecords.vocabulary import Vocabulary
 
 LONGEST_NGRAM = 3
