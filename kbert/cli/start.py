@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import Any
 
-from tfrecords.errors import InputError
+from tfrecords.errors import InputError, one_line
 
 BACKENDS = ("tensorflow", "jax")
 """The backends of Keras that kbert runs on."""
@@ -66,6 +66,6 @@ def load_package(name: str) -> Any:
             except RuntimeError as error:
                 raise InputError(
                     "Expected a device that JAX can use. Received: none "
-                    f"({' '.join(str(error).split())[:200]}); see JAX_PLATFORMS."
+                    f"({one_line(error)}); see JAX_PLATFORMS."
                 ) from None
     return importlib.import_module(name)

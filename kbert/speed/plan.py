@@ -16,7 +16,6 @@ from kbert.speed.tpu_compiler import (
     batch_shapes,
     compiled_step,
     compiled_update,
-    one_line,
     topology_devices,
     without_values,
 )
@@ -24,6 +23,7 @@ from kbert.step.objective import compile_model
 from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, RecordsConfig
 from tfrecords.batch import BatchSpec
+from tfrecords.errors import one_line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ import numpy as np
 from kbert.speed.chips import chip_of, examples
 from tfrecords import InputError
 from tfrecords.batch import Batch, BatchSpec
+from tfrecords.errors import one_line
 from tfrecords.quiet import silenced_stderr
 
 _LIBTPU = {
@@ -195,8 +196,3 @@ def _shapes_of(values: Any, sharding: Any) -> Any:
     return jax.tree.map(
         lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=sharding), values
     )
-
-
-def one_line(text: object, length: int) -> str:
-    """The beginning of a text, without its line breaks."""
-    return " ".join(str(text).split())[:length]
