@@ -1,4 +1,6 @@
-"""Files that appear whole or not at all, and directories that are never overwritten."""
+"""Files that appear whole or not at all, and directories that are never overwritten.
+
+Locks and the syncing of directories are those of Linux and macOS (fcntl); there is no Windows."""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 from tfrecords.errors import InputError
 
@@ -22,14 +25,14 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def atomic_path(path):
-    """Yields a temporary path beside `path`; it takes the name `path`, fsynced, when the block ends
-    without an error.
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`; when the block ends without an error, what was written
+    there is synced to disk and takes the name `path`.
 
     A killed process leaves at most a file or directory with the suffix `.partial`, which the next
-    attempt removes; the name itself always holds the old content or the new. A directory is put in
-    place only of none or of an empty one. Of two attempts at once, each writes to a temporary path
-    of its own, and one of them may fail."""
+    attempt removes; the name itself always holds the old content or the new. A directory replaces
+    only an empty one. Two attempts at once write to different temporary paths, and one of them may
+    fail."""
     path = pathlib.Path(path).absolute()  # "." has no name
     for leftover in path.parent.glob(partial_pattern(path.name)):
         _remove(leftover)
@@ -39,6 +42,8 @@ def atomic_path(path):
     except BaseException:
         _remove(partial)
         raise
+    # After a power cut a name must not hold less than its content: sync the content first, then
+    # rename, then sync the directory that has the name.
     for file in [partial] if partial.is_file() else sorted(partial.rglob("*")):
         _fsync(file)
     _fsync(partial)
@@ -46,19 +51,19 @@ def atomic_path(path):
     _fsync(path.parent)
 
 
-def partial_pattern(name):
-    """The pattern of the temporary names that stand for `name`."""
+def partial_pattern(name: str) -> str:
+    """The pattern of the temporary names of `name`."""
     return f"{glob.escape(name)}.*{PARTIAL_SUFFIX}"
 
 
-def _remove(path):
+def _remove(path: pathlib.Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def _fsync(path):
+def _fsync(path: pathlib.Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -66,13 +71,13 @@ def _fsync(path):
         os.close(descriptor)
 
 
-def is_gzip(path):
-    """Tells by its first bytes whether a file is compressed with gzip."""
+def is_gzip(path: str | os.PathLike) -> bool:
+    """Whether a file is compressed with gzip, by its first bytes."""
     with open(path, "rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
-def sha256(path, report=lambda _: None):
+def sha256(path: str | os.PathLike, report: Callable[[int], object] = lambda _: None) -> str:
     """The SHA-256 of a file's content, in hexadecimal; `report` is called with the number of bytes
     after every MiB."""
     digest = hashlib.sha256()
@@ -83,18 +88,18 @@ def sha256(path, report=lambda _: None):
     return digest.hexdigest()
 
 
-def write_text(path, text):
+def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` as UTF-8 to `path`, atomically."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path, value):
+def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON to `path`, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path, what):
+def read_json(path: str | os.PathLike, what: str) -> dict[str, Any]:
     """Reads the JSON object in `path`; `what` names it in errors ("the manifest of the records").
 
     Raises:
@@ -115,11 +120,11 @@ def read_json(path, what):
     return value
 
 
-def new_file(path):
-    """Returns `path` if nothing is there yet, and makes its directory.
+def new_file(path: str | os.PathLike) -> pathlib.Path:
+    """Returns `path` if it does not exist yet, and makes its directory.
 
     Raises:
-        InputError: Something is there already, or the directory cannot be made.
+        InputError: It exists, or the directory cannot be made.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -135,15 +140,15 @@ def new_file(path):
     return path
 
 
-def new_directory(path, leftovers=""):
-    """Returns `path` if a directory may be made there: nothing is there yet, or an empty directory.
+def new_directory(path: str | os.PathLike, leftovers: str = "") -> pathlib.Path:
+    """Returns `path` if a directory may be made there: it does not exist yet, or is empty.
 
     Args:
         path: The directory.
         leftovers: A pattern of names that do not count, since a killed attempt may have left them.
 
     Raises:
-        InputError: Something is there already.
+        InputError: It is a file, or a directory that is not empty.
     """
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
@@ -256,12 +261,12 @@ def with_defaults(fields: dict, configuration: type, prefix: str = "") -> dict:
 
 
 @contextlib.contextmanager
-def locked(directory):
-    """Makes `directory` if need be and holds it against other processes that would work on the
-    same.
+def locked(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Makes `directory` if necessary and locks it against other processes that would write to it.
 
     The lock is a file `.lock` in it, held with flock, so that it ends with the process. It is
-    removed at the end, and so is the directory if nothing is in it.
+    removed at the end, and so is the directory if it is empty. (A lock file beside the directory
+    would need write permission for the parent, and would stay behind or need the same care.)
 
     Yields:
         The directory as a Path.
@@ -286,9 +291,9 @@ def locked(directory):
             directory.rmdir()
 
 
-def _lock(path):
+def _lock(path: pathlib.Path) -> IO[str]:
     # Another process that has just ended may remove the directory before we open the file, and the
-    # file before we lock it.
+    # file before we lock it: then begin again. A lock counts only if its file still has the name.
     while True:
         make_directory(path.parent)
         try:
@@ -315,9 +320,9 @@ def _lock(path):
         file.close()
 
 
-def difference(before, after):
-    """Says how two dicts differ, in one line: `"seed: 1 before, 2 now; size: ..."`; empty if they
-    do not."""
+def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """How two dicts differ, in one line: `"seed: 1 before, 2 now; size: ..."`; empty if they are
+    equal."""
     return "; ".join(
         f"{key}: {before.get(key)!r} before, {after.get(key)!r} now"
         for key in sorted(before.keys() | after.keys())
@@ -325,7 +330,7 @@ def difference(before, after):
     )
 
 
-def make_directory(path):
+def make_directory(path: str | os.PathLike) -> pathlib.Path:
     """Makes the directory `path` with its parents, if it does not exist, and returns it as a
     Path."""
     path = pathlib.Path(path)
