@@ -2,7 +2,7 @@
 
 Follows tokenization.py there, in other words: clean the text, set CJK characters apart, split at
 white space, lower and strip accents (uncased), split at punctuation, then WordPiece, greedily from
-the left, longest piece first."""
+the left, longest token first."""
 
 import unicodedata
 
@@ -63,11 +63,11 @@ def split_words(text, cased):
     return words
 
 
-def split_pieces(word, vocabulary):
-    """WordpieceTokenizer: the pieces of one word, or [UNK] if no pieces make it up."""
+def split_tokens(word, vocabulary):
+    """WordpieceTokenizer: the tokens of one word, or [UNK] if none make it up."""
     if len(word) > 200:
         return ["[UNK]"]
-    pieces, start = [], 0
+    tokens, start = [], 0
     while start < len(word):
         prefix = "##" if start else ""
         end = next(
@@ -76,10 +76,10 @@ def split_pieces(word, vocabulary):
         )
         if end is None:
             return ["[UNK]"]
-        pieces.append(prefix + word[start:end])
+        tokens.append(prefix + word[start:end])
         start = end
-    return pieces
+    return tokens
 
 
 def tokenize(text, vocabulary, cased):
-    return [piece for word in split_words(text, cased) for piece in split_pieces(word, vocabulary)]
+    return [token for word in split_words(text, cased) for token in split_tokens(word, vocabulary)]

@@ -90,6 +90,7 @@ def input_files(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> list
         ) from None
     if not files:
         raise InputError("Expected at least one text file. Received: none.")
+    # Twice the same file, also by a link, would be the same documents in training and validation.
     seen = {}
     for file in files:
         other = seen.setdefault(file.resolve(), file)
@@ -329,6 +330,7 @@ def parquet_file(path: str | os.PathLike) -> Iterator[pyarrow.parquet.ParquetFil
                     "with the text."
                 )
             yield file
+    # What the disk says stays as it is; what pyarrow says of the content is an InputError.
     except MemoryError:  # pyarrow's own is an ArrowException too
         raise
     except (pyarrow.ArrowException, OSError) as error:

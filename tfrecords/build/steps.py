@@ -73,6 +73,7 @@ def write_shards(
 
         results = _finished(pool, BuildWorker.write, tasks, unfinished, advance, finish)
 
+    # The manifest's counts are those of the splits.
     totals = {split: collections.Counter() for split in schema.SPLITS}
     for task, result in zip(tasks, results, strict=True):
         totals[bucket_of(task.number, config)[0]].update(result["counts"])
