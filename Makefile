@@ -4,7 +4,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+# Files are shared out in the order of tests/conftest.py, the long ones first.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
+	--no-loadscope-reorder --durations 10
 
 .PHONY: demo test test-all lint format clean
 .DELETE_ON_ERROR:

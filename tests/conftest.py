@@ -2,9 +2,11 @@
 stands."""
 
 import contextlib
+import gc
 import os
 import random
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -14,6 +16,29 @@ from tfrecords.vocabulary import SPECIAL_TOKENS
 os.environ.setdefault(
     "JAX_PLATFORMS", "cpu"
 )  # for processes of the tests: where libtpu is installed, JAX looks for a TPU
+
+
+SLOW = (
+    *("test_training_kills", "test_multi_worker", "test_notebooks", "test_plan", "test_kills"),
+    *("test_endurance", "test_pretrainer", "test_training_faults", "test_cli", "test_pretraining"),
+    *("test_saved_model", "test_huggingface", "test_formats", "test_beam", "test_build"),
+)
+"""Files that take long. One process takes a whole file, for its fixtures: a long one that came last
+would keep a single processor busy."""
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_kept():
+    """Models and the graphs of their steps are freed after each file: kept, they came to gigabytes
+    in a process."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -254,9 +254,14 @@ needs_proc = pytest.mark.skipif(
 
 
 @needs_proc
-def test_kills_of_a_command_with_workers(place, tmp_path):
+@pytest.mark.parametrize(
+    "moments",
+    [(texts_of,), pytest.param((workers_of, texts_of, shards_of), marks=pytest.mark.long)],
+    ids=["one", "all"],
+)
+def test_kills_of_a_command_with_workers(place, tmp_path, moments):
     output = tmp_path / "out"
-    for moment in (workers_of, texts_of, shards_of):
+    for moment in moments:
         with command(place, output) as process:
             wait_for(lambda: moment(process, output) or process.poll() is not None)  # noqa: B023
             process.kill()

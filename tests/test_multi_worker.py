@@ -159,6 +159,7 @@ def test_only_the_chief_writes_and_speaks(whole):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed", [0, 1], ids=["chief", "other"])
 def test_the_death_of_a_worker_ends_the_other_and_a_restart_continues(
     machines, whole, tiny_records, tmp_path, killed

@@ -59,6 +59,7 @@ def test_the_options_of_training_compile_for_four_chips():
     assert "1,000 steps" in plain["table"]
 
 
+@pytest.mark.long
 def test_a_step_compiles_for_a_whole_pod():
     (plan,) = compiled(
         "plan",
@@ -115,7 +116,9 @@ def test_what_goes_to_the_host_is_found_in_a_program(line, refused):
     "options",
     [
         {"precision": "bfloat16", "accumulate": 2},
-        {"optimizer": "lamb", "parts": ["gradients", "update"]},
+        pytest.param(
+            {"optimizer": "lamb", "parts": ["gradients", "update"]}, marks=pytest.mark.long
+        ),
     ],
     ids=["accumulation", "lamb"],
 )

@@ -103,7 +103,7 @@ def assert_same_training(one, other, atol=1e-5):
         )
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.long), 0.3])
 @pytest.mark.parametrize(
     "options",
     [
