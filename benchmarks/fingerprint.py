@@ -5,8 +5,8 @@ line of JSON, `{"name": ..., "value": ...}`, for each of
   sets of options: SHA-256 of every file;
 - the losses of 50 steps of the size tiny with dropout, all their digits, on TensorFlow and on JAX;
 - the weights of a run by `kbert.pretrain`: names, shapes and SHA-256, on both backends;
-- the files of that run exported to each format, on TensorFlow: SHA-256, but for the model cards,
-  which are prose, and for what holds a date or a random id.
+- the files of that run exported to each format: SHA-256, but for the model cards, which are prose,
+  and for what holds a date or a random id.
 
 Lines are sorted by name, so two revisions are compared with `diff`:
 
@@ -119,12 +119,7 @@ def of_training(directory: pathlib.Path, backend: str) -> Iterator[Line]:
     """Trains on the records in `directory`, in this process."""
     yield from of_steps(directory / "static nsp", backend)
     for name in ("static nsp", "none dynamic"):
-        output = directory / f"{backend} {name}"
-        yield from of_run(directory / name, output, f"{backend}, {name}")
-        # A SavedModel is made on TensorFlow alone, and the other formats hold the weights as they
-        # are, whatever the backend.
-        if backend == "tensorflow":
-            yield from of_exports(output, name)
+        yield from of_run(directory / name, directory / f"{backend} {name}", f"{backend}, {name}")
 
 
 def of_steps(records: pathlib.Path, backend: str) -> Iterator[Line]:
@@ -145,7 +140,7 @@ def of_steps(records: pathlib.Path, backend: str) -> Iterator[Line]:
 
 
 def of_run(records: pathlib.Path, output: pathlib.Path, name: str) -> Iterator[Line]:
-    """Weights and results of the main job."""
+    """Weights, results and exported files of the main job."""
     import kbert
 
     pretraining = kbert.PretrainingConfig(
@@ -158,20 +153,14 @@ def of_run(records: pathlib.Path, output: pathlib.Path, name: str) -> Iterator[L
         f"results, {name}",
         {key: repr(value) for key, value in sorted((results or {}).items())},
     )
-    weights = kbert.load(output).weights
+    pretrained = kbert.load(output)
+    weights = pretrained.weights
     shapes = {key: list(weights[key].shape) for key in sorted(weights)}
     yield f"weights, {name}: shapes", shapes
     joined = b"".join(weights[key].tobytes() for key in sorted(weights))
     yield f"weights, {name}: values", digest(joined)
-
-
-def of_exports(run: pathlib.Path, name: str) -> Iterator[Line]:
-    """The files that a run is exported to, in every format."""
-    import kbert
-
-    pretrained = kbert.load(run)
     for format in FORMATS:
-        exported = kbert.save(pretrained, run.with_name(f"{run.name} {format}"), format)
+        exported = kbert.save(pretrained, output.with_name(f"{output.name} {format}"), format)
         for path in sorted(pathlib.Path(exported).rglob("*")):
             if path.is_file() and path.name not in NOT_COMPARED:
                 file = path.relative_to(exported)

@@ -11,7 +11,7 @@ _HOMES = {
     "Pretrained": "kbert.formats.pretrained",
     "Pretrainer": "kbert.step.pretrainer",
     "TrainingError": "kbert.run.errors",
-    "baselines": "kbert.run.evaluation",
+    "baselines": "kbert.run.baseline",
     "benchmark": "kbert.speed.benchmark",
     "encoder_model": "kbert.model.bert",
     "encoder_of": "kbert.model.bert",

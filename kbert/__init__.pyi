@@ -10,9 +10,9 @@ from kbert.model.bert import pretraining_model as pretraining_model
 from kbert.prediction import Predictor as Predictor
 from kbert.prediction import load_predictor as load_predictor
 from kbert.pretraining import pretrain as pretrain
+from kbert.run.baseline import baselines as baselines
 from kbert.run.directory import load_run as load_run
 from kbert.run.errors import TrainingError as TrainingError
-from kbert.run.evaluation import baselines as baselines
 from kbert.run.evaluation import evaluate as evaluate
 from kbert.run.evaluation import results_table as results_table
 from kbert.speed.benchmark import benchmark as benchmark

@@ -1,48 +1,70 @@
 """The main job: records to a trained model, as a run that can be stopped and continued."""
 
+from __future__ import annotations
+
+import dataclasses
 import hashlib
+import os
 import pathlib
 import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import tfrecords
-from kbert.config import PretrainingConfig, resolve_bert
-from kbert.formats.load_and_save import load
+from kbert.config import BertConfig, PretrainingConfig, resolve_bert
+from kbert.formats.initial import check_fit, check_initial, initial_model, initial_sha256
 from kbert.formats.pretrained import Pretrained, assign_weights
-from kbert.objectives import NSP
-from kbert.run import directory as runs
-from kbert.run.callbacks import (
-    Keeper,
-    Patience,
-    Progress,
-    StopOnSignal,
-    TensorBoard,
-    check_tensorboard,
-)
+from kbert.run.baseline import baselines
 from kbert.run.checkpoints import restore_checkpoint
-from kbert.run.distribution import batches_for, check_shares, devices_of
-from kbert.run.errors import one_line_errors
-from kbert.run.evaluation import baselines, check_length, evaluate, evaluation_batches
-from kbert.speed import machine as speed
+from kbert.run.directory import CURVES, TENSORBOARD, VOCABULARY, Run
+from kbert.run.distribution import Devices, batches_for, check_shares, devices_of
+from kbert.run.errors import damaged_shards_named, one_line_errors
+from kbert.run.evaluation import evaluate, evaluation_batches
+from kbert.run.history import History
+from kbert.run.pace import Pace
+from kbert.run.progress import Lines, ProgressBar
+from kbert.run.saving import Checkpoints
+from kbert.run.stops import Patience, StopOnSignal
+from kbert.run.tensorboard import TensorBoard, check_tensorboard
+from kbert.speed.machine import in_words, matrix_product_rate, training_flops
 from kbert.step.objective import compile_model
-from tfrecords import InputError
 from tfrecords.files import locked
 from tfrecords.schema import MANIFEST
 
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from kbert.step.pretrainer import Pretrainer
+    from tfrecords.schema import Manifest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is executed here and now. Nothing of it changes a result, so that each process of a
+    run may have its own; the fields are the arguments of `pretrain`."""
+
+    strategy: str = "auto"
+    accumulate: int = 1
+    recompute: bool = False
+    tensorboard: bool = False
+    verbose: int = 1
+
 
 def pretrain(
-    records,
-    output,
+    records: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     *,
-    bert=None,
-    changes=None,
-    pretraining=None,
-    init_from=None,
-    strategy="auto",
-    accumulate=1,
-    recompute=False,
-    tensorboard=False,
-    verbose=1,
-):
+    bert: BertConfig | str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    pretraining: PretrainingConfig | None = None,
+    init_from: Pretrained | str | os.PathLike[str] | None = None,
+    strategy: str = "auto",
+    accumulate: int = 1,
+    recompute: bool = False,
+    tensorboard: bool = False,
+    verbose: int = 1,
+) -> tuple[Pretrainer, dict[str, Any] | None]:
     """Pretrains BERT on records of masked sentence pairs or of masked single segments.
 
     The directory `output` gets the resolved configuration (config.json), the vocabulary,
@@ -50,50 +72,70 @@ def pretrain(
     same arguments it continues from the newest checkpoint, on any number of devices; a finished run
     returns at once. SIGTERM and Ctrl-C save a checkpoint first.
 
+    On resuming, the settings that no update depends on may differ (`directory.MAY_CHANGE`), and
+    what `init_from` names is not needed any more once there is a checkpoint.
+
     Args:
         records: A directory of records by `kbert records`.
-        output: The directory of the run; of several workers, one that all of them see.
-        bert: A BertConfig, or the name of a size, as for `BertConfig.of_size`; None is that of
-            `init_from`. A size says the shape alone: the other fields are those of `init_from`, as
-            in `resolve_bert`.
-        changes: Fields of BertConfig with values that differ from those, such as
-            `{"dropout": 0.0}`.
+        output: The directory of the run; with several workers, one that all of them share.
+        bert: A BertConfig, or the name of a size, as for `BertConfig.of_size`; None takes that of
+            `init_from`. A size stands for the shape alone: the other fields are those of
+            `init_from`, as in `resolve_bert`.
+        changes: Fields of BertConfig with other values, such as {"dropout": 0.0}.
         pretraining: A PretrainingConfig; None takes the defaults.
         init_from: The pretrained model whose weights this one starts from: a Pretrained, or a path
-            for `load`, such as another run or a model of Hugging Face's; None starts anew.
-        strategy: How training is shared out, among `config.STRATEGIES`.
-        accumulate: Micro-batches that an update is worked out in, one after the other: less memory,
-            more time.
-        recompute: Whether to work out activations once more in the backward pass: less memory
-            still, a third more time.
+            for `load`, such as another run or a Hugging Face model; None starts from random ones.
+        strategy: How training is distributed, among `config.STRATEGIES`.
+        accumulate: The number of micro-batches of an update, computed one after the other: less
+            memory, more time.
+        recompute: Whether to recompute activations in the backward pass (gradient checkpointing):
+            less memory still, a third more time.
         tensorboard: Whether to write figures for TensorBoard, to `output`/tensorboard; needs the
             extra `tensorboard`.
-        verbose: 0 = silent, 1 = progress bar, 2 = a line per held-out evaluation.
+        verbose: 0 = silent, 1 = progress bar, 2 = a line after the first update, one every minute
+            at least, and one per evaluation.
 
     Returns:
-        The trained model, and the held-out results (None if the records have no validation split).
+        The trained model, and its results on the validation split (None if there is none). With
+        `patience` it is the model of the best evaluation, not of the last step.
 
     Raises:
         InputError: The records do not fit the configuration, or the directory holds something else.
-        TrainingError: The loss is no longer a number, or another worker is gone.
+        TrainingError: The loss is no longer finite, another worker has ended, memory ran out, or a
+            shard was damaged.
     """
-    # What the run is: everything below follows from it.
-    manifest = tfrecords.load_manifest(records)
-    pretraining = pretraining or PretrainingConfig()
-    initial = (
-        init_from if init_from is None or isinstance(init_from, Pretrained) else load(init_from)
+    execution = Execution(
+        strategy=strategy,
+        accumulate=accumulate,
+        recompute=recompute,
+        tensorboard=tensorboard,
+        verbose=verbose,
     )
+    manifest = tfrecords.load_manifest(records)
+    assert manifest.config is not None  # `load_manifest` returns none without
+    pretraining = pretraining or PretrainingConfig()
+    if tensorboard:
+        check_tensorboard()
+
+    # The devices come first of all that touches TensorFlow: the collective operations of several
+    # workers can be set up at its start only, and a KerasHub preset builds a model when it is read.
+    devices = devices_of(strategy)
+    if not devices.is_chief:
+        execution = dataclasses.replace(execution, verbose=0)
+
+    # What the run is: everything below follows from it.
+    initial = initial_model(init_from, output)
     bert = resolve_bert(
         bert,
         changes,
         vocabulary_size=manifest.vocabulary_size,
         initial=None if initial is None else initial.bert,
     )
-    _check(bert, pretraining, manifest)
+    check_fit(bert, pretraining, manifest)
     vocabulary = manifest.load_vocabulary()
-    if initial is not None:
-        _check_initial(initial, bert, vocabulary, manifest)
-    run = runs.Run(
+    if isinstance(initial, Pretrained):
+        check_initial(initial, bert, vocabulary, manifest)
+    run = Run(
         directory=pathlib.Path(output),
         bert=bert,
         pretraining=pretraining,
@@ -101,122 +143,211 @@ def pretrain(
         cased=manifest.config.cased,
         pairs=manifest.pairs,
         records_sha256=hashlib.sha256((manifest.directory / MANIFEST).read_bytes()).hexdigest(),
-        initial_sha256=None if initial is None else initial.sha256,
+        initial_sha256=initial_sha256(initial),
     )
-    # What cannot be read or shared out is refused before anything is written.
+
+    # What cannot be read or distributed is refused before anything is written.
     manifest.verify()
-    if tensorboard:
-        check_tensorboard()
-    devices = devices_of(
-        strategy
-    )  # before TensorFlow does anything else, as several workers need it
     train_batches(manifest, pretraining, start_step=0)
     check_shares(pretraining.batch_size, devices.num_replicas, accumulate)
-    how = {
-        "accumulate": accumulate,
-        "recompute": recompute,
-        "tensorboard": tensorboard,
-        "verbose": verbose if devices.is_chief else 0,
-    }
-    with one_line_errors(devices):
-        if not devices.is_chief:
-            return _train(run, manifest, initial, devices, **how)
+
+    weights = initial if isinstance(initial, Pretrained) else None
+    with one_line_errors(devices.name):
+        if not devices.is_chief:  # only the chief writes, so the lock is the chief's
+            return _train(run, manifest, weights, devices, execution)
         with locked(run.directory):
-            run.claim()
-            vocabulary.save(run.directory / runs.VOCABULARY)
-            runs.save_records(run, manifest)
-            return _train(run, manifest, initial, devices, **how)
+            changed = run.claim()
+            if changed and execution.verbose:
+                print(f"settings of {run.directory}: {changed}", flush=True)
+            vocabulary.save(run.directory / VOCABULARY)
+            run.save_records(manifest)
+            return _train(run, manifest, weights, devices, execution)
 
 
-def _train(run, manifest, initial, devices, *, accumulate, recompute, tensorboard, verbose):
+def _train(
+    run: Run,
+    manifest: Manifest,
+    initial: Pretrained | None,
+    devices: Devices,
+    execution: Execution,
+) -> tuple[Pretrainer, dict[str, Any] | None]:
     """Trains the run from where it stands to its end, and measures it."""
     pretraining = run.pretraining
-    held_out = manifest.num_records("validation") > 0
+    every = pretraining.evaluate_every
+    assert every is not None  # the configuration has resolved it
+    validates = manifest.num_records("validation") > 0
 
-    # The model, as it was left, or as it starts.
+    # The model, as it was left, or as it starts. Its variables must be made in the scope of the
+    # devices; the newest checkpoint replaces the initial weights too.
     with devices.scope():
-        model = run.new_model(recompute=recompute)
+        model = run.new_model(recompute=execution.recompute)
         if initial is not None:
             assign_weights(model, initial)
-        compile_model(model, pretraining, accumulate)
+        compile_model(model, pretraining, execution.accumulate)
         first_step = restore_checkpoint(run.checkpoints, model) or 0
-    patience = Patience(run, first_step)
-    evaluation_due = held_out and runs.lacks_evaluation(run, first_step)
-    devices.check_same_step(first_step)  # no worker reads after this what another writes
+
+    # All workers read the directory before the first step. After `check_same_step` none reads what
+    # the chief writes.
+    pace = Pace(first_step, pretraining.batch_size)
+    losses = run.history.validation_losses(first_step)
+    patience = Patience(pace, pretraining.patience, losses, run.loss_weights)
+    evaluation_due = validates and run.lacks_evaluation(first_step)
+    is_finished = run.is_finished(first_step, patience.best_step)
+    devices.check_same_step(first_step)
     run.check_claimed()
-    if runs.is_finished(run, first_step):
-        return model, runs.read_results(run)
-    if verbose and first_step:
+    if is_finished:
+        if patience.best_step not in (None, first_step):
+            restore_checkpoint(run.checkpoints, model, patience.best_step)
+        return model, run.results_of(patience.best_step or first_step)
+    if execution.verbose and first_step:
         print(
             f"continuing {run.directory} at step {first_step:,} of {pretraining.steps:,}",
             flush=True,
         )
 
-    # Train.
-    keeper = Keeper(
-        run,
-        first_step,
-        reference=baselines(manifest) if held_out else None,
-        speed=_rate_in_words(run, manifest, devices) if verbose else None,
-        verbose=verbose,
+    # Train, from one evaluation to the next.
+    checkpoints = Checkpoints(
+        run.checkpoints,
+        pace,
+        every=pretraining.checkpoint_every,
+        keep=pretraining.keep_checkpoints,
+        best=lambda: patience.best_step,
         writes=devices.is_chief,
     )
-    stop_on_signal = StopOnSignal(keeper)
-    callbacks = [
-        *([Progress(first_step, pretraining.steps)] if verbose == 1 else []),
-        keeper,
-        *(
-            [TensorBoard(run.directory / runs.TENSORBOARD, keeper)]
-            if tensorboard and devices.is_chief
-            else []
-        ),
+    history = _history(run, manifest, pace) if devices.is_chief else None
+    stop_on_signal = StopOnSignal(checkpoints.save, verbose=execution.verbose > 0)
+    # The order matters: the pace is read by all others; the bar ends its line before others print;
+    # the history has the row of an evaluation, and the patience has counted it, before the
+    # checkpoint of its step is written, from which a resumed run takes both for granted.
+    callbacks: list[keras.callbacks.Callback] = [
+        pace,
+        *_printers(run, manifest, devices, pace, execution),
+        *([history] if history is not None else []),
+        *_tensorboard(run, devices, pace, execution),
         patience,
+        checkpoints,
         stop_on_signal,
     ]
-    with stop_on_signal, warnings.catch_warnings():
+    with (
+        damaged_shards_named(manifest, checkpoints.save),
+        stop_on_signal,
+        warnings.catch_warnings(),
+    ):
         # Of an evaluation on several devices Keras does not know the number of batches, and takes
-        # its end for a lack of them.
+        # its end for a lack of them (keras/src/trainers/epoch_iterator.py, Keras 3.15).
         warnings.filterwarnings("ignore", "Your input ran out of data")
         if evaluation_due:
-            keeper.set_model(model)
-            validation = _validation_batches(model, manifest, pretraining)
-            logs = model.evaluate(
-                validation, return_dict=True, verbose=0, callbacks=[stop_on_signal]
-            )
-            logs = {f"val_{name}": value for name, value in logs.items()}
-            keeper.catch_up(logs)
+            checkpoints.set_model(model)
+            logs = _evaluate_now(model, manifest, pretraining, stop_on_signal)
+            if history is not None:
+                history.add_evaluation(logs)
             patience.count(logs)
-        for start, stop, interval in _segments(
-            first_step, pretraining.steps, pretraining.evaluate_every
-        ):
+        for start, stop, interval in _segments(first_step, pretraining.steps, every):
             if patience.is_exhausted:
                 break
             model.fit(
-                batches_for(
-                    model,
-                    lambda context, start=start: train_batches(
-                        manifest, pretraining, start, context
-                    ),
-                ),
+                _train_batches_for(model, manifest, pretraining, start),
                 validation_data=_validation_batches(model, manifest, pretraining)
-                if held_out
+                if validates
                 else None,
                 steps_per_epoch=interval,
-                initial_epoch=start // pretraining.evaluate_every,
-                epochs=start // pretraining.evaluate_every + (stop - start) // interval,
+                initial_epoch=start // every,
+                epochs=start // every + (stop - start) // interval,
                 shuffle=False,  # the records come shuffled
-                verbose=0,
+                verbose=0,  # pyright: ignore[reportArgumentType]  (Keras' default is a word)
                 callbacks=callbacks,
             )
 
-    # What came of it.
-    results = evaluate(model, manifest, batch_size=pretraining.batch_size) if held_out else None
+    # Measure the weights that the run is about: with patience those of the best evaluation.
+    best = patience.best_step
+    if best not in (None, pace.step):
+        # It is another's where the best could not be written, to a full disk say.
+        best = restore_checkpoint(run.checkpoints, model, best)
+        if execution.verbose:
+            print(f"taking the weights of step {best:,}, the best in validation", flush=True)
+    results = evaluate(model, manifest, batch_size=pretraining.batch_size) if validates else None
     if devices.is_chief:
-        runs.save_results(run, keeper.step, results)
+        run.save_results(pace.step, results, best)
     return model, results
 
 
-def train_batches(manifest, pretraining, start_step, input_context=None):
+def _history(run: Run, manifest: Manifest, pace: Pace) -> History:
+    reference = baselines(manifest) if manifest.num_records("validation") else None
+    return History(
+        run.history,
+        pace,
+        run.loss_weights,
+        pairs=run.pairs,
+        curves=run.directory / CURVES,
+        baselines=reference,
+    )
+
+
+def _printers(
+    run: Run, manifest: Manifest, devices: Devices, pace: Pace, execution: Execution
+) -> list[keras.callbacks.Callback]:
+    """The callbacks that print; none for silence."""
+    if not execution.verbose:
+        return []
+    shape = (run.bert, run.sequence_length, manifest.max_predictions, run.pairs)
+    flops = training_flops(*shape)
+    peak = matrix_product_rate(run.pretraining.precision) * devices.num_replicas
+    _say_what_is_evaluated(run, manifest)
+    lines = Lines(
+        pace,
+        run.pretraining.steps,
+        run.loss_weights,
+        speed=lambda rate: in_words(rate, run.sequence_length, flops, peak),
+        between=execution.verbose > 1,
+    )
+    if execution.verbose > 1:
+        return [lines]
+    return [ProgressBar(pace, run.pretraining.steps, run.loss_weights), lines]
+
+
+def _say_what_is_evaluated(run: Run, manifest: Manifest) -> None:
+    """Says that evaluations take a part of the split, where nobody has asked for that."""
+    there = manifest.num_records("validation")
+    taken = run.pretraining.validation_steps * run.pretraining.batch_size
+    if run.pretraining.evaluate_steps is None and taken < there:
+        print(
+            f"validation every {run.pretraining.evaluate_every:,} steps on {taken:,} of {there:,} "
+            "records, about a tenth of the time; --evaluate-steps sets another number of batches",
+            flush=True,
+        )
+
+
+def _tensorboard(
+    run: Run, devices: Devices, pace: Pace, execution: Execution
+) -> list[keras.callbacks.Callback]:
+    if not (execution.tensorboard and devices.is_chief):
+        return []
+    return [TensorBoard(run.directory / TENSORBOARD, pace, run.loss_weights)]
+
+
+def _evaluate_now(
+    model: Pretrainer,
+    manifest: Manifest,
+    pretraining: PretrainingConfig,
+    stop_on_signal: StopOnSignal,
+) -> dict[str, float]:
+    """Makes up for an evaluation that a stop has cut short; its figures have val_ before their
+    names, as in `fit`."""
+    logs = model.evaluate(
+        _validation_batches(model, manifest, pretraining),
+        return_dict=True,
+        verbose=0,  # pyright: ignore[reportArgumentType]  (Keras' default is a word)
+        callbacks=[stop_on_signal],
+    )
+    return {f"val_{name}": value for name, value in logs.items()}
+
+
+def train_batches(
+    manifest: Manifest,
+    pretraining: PretrainingConfig,
+    start_step: int,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
     """The endless batches of the training split from `start_step` on."""
     return tfrecords.read(
         manifest,
@@ -229,66 +360,24 @@ def train_batches(manifest, pretraining, start_step, input_context=None):
     )
 
 
-def _validation_batches(model, manifest, pretraining):
-    """The batches of an evaluation during training, the same every time."""
-    return evaluation_batches(
-        model, manifest, "validation", pretraining.batch_size, steps=pretraining.evaluate_steps
+def _train_batches_for(
+    model: Pretrainer, manifest: Manifest, pretraining: PretrainingConfig, start_step: int
+) -> tf.data.Dataset:
+    return batches_for(
+        model, lambda context: train_batches(manifest, pretraining, start_step, context)
     )
 
 
-def _rate_in_words(run, manifest, devices):
-    """A function that says in words how fast so many sequences per second are on these devices."""
-    flops = speed.training_flops(run.bert, run.sequence_length, manifest.max_predictions, run.pairs)
-    peak = speed.matrix_product_rate(run.pretraining.precision) * devices.num_replicas
-    return lambda rate: speed.in_words(rate, run.sequence_length, flops, peak)
+def _validation_batches(
+    model: Pretrainer, manifest: Manifest, pretraining: PretrainingConfig
+) -> tf.data.Dataset:
+    """The batches of an evaluation during training, the same every time."""
+    return evaluation_batches(
+        model, manifest, "validation", pretraining.batch_size, steps=pretraining.validation_steps
+    )
 
 
-def _check_initial(initial, bert, vocabulary, manifest):
-    """Raises InputError if a model of this configuration, on these records, cannot start from a
-    Pretrained."""
-    if initial.vocabulary != vocabulary:
-        raise InputError(
-            f"Expected records with the vocabulary of {initial.source}, "
-            f"{initial.vocabulary.sha256[:12]}. "
-            f"Received: {manifest.directory}, made with {vocabulary.sha256[:12]}; make them with "
-            f"that of {initial.source}."
-        )
-    if initial.cased != manifest.config.cased:
-        casing = {True: "cased", False: "uncased"}
-        raise InputError(
-            f"Expected {casing[initial.cased]} records, as {initial.source} is. "
-            f"Received: {casing[manifest.config.cased]} ones in {manifest.directory}; make them "
-            f"with --{casing[initial.cased]}."
-        )
-    if initial.pairs != manifest.pairs and "none" not in (initial.pairs, manifest.pairs):
-        warnings.warn(
-            f"The head of {NSP.titles[initial.pairs]} now learns {NSP.titles[manifest.pairs]}.",
-            stacklevel=2,
-        )
-    if differences := initial.shape_differences(bert):
-        what = "; ".join(
-            f"{name}: {here!r} there, {there!r} here" for name, (here, there) in differences.items()
-        )
-        raise InputError(f"Expected a model as in {initial.source}. Received another: {what}.")
-
-
-def _check(bert, pretraining, manifest):
-    check_length(manifest, bert.max_positions)
-    if manifest.vocabulary_size != bert.vocabulary_size:
-        raise InputError(
-            f"Expected a model with the {manifest.vocabulary_size} pieces of the vocabulary of "
-            f"{manifest.directory}. "
-            f"Received: vocabulary_size={bert.vocabulary_size}."
-        )
-    if manifest.pairs == "none" and pretraining.nsp_weight != PretrainingConfig.nsp_weight:
-        raise InputError(
-            "Expected no nsp_weight for records of single segments, as those in "
-            f"{manifest.directory}. "
-            f"Received: {pretraining.nsp_weight}; leave it at {PretrainingConfig.nsp_weight}."
-        )
-
-
-def _segments(first, last, interval):
+def _segments(first: int, last: int, interval: int) -> Iterator[tuple[int, int, int]]:
     """Cuts the steps first to last into calls of `fit`: up to the next evaluation, whole intervals,
     and the rest.
 

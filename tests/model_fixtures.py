@@ -5,6 +5,7 @@ Both imported and named in `pytest_plugins`, for its fixtures; pytest then wants
 PYTEST_DONT_REWRITE here."""
 
 import dataclasses
+import math
 import pathlib
 import random
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kbert.run.history
+import kbert.run.tensorboard
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.model.bert import pretraining_model
 from kbert.pretraining import pretrain
@@ -20,6 +23,9 @@ from tfrecords import RecordsConfig, Vocabulary, build_records
 from tfrecords.batch import BatchSpec
 from tfrecords.schema import PAIRS
 from tfrecords.vocabulary import SPECIAL_TOKENS
+
+# On a slow machine a minute may pass between evaluations: no rows for that in the tests.
+kbert.run.history.ROWS_EVERY = kbert.run.tensorboard.ROWS_EVERY = math.inf
 
 ROOT = pathlib.Path(__file__).parent.parent
 WORDS = tuple(consonant + vowel for consonant in "bdfghklmnprs" for vowel in "aeiu")

@@ -3,8 +3,8 @@
 import matplotlib.image
 import pytest
 
+from kbert.run.baseline import Baselines
 from kbert.run.curves import draw_curves
-from kbert.run.evaluation import Baselines
 
 BASELINES = Baselines(
     unigram_loss=5.7, unigram_accuracy=0.05, majority_loss=0.69, majority_accuracy=0.53

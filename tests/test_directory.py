@@ -8,7 +8,6 @@ from model_fixtures import assert_equal_values, randomize, tiny_config, values_o
 
 from kbert.config import PretrainingConfig
 from kbert.model.bert import pretraining_model
-from kbert.run import directory as runs
 from kbert.run.checkpoints import save_checkpoint
 from kbert.run.directory import Run, load_run
 from kbert.step.objective import pretraining_objective
@@ -136,13 +135,11 @@ def test_the_pairs_decide_on_the_model(run, pairs, outputs):
 
 def test_history_is_kept_in_order(run):
     run.claim()
-    assert runs.read_history(run) == []
+    assert run.history.rows() == []
     for step in (10, 20, 30):
-        runs.append_history(run, {"step": step, "mlm_loss": 3.0 - step / 100})
-    runs.append_history(
-        run, {"step": 20, "mlm_loss": 1.5}
-    )  # continued from a checkpoint of step 10
-    assert runs.read_history(run) == [{"step": 10, "mlm_loss": 2.9}, {"step": 20, "mlm_loss": 1.5}]
+        run.history.append({"step": step, "mlm_loss": 3.0 - step / 100})
+    run.history.append({"step": 20, "mlm_loss": 1.5})  # continued from a checkpoint of step 10
+    assert run.history.rows() == [{"step": 10, "mlm_loss": 2.9}, {"step": 20, "mlm_loss": 1.5}]
     assert (run.directory / "history.csv").read_text().splitlines() == [
         "step,mlm_loss",
         "10,2.9",
@@ -152,7 +149,7 @@ def test_history_is_kept_in_order(run):
 
 def test_history_survives_a_failure_while_it_is_written(run, monkeypatch):
     run.claim()
-    runs.append_history(run, {"step": 10, "mlm_loss": 2.9})
+    run.history.append({"step": 10, "mlm_loss": 2.9})
     before = (run.directory / "history.csv").read_bytes()
 
     def fail(*_):
@@ -160,15 +157,15 @@ def test_history_survives_a_failure_while_it_is_written(run, monkeypatch):
 
     monkeypatch.setattr("csv.DictWriter.writerows", fail)
     with pytest.raises(KeyboardInterrupt):
-        runs.append_history(run, {"step": 20, "mlm_loss": 2.8})
+        run.history.append({"step": 20, "mlm_loss": 2.8})
     assert (run.directory / "history.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("results", [{"mlm_loss": 2.9}, None])
 def test_results_are_read_back_and_end_a_run(run, results):
     run.claim()
-    assert not runs.is_finished(run, 7)
-    runs.save_results(run, 7, results)
-    assert runs.is_finished(run, 7)
-    assert not runs.is_finished(run, 5)  # back at an earlier checkpoint it goes on
-    assert runs.read_results(run) == results
+    assert not run.is_finished(70)
+    run.save_results(70, results)
+    assert run.is_finished(70)
+    assert not run.is_finished(50)  # back at an earlier checkpoint it goes on
+    assert run.results_of(70) == results

@@ -106,12 +106,13 @@ def test_workers_of_tf_config(name, index, monkeypatch):
     assert (devices.name, devices.num_replicas, devices.is_chief) == ("multi-worker", 2, index == 0)
 
 
-def test_a_cluster_of_one_worker_is_one_device(monkeypatch):
+@pytest.mark.parametrize("name", ["auto", "multi-worker"])
+def test_a_cluster_of_one_worker_is_one_device(name, monkeypatch):
     monkeypatch.setenv(
         "TF_CONFIG",
         json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}),
     )
-    assert devices_of("auto").name == "one"
+    assert devices_of(name).name == "one"
 
 
 def test_a_port_in_use_is_refused(monkeypatch, refused):

@@ -9,7 +9,7 @@ import sys
 import pytest
 from model_fixtures import ROOT, run_config
 
-import kbert.run.callbacks
+import kbert.run.saving
 from kbert.config import PretrainingConfig
 from kbert.pretraining import pretrain
 
@@ -27,7 +27,7 @@ def train(records, output, steps):
     """Trains, and prints as JSON what the process holds at every checkpoint: step, bytes of memory,
     open files."""
     held = []
-    save = kbert.run.callbacks.save_checkpoint
+    save = kbert.run.saving.save_checkpoint
 
     def save_and_look(directory, model, step, **options):
         save(directory, model, step, **options)
@@ -36,7 +36,7 @@ def train(records, output, steps):
         )
         held.append((step, memory, len(list(pathlib.Path("/proc/self/fd").iterdir()))))
 
-    kbert.run.callbacks.save_checkpoint = save_and_look
+    kbert.run.saving.save_checkpoint = save_and_look
     settings = PretrainingConfig(
         steps=steps, batch_size=8, evaluate_every=100, checkpoint_every=10, seed=5
     )

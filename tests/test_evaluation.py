@@ -10,7 +10,8 @@ import pytest
 from model_fixtures import plain_records, random_model, tiny_config
 
 from kbert.model.bert import pretraining_model
-from kbert.run.evaluation import baselines, evaluate, results_table
+from kbert.run.baseline import baselines
+from kbert.run.evaluation import evaluate, results_table
 from tfrecords import InputError, RecordsConfig, load_manifest
 from tfrecords.schema import PAIRS, Manifest
 from tfrecords.writer import write_shard

@@ -14,8 +14,9 @@ import pytest
 import safetensors.numpy
 from training_processes import Processes
 
-from kbert.run import directory as runs
+from kbert.formats.load_and_save import load, save
 from kbert.run.checkpoints import list_checkpoints
+from kbert.run.directory import load_run
 
 pytest_plugins = ["model_fixtures"]
 
@@ -50,9 +51,9 @@ def free_ports(count):
     return ports
 
 
-def start(machines, records, directory):
-    """The two workers of `kbert pretrain`."""
-    addresses = [f"localhost:{port}" for port in free_ports(2)]
+def start(machines, records, directory, *options):
+    """The workers of `kbert pretrain`, one on each machine."""
+    addresses = [f"localhost:{port}" for port in free_ports(len(machines))]
     workers = []
     for index, machine in enumerate(machines):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
@@ -65,6 +66,7 @@ def start(machines, records, directory):
                     f"--output={directory}",
                     *SETTINGS,
                     "--strategy=multi-worker",
+                    *options,
                 ),
                 environment=environment,
             )
@@ -104,7 +106,7 @@ def assert_same_run(directory, expected):
     assert there.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(there[name], value, atol=1e-5, err_msg=name)
-    rows = [runs.read_history(runs.load_run(one)) for one in (directory, expected)]
+    rows = [load_run(one).history.rows() for one in (directory, expected)]
     for one, other in zip(*rows, strict=True):
         assert one["step"] == other["step"]
         assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-5)
@@ -112,6 +114,26 @@ def assert_same_run(directory, expected):
 
 def test_two_workers_train_as_one_process(alone, whole):
     assert_same_run(whole[0], alone)
+
+
+def test_a_cluster_of_one_worker_trains(machines, alone, tiny_records, tmp_path):
+    (worker,) = start(machines[:1], tiny_records, tmp_path / "run")
+    assert worker.wait() == 0, worker.said()
+    there, expected = values(tmp_path / "run"), values(alone)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(there[name], value, err_msg=name)
+
+
+def test_two_workers_start_from_a_preset(machines, tiny_run, tiny_records, tmp_path):
+    # To read it builds a KerasHub model, which must not come before the workers have met.
+    preset = save(load(tiny_run.directory), tmp_path / "preset", "keras-hub")
+    workers = start(
+        *(machines, tiny_records, tmp_path / "run", f"--init-from={preset}"),
+        *("--steps=2", "--evaluate-every=2"),
+    )
+    assert [worker.wait() for worker in workers] == [0, 0], [worker.said() for worker in workers]
+    assert load_run(tmp_path / "run").initial_sha256 == load(preset).sha256
+    assert load_run(tmp_path / "run").results_of(2) is not None
 
 
 def test_a_run_goes_on_with_another_number_of_devices(machines, alone, tiny_records, tmp_path):
@@ -172,8 +194,8 @@ def test_the_death_of_a_worker_ends_the_other_and_a_restart_continues(
     assert left.wait() == 1, left.said()
     assert time.monotonic() - begin < ENDS_WITHIN
     (line,) = [line for line in left.said().splitlines() if line.startswith("Error: ")]
-    assert line.startswith("Error: Expected all workers to live. Received: the end of another (")
-    assert line.endswith("); start all of them again, the run continues.")
+    assert line.startswith("Error: Another worker has ended (")
+    assert line.endswith("). Start all workers again; the run continues from its last checkpoint.")
     assert "Traceback" not in left.said()
     assert not (tmp_path / "run" / "results.json").exists()
     workers = start(machines, tiny_records, tmp_path / "run")
@@ -184,7 +206,7 @@ def test_the_death_of_a_worker_ends_the_other_and_a_restart_continues(
     for name, value in expected.items():
         np.testing.assert_array_equal(continued[name], value, err_msg=name)
     one, other = (
-        [row["val_loss"] for row in runs.read_history(runs.load_run(run))]
+        [row["val_loss"] for row in load_run(run).history.rows()]
         for run in (tmp_path / "run", directory)
     )
     assert one == other

@@ -22,7 +22,7 @@ from kbert.objectives import (
     pairs_of_outputs,
     perplexity,
 )
-from kbert.run.evaluation import Baselines
+from kbert.run.baseline import Baselines
 from kbert.step.objective import METRICS, compile_model
 from tfrecords.schema import PAIRS
 

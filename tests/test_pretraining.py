@@ -8,22 +8,28 @@ import math
 import pathlib
 
 import keras
+import matplotlib.image
 import numpy as np
 import pytest
 import safetensors.numpy
 from click.testing import CliRunner
 from model_fixtures import RUN_SETTINGS, assert_equal_values, run_config, tiny_config, values_of
 
-import kbert.run.callbacks
+import kbert.run.saving
+import kbert.step.objective
+import tfrecords
 from kbert.cli import main
 from kbert.config import PretrainingConfig
 from kbert.model.bert import pretraining_model
+from kbert.model.heads import HEADS
+from kbert.objectives import NSP, OBJECTIVES
 from kbert.prediction import load_predictor
 from kbert.pretraining import _segments, pretrain
-from kbert.run import directory as runs
+from kbert.run.baseline import baselines
 from kbert.run.checkpoints import list_checkpoints
+from kbert.run.directory import load_run
 from kbert.run.errors import TrainingError
-from kbert.run.evaluation import baselines, evaluate, results_table
+from kbert.run.evaluation import evaluate, results_table
 from tfrecords import InputError, RecordsConfig, build_records
 from tfrecords.files import locked
 
@@ -68,7 +74,7 @@ def test_a_run_leaves_all_that_belongs_to_it(tiny_run, tiny_vocabulary):
         "results.json",
         "records.json",
     }
-    run = runs.load_run(tiny_run.directory)
+    run = load_run(tiny_run.directory)
     assert (run.bert, run.pretraining, run.sequence_length, run.cased) == (
         run_config(),
         RUN_SETTINGS,
@@ -84,7 +90,7 @@ def test_a_run_leaves_all_that_belongs_to_it(tiny_run, tiny_vocabulary):
 
 
 def test_history_has_a_row_per_evaluation(tiny_run, tiny_records):
-    rows = runs.read_history(runs.load_run(tiny_run.directory))
+    rows = load_run(tiny_run.directory).history.rows()
     assert [row["step"] for row in rows] == [25, 50, 60]
     measured = {
         f"{kind}_{figure}" for kind in ("mlm", "nsp") for figure in ("loss", "accuracy")
@@ -115,7 +121,7 @@ def test_results_are_those_of_an_evaluation_at_the_end(tiny_run, tiny_records):
 
 
 def test_the_loss_falls(tiny_run):
-    rows = runs.read_history(runs.load_run(tiny_run.directory))
+    rows = load_run(tiny_run.directory).history.rows()
     assert rows[-1]["mlm_loss"] < rows[0]["mlm_loss"] - 0.2
     assert (
         tiny_run.results["mlm_loss"] < math.log(53) - 1
@@ -145,7 +151,7 @@ def test_dropout_needs_no_state_in_training(tiny_run):
 def stop_at(monkeypatch):
     """A function that presses Ctrl-C before the checkpoint of `step` is written: what follows the
     one before it is lost."""
-    save = kbert.run.callbacks.save_checkpoint
+    save = kbert.run.saving.save_checkpoint
 
     def stop(step):
         def save_or_stop(directory, model, now, **options):
@@ -153,7 +159,7 @@ def stop_at(monkeypatch):
                 raise KeyboardInterrupt
             return save(directory, model, now, **options)
 
-        monkeypatch.setattr("kbert.run.callbacks.save_checkpoint", save_or_stop)
+        monkeypatch.setattr("kbert.run.saving.save_checkpoint", save_or_stop)
 
     return stop
 
@@ -182,20 +188,19 @@ def test_stopped_twice_and_continued_it_ends_with_the_same_weights(
     assert results == tiny_run.results
     assert f"continuing {tmp_path / 'run'} at step 30 of 60" in capsys.readouterr().out
     rows, whole = (
-        runs.read_history(runs.load_run(directory))
-        for directory in (tmp_path / "run", tiny_run.directory)
+        load_run(directory).history.rows() for directory in (tmp_path / "run", tiny_run.directory)
     )
     assert [row["step"] for row in rows] == [25, 50, 60]
     assert [row["val_mlm_loss"] for row in rows] == [row["val_mlm_loss"] for row in whole]
 
 
 def test_the_kind_of_pairs_decides_what_a_run_learns(other_run):
-    run = runs.load_run(other_run.directory)
+    run = load_run(other_run.directory)
     assert run.pairs == other_run.results["pairs"] == other_run.pairs
     names = ["mlm"] if other_run.pairs == "none" else ["mlm", "nsp"]
     assert list(other_run.model.output) == names
     measured = {f"{name}_{figure}" for name in names for figure in ("loss", "accuracy")}
-    for row in runs.read_history(run):
+    for row in run.history.rows():
         columns = measured | {"loss"}
         times = {"step", "seconds", "sequences_per_second", "learning_rate"}
         assert set(row) == times | columns | {f"val_{name}" for name in columns}
@@ -361,7 +366,7 @@ def test_another_configuration_in_the_same_directory_is_refused(
         (
             tiny_config(vocabulary_size=59),
             SHORT,
-            r"Expected a model with the 53 pieces .* Received: vocabulary_size=59\.",
+            r"Expected a model with the 53 tokens .* Received: vocabulary_size=59\.",
         ),
         (
             tiny_config(max_positions=19),
@@ -408,14 +413,14 @@ def poisoned(monkeypatch):
     """A function that lets the weights of the next run become NaN with update number `step`."""
 
     def poison(step):
-        objective = kbert.pretraining.pretraining_objective
+        objective = kbert.step.objective.pretraining_objective
 
         def poisoned_objective(**arguments):
             arguments = objective(**arguments)
             arguments["optimizer"].learning_rate = NotANumberAt(step)
             return arguments
 
-        monkeypatch.setattr("kbert.pretraining.pretraining_objective", poisoned_objective)
+        monkeypatch.setattr("kbert.step.objective.pretraining_objective", poisoned_objective)
 
     return poison
 
@@ -506,7 +511,7 @@ def test_the_settings_reach_the_model(tiny_records, tmp_path):
         values_of(model.trainable_variables),
         values_of(pretraining_model(run_config(), seed=5).trainable_variables),
     )
-    rows = runs.read_history(runs.load_run(tmp_path / "run"))
+    rows = load_run(tmp_path / "run").history.rows()
     for row in rows:
         assert row["loss"] == pytest.approx(0.5 * row["mlm_loss"] + 2 * row["nsp_loss"], rel=0.02)
     # A part of the held-out records is the same part every time.
@@ -533,10 +538,46 @@ def test_without_held_out_records_there_are_no_results(
         )
         assert results is None
     assert "step 4 to 6 of 6" in capsys.readouterr().out
-    rows = runs.read_history(runs.load_run(tmp_path / "run"))
+    rows = load_run(tmp_path / "run").history.rows()
     assert [row["step"] for row in rows] == [4, 6]
     assert not any(name.startswith("val_") for row in rows for name in row)
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_third_objective_is_an_entry_a_head_and_its_labels(tiny_records, tmp_path, monkeypatch):
+    # Whether a sequence has no padding, told from the state of [CLS].
+    full = dataclasses.replace(
+        NSP,
+        name="full",
+        titles={"nsp": "full length"},
+        figures=tuple(dataclasses.replace(figure, baseline=None) for figure in NSP.figures),
+    )
+
+    def head(inputs):
+        return keras.layers.Dense(2, name="full", dtype="float32")(inputs.rows_BRH[:, 0, :])
+
+    def label(x, y, weights):
+        return x, y | {"full": x["padding_mask"][:, -1]}, weights | {"full": weights["nsp"]}
+
+    read = tfrecords.read
+    monkeypatch.setattr("kbert.objectives.OBJECTIVES", (*OBJECTIVES, full))
+    monkeypatch.setitem(HEADS, "full", head)
+    monkeypatch.setattr(
+        "tfrecords.read", lambda *given, **options: read(*given, **options).map(label)
+    )
+    model, results = pretrain(
+        tiny_records, tmp_path / "run", bert=run_config(), pretraining=SHORT, verbose=2
+    )
+    assert list(model.output) == ["mlm", "nsp", "full"]
+    (*_, row) = load_run(tmp_path / "run").history.rows()
+    assert row["loss"] == pytest.approx(
+        row["mlm_loss"] + row["nsp_loss"] + row["full_loss"], rel=0.05
+    )
+    assert 0 <= row["val_full_accuracy"] <= 1
+    assert results["full_loss"] < 2
+    assert "  full length: accuracy " in results_table(results)
+    picture = matplotlib.image.imread(tmp_path / "run" / "curves.png")
+    assert picture.shape[0] == round(3 * 3.25 * 110)  # three rows of panels
 
 
 def test_segments_in_full():

@@ -25,15 +25,17 @@ from model_fixtures import (
     values_of,
 )
 
-import kbert.run.callbacks
+import kbert.run.saving
 from kbert.cli import main
 from kbert.config import PretrainingConfig
 from kbert.pretraining import pretrain
-from kbert.run import directory as runs
-from kbert.run.callbacks import StopOnSignal
 from kbert.run.checkpoints import list_checkpoints
+from kbert.run.directory import load_run
 from kbert.run.distribution import check_shares
-from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
+from kbert.run.errors import TrainingError, damaged_shards_named
+from kbert.run.pace import Pace
+from kbert.run.stops import StopOnSignal
+from tfrecords import InputError, RecordsConfig, Vocabulary, build_records, load_manifest
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 pytest_plugins = ["model_fixtures"]
@@ -80,13 +82,13 @@ def test_a_run_whose_newest_checkpoints_are_damaged_goes_back(tiny_run, tiny_rec
 def test_a_disk_that_is_really_full_costs_a_warning(tiny_records, tmp_path, monkeypatch):
     # From step 3 to 4 no file may be longer than 100 bytes: no checkpoint, no history, no picture.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ended = kbert.run.callbacks.Keeper.on_train_batch_end
+    ended = Pace.on_train_batch_end
 
-    def on_train_batch_end(keeper, batch, logs=None):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100 if 3 <= keeper.step + 1 < 5 else soft, hard))
-        ended(keeper, batch, logs)
+    def on_train_batch_end(pace, batch, logs=None):
+        ended(pace, batch, logs)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 if 3 <= pace.step < 5 else soft, hard))
 
-    monkeypatch.setattr("kbert.run.callbacks.Keeper.on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr("kbert.run.pace.Pace.on_train_batch_end", on_train_batch_end)
     settings = dataclasses.replace(SHORT, checkpoint_every=1, keep_checkpoints=9)
     try:
         with pytest.warns(UserWarning) as caught:
@@ -105,7 +107,7 @@ def test_a_disk_that_is_really_full_costs_a_warning(tiny_records, tmp_path, monk
         )
     ]
     assert all(one.endswith("training goes on.") and "ile too large" in one for one in said)
-    assert [row["step"] for row in runs.read_history(runs.load_run(tmp_path / "run"))] == [6]
+    assert [row["step"] for row in load_run(tmp_path / "run").history.rows()] == [6]
     assert int(model.optimizer.iterations.numpy()) == 6
     kept = list_checkpoints(tmp_path / "run" / "checkpoints")
     assert [path.name[-1] for path in kept] == ["1", "2", "5", "6"]
@@ -113,13 +115,6 @@ def test_a_disk_that_is_really_full_costs_a_warning(tiny_records, tmp_path, monk
 
 
 # Signals, beyond what test_training_kills.py does with processes.
-
-
-class SavesNothing:
-    saved = 0
-
-    def save(self):
-        self.saved += 1
 
 
 @pytest.fixture
@@ -137,27 +132,27 @@ def handlers():
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_does_not_wait(handlers, second):
-    keeper = SavesNothing()
-    with pytest.raises(SystemExit) as caught, StopOnSignal(keeper):
+    saved = []
+    with pytest.raises(SystemExit) as caught, StopOnSignal(lambda: saved.append(1)):
         signal.raise_signal(signal.SIGTERM)  # waits for the end of a step
         signal.raise_signal(second)
-    assert (caught.value.code, keeper.saved) == (128 + second, 0)
+    assert (caught.value.code, saved) == (128 + second, [])
     assert signal.getsignal(signal.SIGTERM) is handlers
 
 
 def test_a_signal_after_the_last_batch_is_not_forgotten(handlers):
-    keeper = SavesNothing()
-    with pytest.raises(KeyboardInterrupt), StopOnSignal(keeper) as stop:
+    saved = []
+    with pytest.raises(KeyboardInterrupt), StopOnSignal(lambda: saved.append(1)) as stop:
         stop.on_train_batch_end(0)
         signal.raise_signal(signal.SIGINT)
-    assert keeper.saved == 1
+    assert saved == [1]
 
 
 def test_signals_are_left_alone_outside_of_the_main_thread(handlers):
     seen = []
 
     def enter():
-        with StopOnSignal(SavesNothing()):
+        with StopOnSignal(lambda: None):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=enter)
@@ -170,7 +165,7 @@ def test_signals_are_left_alone_outside_of_the_main_thread(handlers):
 
 
 def test_a_loss_that_is_not_a_number_ends_the_command(tiny_records, tmp_path, monkeypatch):
-    monkeypatch.setattr("kbert.BertConfig.of_size", lambda *_, **__: run_config(), raising=False)
+    monkeypatch.setattr("kbert.pretraining.resolve_bert", lambda *_, **__: run_config())
     options = (
         "--steps=9",
         "--warmup-steps=9",
@@ -217,21 +212,19 @@ def test_patience_stops_early_and_resumes_with_the_same_count(tiny_records, tmp_
         )
 
     def history(name):
-        return [
-            (row["step"], row["val_loss"])
-            for row in runs.read_history(runs.load_run(tmp_path / name))
-        ]
+        return [(row["step"], row["val_loss"]) for row in load_run(tmp_path / name).history.rows()]
 
     _, results = run("whole")
     assert [step for step, _ in history("whole")] == [4, 8, 12, 16]
     assert json.loads((tmp_path / "whole" / "results.json").read_text()) == {
         "step": 16,
+        "best_step": 4,  # the first of equal ones
         "held_out": results,
     }
 
     # Stops between evaluations, in the middle of one whose step has a checkpoint, and before the
     # results.
-    save, test_began = kbert.run.callbacks.save_checkpoint, kbert.run.callbacks.Keeper.on_test_begin
+    save, test_began = kbert.run.saving.save_checkpoint, Pace.on_test_begin
 
     def press(*_, **__):
         raise KeyboardInterrupt
@@ -242,14 +235,12 @@ def test_patience_stops_early_and_resumes_with_the_same_count(tiny_records, tmp_
         )
 
     def test_until(step):
-        return lambda keeper, logs=None: (press if keeper.step == step else test_began)(
-            keeper, logs
-        )
+        return lambda pace, logs=None: (press if pace.step == step else test_began)(pace, logs)
 
     for home, name, stop, last in (
-        ("kbert.run.callbacks", "save_checkpoint", save_until(9), 8),
-        ("kbert.run.callbacks.Keeper", "on_test_begin", test_until(12), 12),
-        ("kbert.run.directory", "save_results", press, 16),
+        ("kbert.run.saving", "save_checkpoint", save_until(9), 8),
+        ("kbert.run.pace.Pace", "on_test_begin", test_until(12), 12),
+        ("kbert.run.directory.Run", "save_results", press, 16),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(f"{home}.{name}", stop)
@@ -382,6 +373,54 @@ def test_damaged_records_are_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_shard_that_is_damaged_during_training_is_named(tiny_records, tmp_path, monkeypatch):
+    records = tmp_path / "records"
+    shutil.copytree(tiny_records, records)
+    shard = records / "train-00000-of-00001.tfrecord"
+    ended = Pace.on_train_batch_end
+
+    def damage(pace, batch, logs=None):
+        ended(pace, batch, logs)
+        if pace.step == 3:
+            flip(shard)
+
+    settings = dataclasses.replace(SHORT, steps=300, evaluate_every=300, checkpoint_every=300)
+
+    def run(name):
+        return pretrain(
+            records, tmp_path / name, bert=run_config(), pretraining=settings, verbose=0
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pace, "on_train_batch_end", damage)
+        with pytest.raises(TrainingError) as caught:
+            run("run")
+    (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"A shard was damaged during training; saved {saved}. {shard}: ")
+    assert message.endswith("run the same command again to continue.")
+    # The records of an epoch are read ahead of their updates: it is noticed in a later one. What
+    # was saved is the state after whole updates.
+    step = int(saved.name.removeprefix("step-"))
+    assert step >= 3
+    state = safetensors.numpy.load_file(saved / "weights.safetensors")
+    assert int(state["optimizer/bert_adamw/iteration"]) == step
+    with pytest.raises(InputError, match="a damaged file"):
+        run("run")
+
+
+def test_another_error_of_tensorflow_is_not_taken_for_a_damaged_shard(tiny_records):
+    manifest = load_manifest(tiny_records)
+    saved = []
+    with (
+        pytest.raises(tf.errors.DataLossError),
+        damaged_shards_named(manifest, lambda: saved.append(1)),
+    ):
+        raise tf.errors.DataLossError(None, None, "of something else")
+    assert saved == []
+
+
 # Devices.
 
 
@@ -508,6 +547,27 @@ def test_an_address_in_use_is_one_line(tiny_records, tmp_path):
 # TensorBoard.
 
 
+def test_points_between_evaluations(tiny_records, tmp_path, monkeypatch):
+    for module in ("history", "tensorboard"):
+        monkeypatch.setattr(f"kbert.run.{module}.ROWS_EVERY", 0.0)
+    pretrain(
+        *(tiny_records, tmp_path / "run"),
+        bert=run_config(),
+        pretraining=dataclasses.replace(SHORT, evaluate_every=6),
+        tensorboard=True,
+        verbose=0,
+    )
+    rows = load_run(tmp_path / "run").history.rows()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert ["val_loss" in row for row in rows] == [False] * 5 + [True]
+    (file,) = (tmp_path / "run" / "tensorboard" / "train").iterdir()
+    events = [
+        tf.compat.v1.Event.FromString(record)
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    ]
+    assert {event.step for event in events if event.summary.value} == set(range(1, 7))
+
+
 def test_figures_for_tensorboard(tiny_records, tmp_path):
     pretrain(
         *(tiny_records, tmp_path / "run"),
@@ -530,7 +590,7 @@ def test_figures_for_tensorboard(tiny_records, tmp_path):
         for step in (3, 6)
         for name in (names | {"learning_rate"} if split == "train" else names)
     }
-    for row in runs.read_history(runs.load_run(tmp_path / "run")):
+    for row in load_run(tmp_path / "run").history.rows():
         for name in names:
             assert seen["train", row["step"], name] == pytest.approx(row[name], abs=1e-5)
             assert seen["validation", row["step"], name] == pytest.approx(

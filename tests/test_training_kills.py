@@ -14,8 +14,8 @@ import warnings
 import pytest
 from training_processes import Model, Processes
 
-from kbert.run import directory as runs
 from kbert.run.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
+from kbert.run.directory import load_run
 
 pytest_plugins = ["model_fixtures"]
 
@@ -51,7 +51,7 @@ def whole(processes, tiny_records, tmp_path_factory):
 def outcome(directory):
     """What must not depend on stops: the bytes of the last checkpoint, the results, the held-out
     part of the history."""
-    rows = runs.read_history(runs.load_run(directory))
+    rows = load_run(directory).history.rows()
     return {
         "weights": (
             list_checkpoints(directory / "checkpoints")[-1] / "weights.safetensors"
@@ -165,10 +165,12 @@ def test_a_signal_saves_a_checkpoint_of_the_very_step(processes, whole, tiny_rec
         last = max(done)
         # Steps take milliseconds: a few may pass until the signal is there.
         assert newest_step(directory) == last <= begun + 5
+        saved = list_checkpoints(directory / "checkpoints")[-1]
+        assert f"{signal.Signals(number).name}: saved {saved}; the same" in process.said()
         assert not (directory / "results.json").exists()
     finish(processes, tiny_records, directory)
     assert outcome(directory) == outcome(whole)
-    assert {row["step"] for row in runs.read_history(runs.load_run(directory))} == {
+    assert {row["step"] for row in load_run(directory).history.rows()} == {
         20,
         40,
         60,

@@ -190,9 +190,10 @@ def pretrain(mark, *arguments):
 
     import kbert
     import kbert.cli
-    import kbert.speed.machine
-    from kbert.run import directory as runs
-    from kbert.run.callbacks import Keeper
+    from kbert.run.directory import Run
+    from kbert.run.history import HistoryFile
+    from kbert.run.pace import Pace
+    from kbert.run.saving import Checkpoints
 
     if devices := int(os.environ.get("LOGICAL_DEVICES", "0")):
         import tensorflow as tf
@@ -206,11 +207,12 @@ def pretrain(mark, *arguments):
         function = getattr(home, name)
 
         def and_mark(*arguments, **options):
+            pace = getattr(arguments[0], "_pace", arguments[0])
             if words:
-                mark(*words, *(getattr(one, "step", "") for one in arguments[:1]))
+                mark(*words, getattr(pace, "step", ""))
             result = function(*arguments, **options)
             if after:
-                mark(*after, *(getattr(one, "step", "") for one in arguments[:1]))
+                mark(*after, getattr(pace, "step", ""))
             return result
 
         setattr(home, name, and_mark)
@@ -230,17 +232,16 @@ def pretrain(mark, *arguments):
             mark("file", event, str(arguments[0]).removeprefix(directory))
 
     sys.addaudithook(note)
-    kbert.BertConfig.of_size = lambda *_, **__: run_config()
-    kbert.speed.machine.matrix_product_rate = lambda *_: (
-        1e12
-    )  # which would measure for half a second
+    kbert.pretraining.resolve_bert = lambda *_, **__: run_config()
+    # It would measure for half a second.
+    kbert.pretraining.matrix_product_rate = lambda *_: 1e12
     marked(kbert.pretraining, "restore_checkpoint", "resuming")
-    marked(Keeper, "on_epoch_begin", "training")
-    marked(Keeper, "on_train_batch_end", after=("step",))
-    marked(Keeper, "save", "saving", after=("saved",))
-    marked(Keeper, "on_test_begin", "evaluating")
-    marked(runs, "append_history", "history")
-    marked(runs, "save_results", "results")
+    marked(Pace, "on_epoch_begin", "training")
+    marked(Checkpoints, "on_train_batch_end", after=("step",))
+    marked(Checkpoints, "save", "saving", after=("saved",))
+    marked(Pace, "on_test_begin", "evaluating")
+    marked(HistoryFile, "append", "history")
+    marked(Run, "save_results", "results")
     kbert.cli.main(["pretrain", *arguments])
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from kbert.config import SIZES, BertConfig, PretrainingConfig
 from kbert.formats.pretrained import Pretrained, weight_shapes
 from kbert.formats.protocol import configuration_at
-from kbert.run.checkpoints import newest_checkpoint
-from kbert.run.directory import KIND, Run, is_finished, load_run, read_records, read_results
+from kbert.run.directory import KIND, Run, load_run
 from kbert.run.evaluation import results_rows
 from tfrecords import InputError
 
@@ -25,19 +24,13 @@ def recognises(path: pathlib.Path) -> bool:
 
 
 def read(path: pathlib.Path) -> Pretrained:
-    """Reads the newest checkpoint of a run.
+    """Reads the weights of a run, see `Run.best_step`.
 
     Raises:
         InputError: It is no run, or has no checkpoint.
     """
     run = load_run(path)
-    newest = newest_checkpoint(run.checkpoints)
-    if newest is None:
-        raise InputError(
-            f"Expected a checkpoint in {run.checkpoints}. Received: none yet; train with 'kbert "
-            "pretrain'."
-        )
-    _, step, values = newest
+    _, step, values = run.read_weights()
     names = {path: f"model/{path}" for path in weight_shapes(run.bert, run.pairs)}
     return Pretrained(
         bert=run.bert,
@@ -68,7 +61,7 @@ def _in_words(run: Run, step: int) -> str:
         f"{step:,} updates of {run.pretraining.batch_size:,} sequences of up to "
         f"{run.sequence_length} tokens each.\n"
     ]
-    records = read_records(run)
+    records = run.read_records()
     corpus = records.get("counts", {}).get("corpus")
     if corpus:
         parts.append(
@@ -78,8 +71,8 @@ def _in_words(run: Run, step: int) -> str:
             "validation.\n"
         )
     parts.append(f"{_command(run)}\n")
-    # Results are those of the last step; a run that is still going has other weights by now.
-    if is_finished(run, step) and (results := read_results(run)):
+    # Results are of the weights of one step; a run that is still going has other weights by now.
+    if results := run.results_of(step):
         parts.append(f"Validation results:\n\n{_table(results)}")
     return "\n".join(parts)
 

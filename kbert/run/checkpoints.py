@@ -4,11 +4,15 @@ never overwritten.
 A checkpoint holds every variable of the model and of its optimizer as safetensors, and a JSON file
 with the step and the SHA-256 of the weights. Nothing in it is ever unpickled or executed."""
 
+from __future__ import annotations
+
+import os
 import pathlib
 import re
 import shutil
 import warnings
 
+import keras
 import numpy as np
 import safetensors
 
@@ -28,9 +32,15 @@ STATE = "state.json"
 _NAME = re.compile(r"step-(\d{9,})")
 
 
-def save_checkpoint(directory, model, step, keep=3):
+def save_checkpoint(
+    directory: str | os.PathLike[str],
+    model: keras.Model,
+    step: int,
+    keep: int = 3,
+    best: int | None = None,
+) -> pathlib.Path:
     """Writes the checkpoint of `step` below `directory` and then removes all but the `keep` newest
-    up to it.
+    up to it, and the best.
 
     Damaged ones of this step and of later steps, from which a run had to go back, are removed too.
 
@@ -39,6 +49,7 @@ def save_checkpoint(directory, model, step, keep=3):
         model: A compiled and built keras.Model.
         step: How many updates it has had.
         keep: How many checkpoints stay.
+        best: The step of one that stays however old it is; None if there is no such.
 
     Returns:
         The path of the checkpoint.
@@ -65,23 +76,31 @@ def save_checkpoint(directory, model, step, keep=3):
             write_json(partial / STATE, {"step": step, "weights_sha256": sha256(partial / WEIGHTS)})
     checkpoints = list_checkpoints(directory)
     for old in checkpoints[: max(0, checkpoints.index(path) + 1 - keep)]:
-        shutil.rmtree(old)
+        if _step_of(old) != best:
+            shutil.rmtree(old)
     return path
 
 
-def list_checkpoints(directory):
+def list_checkpoints(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
     """The checkpoints below `directory`, oldest first."""
     paths = [path for path in pathlib.Path(directory).glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(paths, key=lambda path: int(_NAME.fullmatch(path.name)[1]))
+    return sorted(paths, key=_step_of)
 
 
-def restore_checkpoint(directory, model):
+def _step_of(path: pathlib.Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def restore_checkpoint(
+    directory: str | os.PathLike[str], model: keras.Model, preferred: int | None = None
+) -> int | None:
     """Loads the newest checkpoint that is intact into `model`, and warns of those that are not.
 
     Args:
         directory: Where a run keeps its checkpoints.
         model: The model they were made of: built, and compiled if it is to be trained further; a
             model that is not compiled gets its weights alone.
+        preferred: The step of the checkpoint to load instead, if it is there and intact.
 
     Returns:
         The step of the checkpoint, or None if there is no checkpoint at all.
@@ -90,7 +109,7 @@ def restore_checkpoint(directory, model):
         InputError: No checkpoint is intact, or they are of another model; the message says what
             differs.
     """
-    newest = newest_checkpoint(directory)
+    newest = newest_checkpoint(directory, preferred)
     if newest is None:
         return None
     path, step, values = newest
@@ -98,8 +117,11 @@ def restore_checkpoint(directory, model):
     return step
 
 
-def newest_checkpoint(directory):
-    """Reads the newest checkpoint that is intact, and warns of those that are not.
+def newest_checkpoint(
+    directory: str | os.PathLike[str], preferred: int | None = None
+) -> tuple[pathlib.Path, int, dict[str, np.ndarray]] | None:
+    """Reads the newest checkpoint that is intact, and warns of those that are not; `preferred` as
+    for `restore_checkpoint`.
 
     Returns:
         Its path, its step and its values: arrays by name, those of the model under model/. None if
@@ -109,7 +131,11 @@ def newest_checkpoint(directory):
         InputError: No checkpoint is intact.
     """
     checkpoints = list_checkpoints(directory)
-    for path in reversed(checkpoints):
+
+    def rank(path: pathlib.Path) -> tuple[bool, int]:
+        return _step_of(path) == preferred, _step_of(path)
+
+    for path in sorted(checkpoints, key=rank, reverse=True):
         try:
             return path, *_read(path)
         except InputError as error:
@@ -124,23 +150,24 @@ def newest_checkpoint(directory):
     return None
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
     """The step and the values of the checkpoint at `path`, verified; InputError if it is not
     intact."""
     state = read_json(path / STATE, "the state of a checkpoint")
-    expected = {"step": int(_NAME.fullmatch(path.name)[1]), "weights_sha256": None}
+    expected = {"step": _step_of(path), "weights_sha256": None}
     try:
         expected["weights_sha256"] = sha256(path / WEIGHTS)
         if state != expected:
             raise InputError(
-                f"Expected in {path / STATE} what is there: {expected}. Received: {state}."
+                f"Expected {expected} in {path / STATE}, as its name and its weights are. "
+                f"Received: {state}."
             )
         return expected["step"], read_tensors(path / WEIGHTS)
     except OSError as error:
         raise InputError(f"Expected the weights in {path / WEIGHTS}. Received: {error}.") from None
 
 
-def _is_intact(path):
+def _is_intact(path: pathlib.Path) -> bool:
     try:
         _read(path)
     except InputError:
@@ -148,7 +175,7 @@ def _is_intact(path):
     return True
 
 
-def _variables(model):
+def _variables(model: keras.Model) -> dict[str, keras.Variable]:
     """Every variable of the model and its optimizer, by a name that is the same in every
     process."""
     variables = {f"model/{variable.path}": variable for variable in model.variables}
@@ -159,11 +186,11 @@ def _variables(model):
     return variables
 
 
-def _values(model):
+def _values(model: keras.Model) -> dict[str, np.ndarray]:
     return {name: np.asarray(variable.numpy()) for name, variable in _variables(model).items()}
 
 
-def _assign(model, values, path):
+def _assign(model: keras.Model, values: dict[str, np.ndarray], path: pathlib.Path) -> None:
     variables = _variables(model)
     wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
     there = {

@@ -1,15 +1,28 @@
 """The directory of a pretraining run: its configuration, vocabulary, checkpoints, history and
-curves."""
+results."""
 
-import csv
+from __future__ import annotations
+
 import dataclasses
+import json
+import os
 import pathlib
+from typing import TYPE_CHECKING, Any
 
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.model.bert import pretraining_model
-from kbert.run.checkpoints import restore_checkpoint
+from kbert.objectives import objectives_of
+from kbert.run.checkpoints import newest_checkpoint, restore_checkpoint
+from kbert.run.history import HistoryFile
+from kbert.run.stops import best_step, is_exhausted
 from tfrecords import InputError, Vocabulary
-from tfrecords.files import atomic_path, claim_directory, read_json, write_json
+from tfrecords.files import claim_directory, difference, read_json, with_defaults, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kbert.step.pretrainer import Pretrainer
+    from tfrecords.schema import Manifest
 
 KIND = "a pretraining run"
 CONFIGURATION = "config.json"
@@ -21,10 +34,25 @@ RECORDS = "records.json"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 
+MAY_CHANGE = (
+    "evaluate_every",
+    "evaluate_steps",
+    "patience",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
+"""The fields of PretrainingConfig that may have other values when a run is resumed: no update
+depends on them."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a run directory says of itself."""
+    """What a run directory says of itself.
+
+    A later release continues the runs of an earlier one, and reads what its config.json lacks as
+    the defaults of the dataclasses. So the rule for a new field, here and in the configurations:
+    its default is yesterday's behaviour.
+    """
 
     directory: pathlib.Path
     bert: BertConfig
@@ -42,46 +70,79 @@ class Run:
     """The hash of the weights that the run started from; None for new ones."""
 
     @property
-    def checkpoints(self):
+    def checkpoints(self) -> pathlib.Path:
         return self.directory / CHECKPOINTS
 
     @property
-    def vocabulary(self):
+    def vocabulary(self) -> Vocabulary:
         return Vocabulary.load(self.directory / VOCABULARY)
 
-    def claim(self):
-        """Makes the directory this run's, or recognises it as that.
+    @property
+    def history(self) -> HistoryFile:
+        return HistoryFile(self.directory / HISTORY)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of the loss of each objective in the total, by objective."""
+        return {
+            objective.name: getattr(self.pretraining, objective.weight_field)
+            for objective in objectives_of(self.pairs)
+        }
+
+    def claim(self) -> str:
+        """Makes the directory this run's, or recognises it as that. Of the settings that may change
+        it keeps the new values.
+
+        Returns:
+            In words, which of the settings that may change have changed; empty if none has.
 
         Raises:
             InputError: The directory holds something else, or a run with another configuration.
         """
-        identity = {"kind": KIND} | {
-            f"bert.{key}": value for key, value in dataclasses.asdict(self.bert).items()
-        }
-        identity |= {
-            f"pretraining.{key}": value
-            for key, value in dataclasses.asdict(self.pretraining).items()
-        }
-        identity |= {
-            name: getattr(self, name)
-            for name in ("sequence_length", "cased", "pairs", "records_sha256", "initial_sha256")
-        }
-        claim_directory(self.directory, identity, CONFIGURATION)
+        identity = self._identity()
+        free = {f"pretraining.{name}" for name in MAY_CHANGE}
+        now = {name: value for name, value in identity.items() if name in free}
+        before = dict(now)
 
-    def check_claimed(self):
+        def complete(there: dict[str, Any]) -> dict[str, Any]:
+            there = _with_defaults(there)
+            before.update({name: there[name] for name in free if name in there})
+            return there | now
+
+        claim_directory(self.directory, identity, CONFIGURATION, complete)
+        if before != now:
+            write_json(self.directory / CONFIGURATION, identity)
+        return difference(before, now)
+
+    def check_claimed(self) -> None:
         """Makes sure that the directory is this run's, as the first of several workers has made it.
 
         Raises:
             InputError: It is not there, or another worker has another configuration.
         """
-        if not (self.directory / CONFIGURATION).exists():
+        path = self.directory / CONFIGURATION
+        if not path.exists():
             raise InputError(
                 "Expected the run's directory on a file system that all workers share. Received: "
                 f"none at {self.directory}."
             )
-        self.claim()
+        there = _with_defaults(read_json(path, "the configuration of a run"))
+        if differences := difference(there, json.loads(json.dumps(self._identity()))):
+            raise InputError(
+                f"Expected the configuration of the first worker, in {path}. Received another: "
+                f"{differences}; start all workers with the same command."
+            )
 
-    def new_model(self, recompute=False):
+    def _identity(self) -> dict[str, Any]:
+        """All fields but the directory, flat, those of the configurations behind their names."""
+        identity: dict[str, Any] = {"kind": KIND}
+        for part in ("bert", "pretraining"):
+            fields = dataclasses.asdict(getattr(self, part))
+            identity |= {f"{part}.{name}": value for name, value in fields.items()}
+        own = ("sequence_length", "cased", "pairs", "records_sha256", "initial_sha256")
+        return identity | {name: getattr(self, name) for name in own}
+
+    def new_model(self, recompute: bool = False) -> Pretrainer:
         """The model as it is before the first step, not compiled; `recompute` as for
         `pretraining_model`."""
         return pretraining_model(
@@ -92,22 +153,100 @@ class Run:
             recompute=recompute,
         )
 
-    def load_model(self):
-        """The model with the weights of the newest checkpoint, not compiled.
+    def load_model(self) -> Pretrainer:
+        """The model with the run's weights, see `best_step`; not compiled.
 
         Raises:
             InputError: There is no checkpoint.
         """
         model = self.new_model()
-        if restore_checkpoint(self.checkpoints, model) is None:
-            raise InputError(
-                f"Expected a checkpoint in {self.checkpoints}. Received: none yet; train with "
-                "'kbert pretrain'."
-            )
+        if restore_checkpoint(self.checkpoints, model, self.best_step()) is None:
+            raise self._no_checkpoint()
         return model
 
+    def read_weights(self) -> tuple[pathlib.Path, int, dict[str, np.ndarray]]:
+        """The checkpoint with the run's weights, see `best_step`: its path, its step, its arrays by
+        name, as of `newest_checkpoint`.
 
-def load_run(directory):
+        Raises:
+            InputError: There is no checkpoint.
+        """
+        found = newest_checkpoint(self.checkpoints, self.best_step())
+        if found is None:
+            raise self._no_checkpoint()
+        return found
+
+    def best_step(self) -> int | None:
+        """The step whose weights are the run's: with patience that of the best evaluation so far;
+        None, without patience, for the newest checkpoint's."""
+        if self.pretraining.patience is None:
+            return None
+        return best_step(self.history.validation_losses(self.pretraining.steps))
+
+    def _no_checkpoint(self) -> InputError:
+        return InputError(
+            f"Expected a checkpoint in {self.checkpoints}. Received: none yet; train with "
+            "'kbert pretrain'."
+        )
+
+    def lacks_evaluation(self, step: int) -> bool:
+        """Whether an evaluation was due after `step` updates, and a stop came before it was in the
+        history."""
+        every = self.pretraining.evaluate_every
+        assert every is not None  # the configuration has resolved it
+        due = step % every == 0 or step == self.pretraining.steps
+        return step > 0 and due and step not in self.history.validation_losses(step)
+
+    def save_records(self, manifest: Manifest) -> None:
+        """Writes of which records the run is trained: how they were made and what was counted,
+        without their files."""
+        assert manifest.config is not None  # `load_manifest` returns none without
+        config = dataclasses.asdict(manifest.config)
+        write_json(self.directory / RECORDS, {"config": config, "counts": manifest.counts})
+
+    def read_records(self) -> dict[str, Any]:
+        """What `save_records` wrote; an empty dict where it is not there."""
+        path = self.directory / RECORDS
+        return read_json(path, "the records of a run") if path.exists() else {}
+
+    def save_results(
+        self, step: int, results: dict[str, Any] | None, best: int | None = None
+    ) -> None:
+        """Writes that the run has ended.
+
+        Args:
+            step: The last step.
+            results: Of `evaluate`; None where there is no validation split.
+            best: The step whose weights were evaluated, where it is not the last.
+        """
+        steps = {"step": step} if best is None else {"step": step, "best_step": best}
+        write_json(self.directory / RESULTS, {**steps, "held_out": results})
+
+    def results_of(self, step: int) -> dict[str, Any] | None:
+        """The results of the finished run, if those of the weights of this step; else None."""
+        fields = self._results()
+        return (
+            fields.get("held_out") if fields.get("best_step", fields.get("step")) == step else None
+        )
+
+    def is_finished(self, step: int, best: int | None = None) -> bool:
+        """Whether the run has ended after `step` updates, with the weights of the step `best`
+        evaluated, or with the last where that is None."""
+        fields = self._results()
+        losses = list(self.history.validation_losses(step).values())
+        return (
+            fields.get("step") == step
+            and fields.get("best_step") == best
+            # With more patience than before, a run that was stopped goes on.
+            and (step == self.pretraining.steps or is_exhausted(losses, self.pretraining.patience))
+        )
+
+    def _results(self) -> dict[str, Any]:
+        path = self.directory / RESULTS
+        return read_json(path, "the results of a finished run") if path.exists() else {}
+
+
+def load_run(directory: str | os.PathLike[str]) -> Run:
     """Reads the description of a run.
 
     Raises:
@@ -119,7 +258,7 @@ def load_run(directory):
         raise InputError(
             f"Expected {KIND} by 'kbert pretrain' in {directory}. Received: something else."
         )
-    parts = {"bert": {}, "pretraining": {}, "": {}}
+    parts: dict[str, dict[str, Any]] = {"bert": {}, "pretraining": {}, "": {}}
     try:
         for key, value in fields.items():
             part, _, name = key.rpartition(".")
@@ -137,74 +276,13 @@ def load_run(directory):
         ) from None
 
 
-def append_history(run, row):
-    """Adds a row (a dict with "step") to history.csv in place of any of the same or a later
-    step."""
-    rows = [there for there in read_history(run) if there["step"] < row["step"]] + [row]
-    columns = dict.fromkeys(name for there in rows for name in there)  # not every row has them all
-    with (
-        atomic_path(run.directory / HISTORY) as partial,
-        open(partial, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_history(run):
-    """The rows of history.csv: dicts of numbers, oldest first."""
-    path = run.directory / HISTORY
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [
-            {key: float(value) for key, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
-    return [row | {"step": int(row["step"])} for row in rows]
-
-
-def held_out_losses(run, step):
-    """The losses of the held-out evaluations up to a step, oldest first."""
-    return [
-        row["val_loss"] for row in read_history(run) if "val_loss" in row and row["step"] <= step
-    ]
-
-
-def lacks_evaluation(run, step):
-    """Whether a held-out evaluation was due after so many steps, and a stop came before it was in
-    the history."""
-    due = step > 0 and (step % run.pretraining.evaluate_every == 0 or step == run.pretraining.steps)
-    return due and not any(row["step"] == step and "val_loss" in row for row in read_history(run))
-
-
-def save_records(run, manifest):
-    """Writes of which records the run is trained: how they were made and what was counted, without
-    their files."""
-    write_json(
-        run.directory / RECORDS,
-        {"config": dataclasses.asdict(manifest.config), "counts": manifest.counts},
-    )
-
-
-def read_records(run):
-    """What `save_records` wrote; an empty dict where it is not there."""
-    path = run.directory / RECORDS
-    return read_json(path, "the records of a run") if path.exists() else {}
-
-
-def save_results(run, step, results):
-    """Writes that a run ended after so many steps, with its held-out results (None where there is
-    no held-out split)."""
-    write_json(run.directory / RESULTS, {"step": step, "held_out": results})
-
-
-def read_results(run):
-    """The held-out results of a finished run."""
-    return read_json(run.directory / RESULTS, "the results of a finished run")["held_out"]
-
-
-def is_finished(run, step):
-    """Whether the run has come to its end, after so many steps."""
-    path = run.directory / RESULTS
-    return path.exists() and read_json(path, "the results of a finished run").get("step") == step
+def _with_defaults(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of config.json, with a default for each that its release did not know yet."""
+    fields = with_defaults(fields, BertConfig, "bert.")
+    fields = with_defaults(fields, PretrainingConfig, "pretraining.")
+    own = {
+        field.name: field.default
+        for field in dataclasses.fields(Run)
+        if field.default is not dataclasses.MISSING
+    }
+    return own | fields

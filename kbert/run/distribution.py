@@ -1,16 +1,24 @@
 """Names of ways to share out training, to what runs on the machine; and the batches that each
 device gets."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from kbert.config import STRATEGIES
+from kbert.run.errors import one_line
 from tfrecords import InputError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class Devices:
@@ -22,27 +30,33 @@ class Devices:
         is_chief: Whether this is the process that writes; the only one but for multi-worker.
     """
 
-    def __init__(self, name, num_replicas, strategy=None, is_chief=True):
+    def __init__(
+        self,
+        name: str,
+        num_replicas: int,
+        strategy: tf.distribute.Strategy | None = None,
+        is_chief: bool = True,
+    ) -> None:
         self.name = name
         self.num_replicas = num_replicas
         self.is_chief = is_chief
         self._strategy = strategy
 
-    def scope(self):
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
         """The context to make and compile the model in."""
         return contextlib.nullcontext() if self._strategy is None else self._strategy.scope()
 
-    def check_same_step(self, step):
+    def check_same_step(self, step: int) -> None:
         """Makes sure that all workers go on from the same step.
 
         Raises:
             InputError: They do not.
         """
-        if self.name != "multi-worker":
+        if self.name != "multi-worker" or self._strategy is None:
             return
         import tensorflow as tf
 
-        def sums():
+        def sums() -> tf.Tensor:
             return tf.distribute.get_replica_context().all_reduce(
                 tf.distribute.ReduceOp.SUM, tf.constant(step, tf.int64)
             )
@@ -58,8 +72,9 @@ class Devices:
             )
 
 
-def devices_of(strategy):
-    """The Devices of a strategy's name.
+def devices_of(strategy: str) -> Devices:
+    """The Devices of a strategy's name. With several workers this must come before anything else
+    that TensorFlow computes: their collective operations are set up at its start.
 
     Raises:
         InputError: There is no such strategy, or the machine or TF_CONFIG does not offer it.
@@ -81,7 +96,7 @@ def devices_of(strategy):
     )
 
 
-def _jax_devices(strategy):
+def _jax_devices(strategy: str) -> Devices:
     import jax
 
     count = jax.device_count()
@@ -101,12 +116,14 @@ def _jax_devices(strategy):
     return Devices("mirrored" if strategy == "auto" else strategy, count)
 
 
-def _tensorflow_devices(strategy):
+def _tensorflow_devices(strategy: str) -> Devices:
     import tensorflow as tf
 
-    if strategy == "multi-worker":
-        _cluster(required=True)
-    if strategy == "auto":
+    # MultiWorkerMirroredStrategy returns the values of each replica where there is one worker, and
+    # their means where there are several; a single worker needs none of it.
+    if strategy == "multi-worker" and len(_cluster(required=True)) == 1:
+        strategy = "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one"
+    elif strategy == "auto":
         if in_cluster():
             strategy = "multi-worker"
         elif os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE"):
@@ -129,7 +146,7 @@ def _tensorflow_devices(strategy):
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
             raise InputError(
                 "Expected to listen at this worker's address in TF_CONFIG and to reach the others. "
-                f"Received: {' '.join(str(error).split())[:300]}."
+                f"Received: {one_line(error, 300)}."
             ) from None
     else:
         try:
@@ -140,15 +157,13 @@ def _tensorflow_devices(strategy):
             )
             tf_strategy = tf.distribute.TPUStrategy(resolver)
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"Expected a TPU. Received: none ({' '.join(str(error).split())[:200]})."
-            ) from None
+            raise InputError(f"Expected a TPU. Received: none ({one_line(error)}).") from None
     is_chief = strategy != "multi-worker" or tf_strategy.cluster_resolver.task_id == 0
     return Devices(strategy, tf_strategy.num_replicas_in_sync, tf_strategy, is_chief)
 
 
 @contextlib.contextmanager
-def _signals_end_at_once():
+def _signals_end_at_once() -> Iterator[None]:
     """Lets SIGTERM and Ctrl-C end the process while it waits for the other workers in C++, where
     Python would not hear them."""
     if threading.current_thread() is not threading.main_thread():
@@ -164,7 +179,7 @@ def _signals_end_at_once():
             signal.signal(number, handler)
 
 
-def in_cluster():
+def in_cluster() -> bool:
     """Whether TF_CONFIG names several workers.
 
     Raises:
@@ -178,7 +193,7 @@ _TF_CONFIG = (
 )
 
 
-def _cluster(required):
+def _cluster(required: bool) -> list[str]:
     """The addresses of the workers in TF_CONFIG."""
     text = os.environ.get("TF_CONFIG")
     if not text:
@@ -204,12 +219,12 @@ def _cluster(required):
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"Expected TF_CONFIG such as {_TF_CONFIG}. "
-            f"Received: {' '.join(text.split())[:200]} ({type(error).__name__}: {error})."
+            f"Received: {one_line(text)} ({type(error).__name__}: {error})."
         ) from None
     return workers
 
 
-def check_shares(batch_size, replicas, accumulate):
+def check_shares(batch_size: int, replicas: int, accumulate: int) -> None:
     """Raises InputError if a batch cannot be shared out evenly over replicas and their
     micro-batches."""
     shares = replicas * accumulate
@@ -222,7 +237,9 @@ def check_shares(batch_size, replicas, accumulate):
         )
 
 
-def batches_for(model, make):
+def batches_for(
+    model: keras.Model, make: Callable[[tf.distribute.InputContext | None], tf.data.Dataset]
+) -> tf.data.Dataset:
     """The batches of a model's devices: what `make(input_context)` returns, or `make(None)` where
     there is one input pipeline that all devices share.
 

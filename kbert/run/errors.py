@@ -1,16 +1,36 @@
-"""What stops a run: the error that says so, and what TensorFlow's and JAX's errors mean in one
-line."""
+"""What ends a run: its error, and what TensorFlow's and JAX's own errors mean, in one line."""
+
+from __future__ import annotations
 
 import contextlib
+import pathlib
 import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from tfrecords import InputError
+
+if TYPE_CHECKING:
+    from tfrecords.schema import Manifest
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step and what is safe."""
+    """Training cannot go on. The message is one line: what happened, at which step, what is safe
+    and what to do."""
 
 
-def is_out_of_memory(error):
-    """Whether Python, TensorFlow or JAX say so, each in its own class of error."""
+def one_line(text: object, limit: int = 200) -> str:
+    """The beginning of a text or of an error's message, without its line breaks.
+
+    >>> one_line(ValueError("no\\n  device"), limit=6)
+    'no dev'
+    """
+    return " ".join(str(text).split())[:limit]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; Python, TensorFlow and JAX each have a class of
+    their own for it."""
     return (
         isinstance(error, MemoryError)
         or "ResourceExhausted" in type(error).__name__
@@ -19,9 +39,16 @@ def is_out_of_memory(error):
 
 
 @contextlib.contextmanager
-def one_line_errors(devices):
-    """Turns into one line what TensorFlow says when another worker is gone, and what is said when
-    memory runs out."""
+def one_line_errors(strategy: str) -> Iterator[None]:
+    """Replaces TensorFlow's stack of messages by one line where another worker has ended, and where
+    memory ran out.
+
+    Args:
+        strategy: The name of the strategy, as of Devices.
+
+    Raises:
+        TrainingError: One of the two happened; any other error passes through.
+    """
     import tensorflow as tf
 
     try:
@@ -32,22 +59,59 @@ def one_line_errors(devices):
         tf.errors.InternalError,
         tf.errors.CancelledError,
         tf.errors.DeadlineExceededError,
-        tf.errors.FailedPreconditionError,  # a worker that was started again meets one that was not
+        tf.errors.FailedPreconditionError,  # a restarted worker meets one that was not restarted
     ) as error:
-        if devices.name != "multi-worker":
+        if strategy != "multi-worker":
             raise
-        # What happened is one line among those of a stack.
+        # The reason is one line among those of a stack.
         reason = re.search(r"aborted by: (.+)", error.message)
-        said = reason[1] if reason else " ".join(error.message.split())[:200]
+        said = reason[1] if reason else one_line(error.message)
         raise TrainingError(
-            f"Expected all workers to live. Received: the end of another ({said}); start all of "
-            "them again, the run continues."
+            f"Another worker has ended ({said}). Start all workers again; the run continues from "
+            "its last checkpoint."
         ) from None
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise TrainingError(
-            "Expected memory for a step. Received: too little; take --accumulate, which works on a "
-            "batch in parts, "
-            "--recompute, or a smaller --batch-size."
+            "Out of memory in a training step. Try --accumulate N (micro-batches), --recompute "
+            "(gradient checkpointing), or a smaller --batch-size."
         ) from None
+
+
+@contextlib.contextmanager
+def damaged_shards_named(
+    manifest: Manifest, save: Callable[[], pathlib.Path | None]
+) -> Iterator[None]:
+    """Names the shard that was damaged while a run read it, after saving a checkpoint.
+
+    TensorFlow tells the offset of a damaged record but not its file, so the shards are hashed again
+    to find it. The model has had no part of the batch that could not be read.
+
+    Args:
+        manifest: Of the records.
+        save: Saves a checkpoint and returns its path, or None if it could not be written.
+
+    Raises:
+        TrainingError: A shard is damaged; an error with other causes passes through.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except (
+        tf.errors.DataLossError,  # a wrong checksum, or a file that ends in a record
+        tf.errors.InvalidArgumentError,  # a record that is no tf.train.Example
+        tf.errors.NotFoundError,
+        tf.errors.OutOfRangeError,
+    ):
+        try:
+            manifest.verify()
+        except (InputError, OSError) as damage:
+            path = save()
+            saved = "no checkpoint could be saved" if path is None else f"saved {path}"
+            raise TrainingError(
+                f"A shard was damaged during training; {saved}. {one_line(damage, 1000)} With the "
+                "same records in place, run the same command again to continue."
+            ) from None
+        raise

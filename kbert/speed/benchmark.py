@@ -17,6 +17,7 @@ from kbert.config import BertConfig, PretrainingConfig
 from kbert.model.bert import pretraining_model
 from kbert.run.distribution import Devices, batches_for, check_shares, devices_of, in_cluster
 from kbert.run.errors import is_out_of_memory
+from kbert.run.progress import duration
 from kbert.speed.machine import (
     available_memory,
     device_kind,
@@ -294,7 +295,7 @@ class _Table:
             f"{measurement.matrix_product_share:.0%} of "
             f"{measurement.matrix_product_rate / 1e9:,.0f} GFLOP/s",
             f"{measurement.peak_memory / 1e6:,.0f} MB",
-            _duration(self._steps * measurement.step_seconds),
+            duration(self._steps * measurement.step_seconds),
         )
 
     def out_of_memory(self, batch_size: int) -> None:
@@ -304,14 +305,3 @@ class _Table:
         """Prints the first cells of a row."""
         pairs = zip(cells, self._widths.values(), strict=False)
         self.line("  ".join(text.rjust(width) for text, width in pairs))
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> [_duration(seconds) for seconds in (42, 600, 15_000, 700_000)]
-    ['42 seconds', '10.0 minutes', '4.2 hours', '8.1 days']
-    """
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} seconds"

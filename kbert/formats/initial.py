@@ -1,0 +1,83 @@
+"""What a run starts from, and whether it fits the records."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import warnings
+
+from kbert.config import BertConfig, PretrainingConfig
+from kbert.formats.load_and_save import load
+from kbert.formats.pretrained import Pretrained
+from kbert.objectives import objectives_of
+from kbert.run.checkpoints import list_checkpoints
+from kbert.run.directory import CONFIGURATION, Run, load_run
+from kbert.run.evaluation import check_length
+from tfrecords import InputError, Vocabulary
+from tfrecords.schema import Manifest
+
+
+def initial_model(
+    init_from: Pretrained | str | os.PathLike[str] | None, output: str | os.PathLike[str]
+) -> Pretrained | Run | None:
+    """The model that a run starts from. Where it has moved, the run itself if that has begun with
+    one: its checkpoints hold all that training needs."""
+    if init_from is None or isinstance(init_from, Pretrained):
+        return init_from
+    if not pathlib.Path(init_from).exists() and (pathlib.Path(output) / CONFIGURATION).is_file():
+        run = load_run(output)
+        if run.initial_sha256 is not None and list_checkpoints(run.checkpoints):
+            return run
+    return load(init_from)
+
+
+def initial_sha256(initial: Pretrained | Run | None) -> str | None:
+    if isinstance(initial, Run):
+        return initial.initial_sha256
+    return None if initial is None else initial.sha256
+
+
+def check_initial(
+    initial: Pretrained, bert: BertConfig, vocabulary: Vocabulary, manifest: Manifest
+) -> None:
+    """Raises InputError if a model of this configuration, on these records, cannot start from a
+    Pretrained."""
+    if initial.vocabulary != vocabulary:
+        raise InputError(
+            f"Expected records with the vocabulary of {initial.source}, "
+            f"{initial.vocabulary.sha256[:12]}. Received: {manifest.directory}, made with "
+            f"{vocabulary.sha256[:12]}; make them with that of {initial.source}."
+        )
+    cased = bool(manifest.config and manifest.config.cased)
+    if initial.cased != cased:
+        casing = {True: "cased", False: "uncased"}
+        there, here = casing[bool(initial.cased)], casing[cased]
+        raise InputError(
+            f"Expected {there} records, as {initial.source} is. Received: {here} ones in "
+            f"{manifest.directory}; make them with --{there}."
+        )
+    for objective in objectives_of(initial.pairs):
+        before, now = (objective.titles.get(pairs) for pairs in (initial.pairs, manifest.pairs))
+        if now not in (None, before):
+            warnings.warn(f"The head of {before} now learns {now}.", stacklevel=3)
+    if differences := initial.shape_differences(bert):
+        what = "; ".join(
+            f"{name}: {here!r} there, {there!r} here" for name, (here, there) in differences.items()
+        )
+        raise InputError(f"Expected a model as in {initial.source}. Received another: {what}.")
+
+
+def check_fit(bert: BertConfig, pretraining: PretrainingConfig, manifest: Manifest) -> None:
+    """Raises InputError if the records do not fit the model or its objectives."""
+    check_length(manifest, bert.max_positions)
+    if manifest.vocabulary_size != bert.vocabulary_size:
+        raise InputError(
+            f"Expected a model with the {manifest.vocabulary_size} tokens of the vocabulary of "
+            f"{manifest.directory}. Received: vocabulary_size={bert.vocabulary_size}."
+        )
+    if manifest.pairs == "none" and pretraining.nsp_weight != PretrainingConfig.nsp_weight:
+        raise InputError(
+            "Expected no nsp_weight for records of single segments, as those in "
+            f"{manifest.directory}. Received: {pretraining.nsp_weight}; leave it at "
+            f"{PretrainingConfig.nsp_weight}."
+        )

@@ -1,0 +1,126 @@
+"""What a run prints: a progress bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+
+from kbert.run.history import figures_of
+from kbert.run.pace import Logs, Pace, Timer
+
+_FIRST_LINE = 10.0
+_LINES = 60.0
+"""Seconds between lines where there is no terminal: short at first, when a mistake shows."""
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> [duration(seconds) for seconds in (42, 600, 15_000, 700_000)]
+    ['42 seconds', '10.0 minutes', '4.2 hours', '8.1 days']
+    """
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """A progress bar up to each evaluation, with the few figures that fit into a line.
+
+    Keras' own ProgbarLogger counts from 0 in every epoch and prints all metrics, which takes more
+    than a line (keras/src/callbacks/progbar_logger.py, Keras 3.15).
+
+    Args:
+        pace: The Pace of the run.
+        steps: The step that training ends with.
+        weights: The weights of the objectives' losses, by objective.
+    """
+
+    def __init__(self, pace: Pace, steps: int, weights: dict[str, float]) -> None:
+        super().__init__()
+        self._pace = pace
+        self._steps = steps
+        self._weights = weights
+        self._bar = keras.utils.Progbar(None)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        assert self.params is not None  # `fit` sets them
+        interval = self.params["steps"]
+        stop = self._pace.step + interval
+        print(f"step {self._pace.step:,} to {stop:,} of {self._steps:,}")
+        # With stateless_metrics=None the bar would print means of means.
+        self._bar = keras.utils.Progbar(interval, stateless_metrics=())
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        figures = figures_of(logs or {}, self._weights)
+        last = batch + 1 == self._bar.target
+        self._bar.update(batch + 1, list(figures.items()), finalize=last)
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        figures = figures_of(logs or {}, self._weights)
+        validation = [
+            f"{name.removeprefix('val_')}: {value:.4f}"
+            for name, value in figures.items()
+            if name.startswith("val_")
+        ]
+        if validation:
+            print(f"validation - {' - '.join(validation)}")
+
+
+class Lines(keras.callbacks.Callback):
+    """A line or two at every evaluation; with `between` also one after the first update and one
+    every so often from then on, since a log that stays empty looks like a run that hangs.
+
+    Args:
+        pace: The Pace of the run.
+        steps: The step that training ends with.
+        weights: The weights of the objectives' losses, by objective.
+        speed: Says in words how fast so many sequences per second are.
+        between: Whether to print lines between evaluations, and figures: for where no bar shows
+            them.
+    """
+
+    def __init__(
+        self,
+        pace: Pace,
+        steps: int,
+        weights: dict[str, float],
+        *,
+        speed: Callable[[float], str],
+        between: bool,
+    ) -> None:
+        super().__init__()
+        self._pace = pace
+        self._steps = steps
+        self._weights = weights
+        self._speed = speed
+        self._between = between
+        self._timer: Timer | None = None
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if not self._between:
+            return
+        if self._timer is None:
+            # The first update takes as long as the compilation: no rate follows from it.
+            self._timer = Timer(_FIRST_LINE, _LINES)
+            print(self._where(logs), flush=True)
+        elif self._timer.is_due():
+            print(f"{self._where(logs)}; {self._rate()}", flush=True)
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        print(f"{self._where(logs)}\n  {self._rate()}", flush=True)
+
+    def _where(self, logs: Logs) -> str:
+        figures = figures_of(logs or {}, self._weights)
+        shown = [
+            f"{name} {value:.4f}"
+            for name, value in figures.items()
+            if name not in ("loss", "val_loss")
+        ]
+        where = f"step {self._pace.step:,} of {self._steps:,}"
+        return f"{where}: {', '.join(shown)}" if self._between else where
+
+    def _rate(self) -> str:
+        left = duration(self._pace.seconds_left(self._steps))
+        return f"{self._speed(self._pace.sequences_per_second)}; {left} left"
