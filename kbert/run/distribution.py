@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kbert.config import STRATEGIES
-from kbert.run.errors import one_line
-from tfrecords import InputError
+from tfrecords.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import tensorflow as tf

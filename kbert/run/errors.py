@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from tfrecords import InputError
+from tfrecords.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from tfrecords.schema import Manifest
@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 class TrainingError(RuntimeError):
     """Training cannot go on. The message is one line: what happened, at which step, what is safe
     and what to do."""
-
-
-def one_line(text: object, limit: int = 200) -> str:
-    """The beginning of a text or of an error's message, without its line breaks.
-
-    >>> one_line(ValueError("no\\n  device"), limit=6)
-    'no dev'
-    """
-    return " ".join(str(text).split())[:limit]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
