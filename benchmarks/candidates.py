@@ -67,7 +67,7 @@ def kbert(arguments: argparse.Namespace, batch: Arrays) -> Training:
 
 
 def keras_hub(arguments: argparse.Namespace, batch: Arrays, jit_compile: bool) -> Training:
-    """KerasHub's encoder and masked language modelling head, with the losses and metrics of kbert."""
+    """KerasHub's encoder and masked language modelling head, with kbert's losses and metrics."""
     import keras
     import keras_hub
 
@@ -75,8 +75,8 @@ def keras_hub(arguments: argparse.Namespace, batch: Arrays, jit_compile: bool) -
 
     if arguments.attention_dropout != 0.1:
         sys.exit(
-            "keras_hub has no separate dropout for attention: leave it out of --candidates, or leave "
-            "out --attention-dropout."
+            "keras_hub has no separate dropout for attention: leave it out of --candidates, or "
+            "leave out --attention-dropout."
         )
     bert = bert_of(arguments)
     keras.config.set_dtype_policy(policy_of(arguments))
@@ -198,8 +198,8 @@ def transformers(arguments: argparse.Namespace, batch: Arrays, compiled: bool) -
 
 
 def labels_at_all_positions(batch: Arrays) -> np.ndarray:
-    """The labels as `transformers` takes them, int32 [B, S]: the original token at every position to
-    predict, and NOT_MASKED elsewhere."""
+    """The labels as `transformers` takes them, int32 [B, S]: the original token at every position
+    to predict, and NOT_MASKED elsewhere."""
     import numpy as np
 
     labels = np.full_like(batch["token_ids"], NOT_MASKED)

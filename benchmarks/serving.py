@@ -39,7 +39,7 @@ FillMask = Callable[[str], Sequence[object]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="How long it takes to answer one short text, next to `transformers` and PyTorch."
+        description="Time to answer one short text, next to `transformers` and PyTorch."
     )
     parser.add_argument("--sizes", nargs="+", default=["tiny", "mini", "base"], choices=list(SIZES))
     parser.add_argument("--vocabulary-size", type=int, default=8000)

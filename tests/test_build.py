@@ -564,8 +564,8 @@ def test_output_that_is_a_file_is_refused(tmp_path, corpus, vocabulary, config, 
             "one\ntwo\nthree\n",
             0.0,
             1,
-            r"Next sentence prediction .* expected at least 2 documents\. Received: 1; separate the "
-            r"documents with empty lines, or "
+            r"Next sentence prediction .* expected at least 2 documents\. Received: 1; separate "
+            r"the documents with empty lines, or "
             r"choose --pairs sop or --pairs none, for which one is enough\.$",
         ),
         (

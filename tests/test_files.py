@@ -246,7 +246,8 @@ def test_fields_of_a_newer_release_are_named(tmp_path, refused):
     claim_newer(tmp_path, seed=7)
     with refused(
         r"Expected a configuration that this release knows in .*job\.json\. Received: the fields "
-        r"job\.passes, job\.rounds, job\.shape, which a newer release wrote; upgrade or name another"
+        r"job\.passes, job\.rounds, job\.shape, which a newer release wrote; upgrade or name "
+        r"another"
     ):
         claim_directory(tmp_path, {"kind": "a job", "job.seed": 7, "job.rate": 0.5}, "job.json")
 

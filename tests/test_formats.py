@@ -290,7 +290,10 @@ def test_what_is_no_model_is_refused(tmp_path, name):
     (tmp_path / "other" / "config.json").write_text('{"kind": "something else"}')
     with pytest.raises(
         InputError,
-        match=rf"Expected a run by 'kbert pretrain' or a BERT in .* at .*{name}\. Received: neither\.",
+        match=(
+            r"Expected a run by 'kbert pretrain' or a BERT in .* at "
+            rf".*{name}\. Received: neither\."
+        ),
     ):
         load(tmp_path / name)
 

@@ -325,7 +325,10 @@ def test_what_is_not_berts_is_left_out_and_said(foreign, tmp_path):
     (tmp_path / "bert" / "vocab.txt").write_text(load(path).vocabulary.text)
     with pytest.warns(
         UserWarning,
-        match=r"^2 weights in .*bert do not belong to BERT and are ignored, such as classifier\.bias\.$",
+        match=(
+            r"^2 weights in .*bert do not belong to BERT and are ignored, such as "
+            r"classifier\.bias\.$"
+        ),
     ):
         loaded = load(tmp_path / "bert")
     expected = from_transformers(whole.state_dict(), 2)

@@ -172,7 +172,7 @@ def test_a_file_imports_only_files_above_it(module):
 
 
 def room_of(module):
-    """A wing, which is a folder below a package, or the file itself where it stands in the package."""
+    """A wing, which is a folder below a package, or the file itself where it is in the package."""
     parts = module.split(".")
     return ".".join(parts[:2]) if len(parts) > 2 else module
 

@@ -166,8 +166,8 @@ _EVALUATION = "Evaluation and checkpoints"
     metavar=f"[{'|'.join(STRATEGIES)}]",
     default=STRATEGIES[0],
     section=DEVICES,
-    help="Devices to train on: one, all GPUs (mirrored), the processes of TF_CONFIG, or a TPU. They "
-    "share each batch.",
+    help="Devices to train on: one, all GPUs (mirrored), the processes of TF_CONFIG, or a TPU. "
+    "They share each batch.",
 )
 @option(
     "--precision",

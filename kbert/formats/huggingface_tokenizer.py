@@ -40,8 +40,8 @@ def write_tokenizer(pretrained: Pretrained, directory: pathlib.Path) -> None:
 
 
 def _tokenizer(pretrained: Pretrained) -> tokenizers.Tokenizer:
-    """The tokenizer of the library `tokenizers` that gives the same ids. Unlike kbert's own it finds
-    special tokens such as [MASK] in texts, as users of `transformers` expect."""
+    """The tokenizer of the library `tokenizers` that gives the same ids. Unlike kbert's own it
+    finds special tokens such as [MASK] in texts, as users of `transformers` expect."""
     import tokenizers
 
     from tfrecords.tokenizer import MAX_WORD_CHARACTERS  # loads tensorflow_text
@@ -125,8 +125,8 @@ def read_tokenizer(path: pathlib.Path) -> tuple[Vocabulary, bool | None, float]:
 
 
 def _check_configuration(fields: dict[str, Any], lowercase: bool, path: pathlib.Path) -> None:
-    """Raises InputError unless tokenizer_config.json describes BERT's tokenization, in which accents
-    go together with upper case. Fields that are absent have BERT's values."""
+    """Raises InputError unless tokenizer_config.json describes BERT's tokenization, in which
+    accents go together with upper case. Fields that are absent have BERT's values."""
     longest = fields.get("model_max_length")
     for name, accepted in {
         "tokenizer_class": (None, *_CLASSES),

@@ -24,7 +24,7 @@ EXPORT_FORMATS = ("saved-model", "keras-hub", "huggingface", "google")
 """The formats that a model can be exported to, each by the NAME of its module."""
 
 CONFIGURATION = "config.json"
-"""The configuration of KerasHub, of Hugging Face's libraries and of a run: its fields tell which."""
+"""The configuration of KerasHub, of Hugging Face's libraries and of a run, told apart by fields."""
 
 
 def configuration_at(path: pathlib.Path) -> dict[str, Any]:

@@ -118,8 +118,8 @@ class TextModel(tf.Module):
             least 1; slots beyond a text's own number hold 0 and "". A [MASK] that was cut off with
             the end of its text has no answer.
         """
-        # Texts are split at the literal, since the tokenizer takes "[MASK]" for ordinary characters,
-        # as in training; the ids of the masks are put between the parts afterwards:
+        # Texts are split at the literal, since the tokenizer takes "[MASK]" for ordinary
+        # characters, as in training; the ids of the masks are put between the parts afterwards:
         #
         #     "ba [MASK] be" -> ["ba ", " be"] -> [[ba, mask], [be, mask]] -> [ba, mask, be]
         parts = tf.strings.split(texts, MASK)
@@ -198,8 +198,8 @@ class TextModel(tf.Module):
     def _pack(
         self, first: tf.RaggedTensor, second: tf.RaggedTensor | None = None
     ) -> dict[str, tf.Tensor]:
-        """The model's inputs for ragged ids (int32 [B, None]): [CLS] first [SEP], cut to S, or [CLS]
-        first [SEP] second [SEP], which must be short enough; padded to the longest."""
+        """The model's inputs for ragged ids (int32 [B, None]): [CLS] first [SEP], cut to S, or
+        [CLS] first [SEP] second [SEP], which must be short enough; padded to the longest."""
         num_texts = first.nrows()
 
         def column(token_id: int) -> tf.RaggedTensor:

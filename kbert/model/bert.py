@@ -36,8 +36,8 @@ def pretraining_model(config, *, seed=0, dtype="float32", pairs="nsp", recompute
     Returns:
         A Pretrainer, a functional keras.Model. Inputs: a dict of token_ids, segment_ids,
         padding_mask (int32 [B, S]) and mask_positions (int32 [B, P]). Outputs: a dict of logits,
-        mlm (float32 [B, P, V]) and, unless pairs is "none", nsp (float32 [B, 2]; class 0 = B follows A,
-        1 = B is random, or both are swapped).
+        mlm (float32 [B, P, V]) and, unless pairs is "none", nsp (float32 [B, 2]; class 0 = B
+        follows A, 1 = B is random, or both are swapped).
     """
     objectives = objectives_of(pairs)
     reads_cls = any(objective.reads_cls for objective in objectives)

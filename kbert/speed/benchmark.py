@@ -110,8 +110,8 @@ def benchmark(
     micro_batches = f"; {accumulate} micro-batches" if accumulate > 1 else ""
     table = _Table(sequence_length, steps, verbose)
     table.line(
-        f"{bert.num_layers} layers of {bert.hidden_size}, {model.count_params() / 1e6:,.1f} million "
-        f"weights; S = {sequence_length}, P = {max_predictions}, V = {bert.vocabulary_size:,}; "
+        f"{bert.num_layers} layers of {bert.hidden_size}, {model.count_params() / 1e6:,.1f} million"
+        f" weights; S = {sequence_length}, P = {max_predictions}, V = {bert.vocabulary_size:,}; "
         f"{precision}{micro_batches}"
     )
     table.line(f"{keras.backend.backend()} on {devices.num_replicas} {device_kind()}")

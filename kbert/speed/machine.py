@@ -113,8 +113,8 @@ def peak_memory() -> int:
 
 
 def available_memory() -> float:
-    """The bytes available in the first device's memory, or in this machine's if it has none of its own;
-    infinity if unknown."""
+    """The bytes available in the first device's memory, or in this machine's if it has none of its
+    own; infinity if unknown."""
     if keras.backend.backend() == "jax":
         import jax
 

@@ -1,5 +1,5 @@
-"""What a training step of a model needs on a TPU: compiled by the TPU's own compiler, without a TPU,
-and never run."""
+"""What a training step of a model needs on a TPU: compiled by the TPU's own compiler, without a
+TPU, and never run."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ class Plan:
 
     @property
     def utilization(self) -> float:
-        """Model FLOP utilization (MFU), the share of the chips' peak rate that goes into the model's matrix products (Chowdhery
-        et al. 2022, appendix B)."""
+        """Model FLOP utilization (MFU), the share of the chips' peak rate that goes into
+        the model's matrix products (Chowdhery et al. 2022, appendix B)."""
         return self.sequences_per_second * self.model_flops / (self.chips * self.chip.flops)
 
 
