@@ -85,7 +85,7 @@ def benchmark(
     kbert.benchmark(bert, batch_sizes=batch_sizes or None, **options)
 
 
-@click.command(cls=Command, short_help="Compile a training step for a TPU, without one.")
+@click.command(cls=Command, short_help="Compile a training step for a TPU you do not have.")
 @option("--size", default=DEFAULT_SIZE, section=MODEL, help=SIZES_HELP)
 @option(
     "--vocabulary-size",
@@ -119,7 +119,7 @@ def benchmark(
     "--steps",
     type=int,
     section=OPTIMISATION,
-    help="Also estimate how long so many updates take.",
+    help="Also estimate how long this many updates take.",
 )
 @option(
     "--topology",

@@ -141,7 +141,7 @@ _EVALUATION = "Evaluation and checkpoints"
     of=PretrainingConfig,
     show_default="never",
     section=_EVALUATION,
-    help="Stop after so many evaluations without a lower loss.",
+    help="Stop after this many evaluations without a lower loss.",
 )
 @option(
     "--checkpoint-every",
