@@ -549,7 +549,7 @@ def test_too_few_records_are_refused(files, records, refused):
     assert numbers(read(files, batch_size=37))[0] != list(range(1, 38))
     with refused(
         r"Expected at least 38 records in the split 'train' of .*\. Received: 37; make more "
-        r"records or smaller"
+        r"records or take a smaller batch size"
     ):
         read(files, batch_size=38)
     with refused(r"Expected at least 1 records in the split 'validation' of .*\. Received: 0;"):
