@@ -1,13 +1,15 @@
 """The losses and the metrics on logits that are given, against NumPy."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from kbert.objectives import objectives_of
+from kbert.step.objective import CrossEntropy, WeightedMean, hits, pretraining_objective
 from kbert.step.objective import cross_entropies as our_cross_entropies
-from kbert.step.objective import hits, pretraining_objective
 from kbert.step.optimizers import BertAdamW, BertLamb, WarmupDecay
 from kbert.step.pretrainer import Pretrainer
 
@@ -243,3 +245,37 @@ def test_of_equal_logits_the_first_counts():
     logits = np.array([[1, 3, 3, 0], [3, 3, 3, 3], [0, 1, 2, 3]], np.float32)
     for labels in ([1, 0, 3], [2, 1, 0], [0, 2, 2]):
         np.testing.assert_array_equal(hits(np.array(labels), logits), logits.argmax(-1) == labels)
+
+
+def test_labels_and_weights_of_one_column_count_as_without_it():
+    # As the Model Garden's loader, FixedLenFeature([1]) and tables give them. Broadcast to B x B,
+    # they would teach the head nothing.
+    x, y, weights = batch(0)
+    whole = evaluate(logits_model(), [(x, y, weights)])
+    labels = y | {"nsp": y["nsp"][:, None]}
+    for weight in (weights["nsp"], weights["nsp"][:, None]):
+        logs = evaluate(logits_model(), [(x, labels, weights | {"nsp": weight})])
+        assert logs == whole
+    np.testing.assert_array_equal(
+        our_cross_entropies(labels["nsp"], x["nsp_logits"]),
+        our_cross_entropies(y["nsp"], x["nsp_logits"]),
+    )
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (4,), (1, 5), (), (5, 1, 1)])
+def test_labels_and_logits_that_do_not_belong_together_are_refused(shape, refused):
+    labels, logits = np.zeros(shape, np.int32), np.zeros((5, 2), np.float32)
+    for function in (our_cross_entropies, hits):
+        with refused(
+            rf"^Expected labels of shape \(5,\), one for each row of the logits \(5, 2\)\. "
+            rf"Received: {re.escape(str(shape))}\.$"
+        ):
+            function(labels, logits)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 2), (5,), (3,), (5, 1)])
+def test_weights_of_another_shape_than_the_labels_are_refused(shape, refused):
+    labels, logits = np.zeros((5, 3), np.int32), np.zeros((5, 3, 11), np.float32)
+    for made in (CrossEntropy(), WeightedMean(hits)):
+        with refused(r"^Expected weights of shape \(5, 3\)"):
+            made(labels, logits, np.ones(shape, np.float32))

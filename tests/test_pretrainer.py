@@ -1,8 +1,10 @@
 """The training step: the same on one device and on many, in one part and in several, compiled or
 not, on both backends."""
 
+import ast
 import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from model_fixtures import ROOT, random_batch, randomize, tiny_config, values_of
 
 from kbert.model.bert import pretraining_model
 from kbert.step.micro_batches import split_batch
-from kbert.step.objective import balanced_weights, pretraining_objective
+from kbert.step.objective import balanced_weights, pretraining_objective, weight_sums
 from kbert.step.pretrainer import Pretrainer
 
 pytest_plugins = ["model_fixtures"]
@@ -254,12 +256,17 @@ def test_balanced_weights_are_of_the_whole_batch():
     np.testing.assert_array_equal(alone["mlm"], [[2, 2, 0], [2, 0, 0]])
     np.testing.assert_array_equal(alone["nsp"], [1, 1])
     # Another replica has six masked tokens where this one has three: 12 slots of weight 9.
-    shared = balanced_weights(
-        weight, replicas=2, all_reduce=lambda sums: sums + np.array([6, 2], np.float32)
-    )
+    sums = weight_sums(weight)
+    np.testing.assert_array_equal(sums, [3, 2])
+    shared = balanced_weights(weight, sums + np.array([6, 2], np.float32), replicas=2)
     np.testing.assert_allclose(shared["mlm"], np.array([[1, 1, 0], [1, 0, 0]]) * 12 / 9, rtol=1e-6)
     np.testing.assert_array_equal(shared["nsp"], [1, 1])
     assert balanced_weights(None) is None
+    # As lists, as one array for all outputs, and with outputs that have none.
+    listed = balanced_weights([weight["mlm"], None])
+    np.testing.assert_array_equal(listed[0], alone["mlm"])
+    assert listed[1] is None
+    np.testing.assert_array_equal(balanced_weights(weight["mlm"]), alone["mlm"])
 
 
 def test_micro_batches_take_turns_in_the_rows():
@@ -343,20 +350,159 @@ def test_steps_per_execution_makes_no_difference():
         )
 
 
-def test_keras_still_has_what_is_overridden_here():
-    # What tensorflow_step.py replaces or relies on: where Keras changes it, this says so.
-    from keras.src.backend.tensorflow import trainer
-    from keras.src.optimizers.base_optimizer import BaseOptimizer
+@pytest.fixture(scope="module", params=["tensorflow", "jax"])
+def beside_keras(request):
+    """What pretrainer_beside_keras.py says of each of its cases, on one backend."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "pretrainer_beside_keras.py")],
+        env=os.environ
+        | {
+            "KERAS_BACKEND": request.param,
+            "PYTHONPATH": str(ROOT),
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
-    for name in (
-        "_maybe_symbolic_build",
-        "_symbolic_build",
-        "_make_function",
-        "compute_loss",
-        "compute_metrics",
-    ):
-        assert hasattr(trainer.TensorFlowTrainer, name)
-    for name in ("_clip_gradients", "_apply_weight_decay", "_backend_update_step"):
-        assert hasattr(BaseOptimizer, name)
-    assert issubclass(keras.optimizers.Adam, BaseOptimizer)
-    assert callable(trainer.reduce_per_replica)
+
+def test_what_keras_takes_gives_what_keras_gives(beside_keras):
+    refused = {
+        "labels_of_another_shape": "Expected labels of shape (6, 3), one for each row of the "
+        "logits (6, 3, 11). Received: (6,).",
+        "weights_of_another_shape": "Expected weights of shape (6, 3), one for each row of the "
+        "logits (6, 3, 11). Received: (6,).",
+        "a_sum_as_loss": "Expected losses with reduction='sum_over_batch_size', means over the "
+        "batch. Received: MeanSquaredError with reduction='sum'.",
+        "a_name_too_many": "Expected the inputs rows, slots. Received: rows, sloth, slots.",
+    }
+    assert {name: beside_keras.pop(name) for name in refused} == refused
+    for name, what in {
+        "another_name": 'Missing data for input "rows"',  # by Keras itself
+        "half_precision": "Expected layers that compute in float32 or bfloat16. Received: float16",
+        "optimizer LossScaleOptimizer": "Expected an optimizer without inner_optimizer",
+        "optimizer MultiOptimizer": "Expected an optimizer without optimizers",
+    }.items():
+        assert beside_keras.pop(name).startswith(what)
+    assert {"column_labels", "no_weights", "regularizer_and_constraint"} <= beside_keras.keys()
+    assert {"optimizer Adam", "optimizer Nadam", "optimizer Muon"} <= beside_keras.keys()
+    assert beside_keras == pytest.approx(dict.fromkeys(beside_keras, 0.0), abs=1e-5)
+
+
+KERAS_INTERNALS = {
+    "backend/jax/trainer.py": {
+        "JAXTrainer": {
+            "compute_loss_and_updates",
+            "train_step",
+            "test_step",
+            "_get_jax_state",
+            "_update_metrics_variables",
+        }
+    },
+    "backend/tensorflow/trainer.py": {
+        "TensorFlowTrainer": {
+            "train_step",
+            "test_step",
+            "_make_function",
+            "_maybe_symbolic_build",
+        },
+        "TFEpochIterator": {"_distributed_dataset"},
+        "": {"reduce_per_replica"},
+    },
+    "trainers/trainer.py": {
+        "Trainer": {
+            "compute_loss",
+            "compute_metrics",
+            "get_metrics_result",
+            "_loss_tracker",
+            "_symbolic_build",
+        }
+    },
+    "layers/layer.py": {"Layer": {"_get_regularization_losses"}},
+    "models/functional.py": {"Functional": {"call", "_standardize_inputs"}},
+    "optimizers/base_optimizer.py": {
+        "BaseOptimizer": {
+            "stateless_apply",
+            "_apply_weight_decay",
+            "_backend_apply_gradients",
+            "_backend_update_step",
+            "_get_variable_index",
+        }
+    },
+    "backend/tensorflow/optimizer.py": {
+        "TFOptimizer": {"_apply_weight_decay", "_backend_update_step"}
+    },
+    "optimizers/adam.py": {"Adam": {"_momentums", "_velocities"}},
+}
+"""What kbert overrides or uses of Keras beyond what Keras documents, by file, class and name."""
+
+HUB_INTERNALS = {"_intermediate_dense", "_intermediate_layer_norm"}
+"""The same of KerasHub's MaskedLMHead."""
+
+TENSORFLOW_INTERNALS = {"_value_specs"}
+"""The same of TensorFlow's specification of what replicas get."""
+
+
+def names_in(source, kind):
+    """The names that a class defines, as methods or attributes of self; of a module for ""."""
+    tree = ast.parse(source)
+    if kind:
+        (tree,) = [
+            node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind
+        ]
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return names | {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+
+
+@pytest.mark.parametrize("file", KERAS_INTERNALS)
+def test_keras_still_has_what_is_overridden_or_used_here(file):
+    # Where Keras changes one of these, this says so: read the file, and what uses the name in kbert.
+    source = (pathlib.Path(keras.__file__).parent / "src" / file).read_text()
+    for kind, names in KERAS_INTERNALS[file].items():
+        assert names <= names_in(source, kind)
+
+
+def test_keras_hub_and_tensorflow_still_have_what_is_used_here():
+    import keras_hub
+    from tensorflow.python.distribute import values
+
+    head = keras_hub.layers.MaskedLMHead(vocabulary_size=7)
+    head.build((None, 5, 4))
+    assert all(hasattr(head, name) for name in HUB_INTERNALS)
+    assert "_value_specs" in values.PerReplicaSpec.__slots__
+
+
+def test_every_internal_that_is_used_is_in_those_lists():
+    used, own, imported = set(), set(), set()
+    for path in (ROOT / "kbert").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                used.add(node.attr)
+            elif isinstance(node, ast.Attribute):
+                own.add(node.attr)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.add(node.id)
+            elif isinstance(node, ast.ImportFrom) and ".src." in f"{node.module}.":
+                imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Constant) and node.value in TENSORFLOW_INTERNALS:
+                used.add(node.value)  # getattr
+    private = {name for name in used - own if name[0] == "_" and name[1] != "_"}
+    listed = {
+        name for kinds in KERAS_INTERNALS.values() for names in kinds.values() for name in names
+    }
+    assert private <= listed | HUB_INTERNALS | TENSORFLOW_INTERNALS
+    assert private >= HUB_INTERNALS | TENSORFLOW_INTERNALS
+    assert imported == {
+        "keras.src.optimizers.base_optimizer.BaseOptimizer",
+        "keras.src.backend.tensorflow.optimizer.TFOptimizer",
+    }

@@ -1,8 +1,12 @@
 """Dropout whose masks depend on the training step and the row of the batch, and on nothing else."""
 
+from __future__ import annotations
+
 import contextlib
 import contextvars
 import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -10,14 +14,14 @@ from keras import ops
 _STEP = contextvars.ContextVar("the step that dropout masks belong to", default=None)
 
 
-def current_step():
+def current_step() -> tuple[Any, Any] | None:
     """The (step, examples) of the training step that is being traced, as `dropout_masks_of` set
     them; None outside one."""
     return _STEP.get()
 
 
 @contextlib.contextmanager
-def dropout_masks_of(step, examples):
+def dropout_masks_of(step: Any, examples: Any) -> Iterator[None]:
     """Within the block, dropout masks belong to this training step and to these rows of its batch.
 
     The same step and row give the same mask, however the batch is shared out over devices and
@@ -54,12 +58,12 @@ class Dropout(keras.layers.Layer):
         As x.
     """
 
-    def __init__(self, *, rate, seed, **kwargs):
+    def __init__(self, *, rate: float, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = rate
         self.seed = seed
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.counter = self.add_weight(
             name="counter",
             shape=(),
@@ -69,30 +73,31 @@ class Dropout(keras.layers.Layer):
             autocast=False,
         )
 
-    def call(self, x, training=False):
+    def call(self, x: Any, training: bool = False) -> Any:
         if not training or not self.rate:
             return x
+        # Of the uniform 32-bit numbers, those of at least rate * 2**32 keep their value.
         step, examples = _STEP.get() or (self.count(), None)
         bits = random_bits(ops.shape(x), self.seed, ops.cast(step, "uint32"), examples)
         keep = bits >= ops.cast(int(self.rate * 2**32), "uint32")
         return ops.where(keep, x * (1 / (1 - self.rate)), ops.zeros_like(x))
 
-    def count(self):
+    def count(self) -> Any:
         """The number of this call, uint32, for masks outside of a training step."""
-        number = ops.cast(
-            self.counter.value, "uint32"
-        )  # on TensorFlow, convert_to_tensor would give the variable itself
+        # The value and not the variable: on TensorFlow, convert_to_tensor would give the variable
+        # itself, which the next line changes.
+        number = ops.cast(self.counter.value, "uint32")
         self.counter.assign_add(1)
         return number
 
-    def compute_output_spec(self, x, training=False):
+    def compute_output_spec(self, x: Any, training: bool = False) -> keras.KerasTensor:
         return keras.KerasTensor(x.shape, self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"rate": self.rate, "seed": self.seed}
 
 
-def random_bits(shape, seed, step, examples=None):
+def random_bits(shape: Sequence[Any], seed: int, step: Any, examples: Any = None) -> Any:
     """Hashes (seed, step, index of the element) to uniform bits: uint32 of `shape`.
 
     A row, all axes but the last, is hashed once, so that an element costs one mixing. The indices
@@ -104,6 +109,8 @@ def random_bits(shape, seed, step, examples=None):
         step: uint32 scalar.
         examples: The indices along the first of several axes, int32; None counts from 0.
     """
+    # The number of each row, from the number of its example in the whole batch, so that the mask
+    # does not depend on how the batch is shared out.
     *rows, columns = shape
     if rows:
         examples = ops.arange(rows[0], dtype="int32") if examples is None else examples
@@ -115,6 +122,8 @@ def random_bits(shape, seed, step, examples=None):
         )
     else:
         row_numbers = ops.zeros((1, 1), "int32")
+    # A key for seed and step, hashed into the rows, and these into the elements. The odd factor,
+    # 2**32 over the golden ratio, sets neighbouring steps and columns far apart.
     key = _mix(ops.bitwise_xor(_mix(_uint32(seed)), step * _uint32(0x9E3779B9)))
     row_bits = _mix(_mix(ops.cast(ops.reshape(row_numbers, (-1,)), "uint32") + key) ^ key)
     column_bits = ops.cast(ops.arange(columns, dtype="int32"), "uint32") * _uint32(0x9E3779B9)
@@ -133,7 +142,11 @@ def _uint32(value):
     return ops.convert_to_tensor(value, dtype="uint32")
 
 
-def subseed(seed, *path):
+def subseed(seed: int, *path: str) -> int:
     """The seed of one dropout layer: a hash of the model's seed and of the layer's place in the
-    model."""
+    model.
+
+    >>> subseed(0, "layer_0", "output") != subseed(0, "layer_1", "output")
+    True
+    """
     return zlib.crc32(f"{seed}/{'/'.join(path)}/dropout".encode())

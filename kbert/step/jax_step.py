@@ -25,13 +25,10 @@ class Step:
         state."""
         trainable, non_trainable, optimizer_values, metrics = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        # What the parts below need of the whole batch: its divisors, and the rows' own numbers.
         examples = jax.numpy.arange(keras.tree.flatten(x)[0].shape[0], dtype="int32")
         batch = x, y, sample_weight, balanced_weights(sample_weight), examples
-        (step,) = [
-            value
-            for variable, value in zip(self.optimizer.variables, optimizer_values, strict=True)
-            if variable is self.optimizer.iterations
-        ]
+        step = _value_of(self.optimizer.iterations, self.optimizer.variables, optimizer_values)
         gradients_of = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
 
         def gradients_of_part(metrics, part):
@@ -47,9 +44,12 @@ class Step:
                     training=True,
                     optimizer_variables=optimizer_values,
                 )
+            # keras/src/backend/jax/trainer.py, Keras 3.15, as train_step there does.
             _, metrics = self._update_metrics_variables(metrics, loss, x, y, y_pred, sample_weight)
             return gradients, metrics
 
+        # The gradients of the whole batch, in one part or as the mean over micro-batches, which a
+        # scan works on one after the other in the memory of one.
         if self.accumulate == 1:
             gradients, metrics = gradients_of_part(metrics, batch)
         else:
@@ -65,6 +65,7 @@ class Step:
             )
             gradients = jax.tree.map(lambda one: one / self.accumulate, sums)
 
+        # One update.
         trainable, optimizer_values = self.optimizer.stateless_apply(
             optimizer_values, gradients, trainable
         )
@@ -84,3 +85,8 @@ class Step:
     def _logs(self, metrics):
         with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))):
             return self.get_metrics_result()
+
+
+def _value_of(variable, variables, values):
+    """The value in a state, a list in the order of `variables`, of one of them."""
+    return next(value for one, value in zip(variables, values, strict=True) if one is variable)

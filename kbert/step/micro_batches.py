@@ -1,12 +1,16 @@
 """A batch in parts."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfrecords import InputError
 
 
-def split_batch(batch, parts):
+def split_batch(batch: Any, parts: int) -> Any:
     """Parts the rows of a batch: part i has every row whose number is i modulo the number of parts.
 
     So the rows of a batch that is sharded over devices, which lie there in a row, stay where they

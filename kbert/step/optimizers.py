@@ -1,6 +1,9 @@
 """BERT's optimizers, AdamW and LAMB, and their learning rate."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -40,17 +43,17 @@ class BertAdamW(keras.optimizers.AdamW):
 
     def __init__(
         self,
-        learning_rate=1e-4,
+        learning_rate: Any = 1e-4,
         *,
-        weight_decay=0.01,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-6,
-        bias_correction=False,
-        global_clipnorm=1.0,
-        name="bert_adamw",
-        **kwargs,
-    ):
+        weight_decay: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        bias_correction: bool = False,
+        global_clipnorm: float | None = 1.0,
+        name: str = "bert_adamw",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
@@ -69,12 +72,12 @@ class BertAdamW(keras.optimizers.AdamW):
         self.bias_correction = bias_correction
         self.exclude_from_weight_decay(var_names=list(EXCLUDED_FROM_DECAY))
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         mean, square = _moments(self, gradient, variable, self.bias_correction)
         rate = ops.cast(learning_rate, variable.dtype)
         self.assign_sub(variable, rate * mean / (ops.sqrt(square) + self.epsilon))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"bias_correction": self.bias_correction}
 
 
@@ -98,16 +101,16 @@ class BertLamb(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=1e-3,
+        learning_rate: Any = 1e-3,
         *,
-        weight_decay=0.01,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-6,
-        global_clipnorm=1.0,
-        name="bert_lamb",
-        **kwargs,
-    ):
+        weight_decay: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        global_clipnorm: float | None = 1.0,
+        name: str = "bert_lamb",
+        **kwargs: Any,
+    ) -> None:
         # The decay is not told to Keras, which would apply it apart from the update.
         super().__init__(
             learning_rate=learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs
@@ -117,7 +120,7 @@ class BertLamb(keras.optimizers.Optimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
 
-    def build(self, variables):
+    def build(self, variables: list[Any]) -> None:
         if self.built:
             return
         super().build(variables)
@@ -125,10 +128,13 @@ class BertLamb(keras.optimizers.Optimizer):
             variables, ["momentum", "velocity"]
         )
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        # Adam's update, which is all that biases and normalisation get.
         mean, square = _moments(self, gradient, variable, bias_correction=True)
         update = mean / (ops.sqrt(square) + self.epsilon)
         rate = ops.cast(learning_rate, variable.dtype)
+        # Decay is part of what is scaled to the length of the weight; where one of both is zero,
+        # at the start of training for instance, the update stays as it is.
         if not any(name in variable.name for name in EXCLUDED_FROM_DECAY):
             update += self.decay * ops.convert_to_tensor(variable)
             length, update_length = (
@@ -138,7 +144,7 @@ class BertLamb(keras.optimizers.Optimizer):
             rate *= ops.where(both, length / ops.where(both, update_length, 1.0), 1.0)
         self.assign_sub(variable, rate * update)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "weight_decay": self.decay,
             "beta_1": self.beta_1,
@@ -149,6 +155,8 @@ class BertLamb(keras.optimizers.Optimizer):
 
 def _moments(optimizer, gradient, variable, bias_correction):
     """Brings Adam's means of gradients and of their squares up to date, and returns both."""
+    # keras/src/optimizers/base_optimizer.py, _get_variable_index, Keras 3.15; the slots are as in
+    # keras/src/optimizers/adam.py.
     index = optimizer._get_variable_index(variable)
     gradient = ops.cast(gradient, variable.dtype)
     means = []
@@ -182,13 +190,13 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         power: Of the falling curve, a polynomial; 1 is a line.
     """
 
-    def __init__(self, peak, steps, warmup_steps, power=1.0):
+    def __init__(self, peak: float, steps: int, warmup_steps: int, power: float = 1.0) -> None:
         self.peak = peak
         self.steps = steps
         self.warmup_steps = warmup_steps
         self.power = power
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         step = ops.cast(step, "float32")
         rising = step / max(1, self.warmup_steps)
         falling = ops.maximum(1.0 - step / self.steps, 0.0)
@@ -196,7 +204,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
             falling = ops.power(falling, self.power)
         return self.peak * ops.where(step < self.warmup_steps, rising, falling)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "peak": self.peak,
             "steps": self.steps,

@@ -3,6 +3,10 @@
 The step of each backend of Keras is in a file of its own, tensorflow_step.py and jax_step.py.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
 from tfrecords import InputError
@@ -19,7 +23,7 @@ class Pretrainer(Step, keras.Model):
     however it is shared out.
 
     `compile`, `fit`, `evaluate` and callbacks are as for any keras.Model. What is different is
-    inside of the step:
+    inside the step:
 
     - The divisor of a loss is the weight in the whole batch: of all replicas, and of all
       micro-batches. See `objective.balanced_weights`.
@@ -27,6 +31,8 @@ class Pretrainer(Step, keras.Model):
       update.
     - XLA compiles forward pass, gradients and update on each replica, also under a tf.distribute
       strategy.
+    - Inputs, labels and weights that do not fit the model are refused, where Keras would broadcast
+      labels or take a dict's values by the order of its keys.
     - Dropout masks follow from the number of the update and the row in the whole batch. See
       `dropout.Dropout`.
 
@@ -36,48 +42,110 @@ class Pretrainer(Step, keras.Model):
     Build one with `pretraining_model`.
     """
 
-    def compile(self, optimizer="rmsprop", *arguments, accumulate=1, jit_compile="auto", **options):
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        *arguments: Any,
+        accumulate: int = 1,
+        jit_compile: bool | str = "auto",
+        **options: Any,
+    ) -> None:
         """As of keras.Model.
 
         Args:
-            accumulate: Micro-batches: the rows of a batch are worked on in so many parts, which
-                takes less memory and more time, and gives the same update. The batch of every
-                replica must be divisible by it.
+            accumulate: The number of micro-batches, parts of a batch that are worked on one after
+                the other: less memory, more time, and the same update. The batch of every replica
+                must be divisible by it.
             jit_compile: False does without XLA.
 
         Raises:
-            InputError: The optimizer has gradient accumulation, a moving average or a loss scale of
-                its own.
+            InputError: The layers compute in float16; the optimizer has gradient accumulation, a
+                moving average or a loss scale of its own, or is several; or a loss is no mean over
+                the batch.
         """
         if accumulate < 1:
             raise InputError(f"Expected at least 1 micro-batch. Received: accumulate={accumulate}.")
+        for layer in self.layers:
+            check_precision(layer.compute_dtype)
         super().compile(
             optimizer, *arguments, jit_compile=self.keras_jit_compile(jit_compile), **options
         )
-        # The last is that of keras.optimizers.LossScaleOptimizer.
-        for name in (
-            "gradient_accumulation_steps",
-            "use_ema",
-            "loss_scale_factor",
-            "inner_optimizer",
-        ):
-            if getattr(self.optimizer, name, None):
-                raise InputError(
-                    f"Expected an optimizer without {name}, which differs between one device and "
-                    "many. "
-                    f"Received: {type(self.optimizer).__name__} with it; for micro-batches use "
-                    "compile(accumulate=...)."
-                )
+        _check_optimizer(self.optimizer)
+        _check_losses(self.loss)
         self.accumulate = accumulate
         self.use_xla = bool(jit_compile) and not self.run_eagerly
         self.make_step()
 
-    def get_compile_config(self):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """As of keras.Model, but a dict of inputs has to have the model's own names.
+
+        Keras takes the values of a dict in the order of its keys: with other names, or one more,
+        they would become other inputs (keras/src/models/functional.py, _standardize_inputs, Keras
+        3.15).
+
+        Raises:
+            InputError: A name is missing, or there is one too many.
+        """
+        if isinstance(inputs, dict) and isinstance(self.input, dict):
+            check_names(inputs, self.input)
+        return super().call(inputs, training=training, mask=mask)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
         """What `compile` was called with, as JSON values; None before it."""
         config = super().get_compile_config()
         return config and config | {"accumulate": self.accumulate, "jit_compile": self.use_xla}
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles with what `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
+
+
+def check_precision(dtype: str) -> None:
+    """Raises InputError for a dtype that layers cannot compute in: the mask of attention and the
+    epsilon of BERT's normalisations are beyond float16, and every logit would be NaN."""
+    if dtype == "float16":
+        raise InputError(
+            "Expected layers that compute in float32 or bfloat16. Received: float16, which BERT's "
+            "normalisation leaves no number in; take mixed_bfloat16."
+        )
+
+
+def check_names(inputs: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises InputError unless a dict of inputs has the names of the model's."""
+    if inputs.keys() != expected.keys():
+        raise InputError(
+            f"Expected the inputs {', '.join(sorted(expected))}. Received: "
+            f"{', '.join(sorted(map(str, inputs)))}."
+        )
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Raises InputError for what would differ between one device and many."""
+    # The last two are of keras.optimizers.LossScaleOptimizer and MultiOptimizer.
+    for name in (
+        "gradient_accumulation_steps",
+        "use_ema",
+        "loss_scale_factor",
+        "inner_optimizer",
+        "optimizers",
+    ):
+        if getattr(optimizer, name, None):
+            raise InputError(
+                f"Expected an optimizer without {name}, which differs between one device and "
+                "many. "
+                f"Received: {type(optimizer).__name__} with it; for micro-batches use "
+                "compile(accumulate=...)."
+            )
+
+
+def _check_losses(losses: Any) -> None:
+    """Raises InputError for a loss that is no mean over the rows and slots of a batch: its parts,
+    on devices and in micro-batches, would not add up to that of the whole."""
+    for loss in keras.tree.flatten(losses):
+        reduction = getattr(loss, "reduction", "mean")
+        if reduction not in ("sum_over_batch_size", "mean"):
+            raise InputError(
+                "Expected losses with reduction='sum_over_batch_size', means over the batch. "
+                f"Received: {type(loss).__name__} with reduction={reduction!r}."
+            )

@@ -12,13 +12,18 @@ Why Keras' own step will not do, as of Keras 3.15:
   batch for it. Here the shapes of the batch suffice.
 """
 
+from __future__ import annotations
+
+import contextlib
+
 import keras
 import tensorflow as tf
+from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from kbert.step.dropout import dropout_masks_of
 from kbert.step.micro_batches import split_batch
-from kbert.step.objective import balanced_weights
+from kbert.step.objective import balanced_weights, weight_sums
 
 
 class Step:
@@ -49,7 +54,7 @@ class Step:
         """One update, in the context of a replica."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replica = tf.distribute.get_replica_context()
-        batch = x, y, sample_weight, _balanced(sample_weight, replica), _examples(x, replica)
+        batch = x, y, sample_weight, *_shares(x, sample_weight, replica)
         gradients, metrics = self._gradients(
             batch, self.optimizer.iterations.value, self._metric_values()
         )
@@ -62,13 +67,15 @@ class Step:
     def test_step(self, data):
         """One batch of an evaluation, in the context of a replica."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        weights = _balanced(sample_weight, tf.distribute.get_replica_context())
+        weights, _ = _shares(x, sample_weight, tf.distribute.get_replica_context())
         return self._logs(self._measure((x, y, sample_weight, weights), self._metric_values()))
 
     def _gradients_of_batch(self, batch, step, metrics):
         """The gradients of the loss and the new values of the metrics."""
         if self.accumulate == 1:
             return self._gradients_of_part(batch, step, metrics)
+        # The micro-batches one after the other, their gradients summed: tf.while_loop and not
+        # Python's, which XLA would unroll, with the memory of all parts.
         parts = split_batch(batch, self.accumulate)
 
         def add_part(number, sums, metrics):
@@ -95,39 +102,54 @@ class Step:
     def _gradients_of_part(self, part, step, metrics):
         x, y, sample_weight, weights, examples = part
         with (
-            keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))) as scope,
+            tf.GradientTape() as tape,
+            self._scope_of(metrics) as scope,
             dropout_masks_of(step, examples),
         ):
-            with tf.GradientTape() as tape:
-                y_pred = self(x, training=True)
-                loss = self.compute_loss(x, y, y_pred, weights, training=True)
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, weights, training=True)
+            # This ends the recording.
             gradients = tape.gradient(loss, self.trainable_variables, unconnected_gradients="zero")
             self._count(loss, x, y, y_pred, sample_weight)
         return [tf.convert_to_tensor(one) for one in gradients], self._new_metric_values(scope)
 
     def _measure_batch(self, batch, metrics):
         x, y, sample_weight, weights = batch
-        with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))) as scope:
+        with self._scope_of(metrics) as scope:
             y_pred = self(x, training=False)
             loss = self.compute_loss(x, y, y_pred, weights, training=False)
             self._count(loss, x, y, y_pred, sample_weight)
         return self._new_metric_values(scope)
 
+    def _scope_of(self, metrics):
+        """A scope in which metrics have these values, so that compiled functions take and return
+        them: under a strategy they could not assign to variables that are summed on reading."""
+        # Keras looks regularized variables up in the scope, and in the scope alone
+        # (keras/src/layers/layer.py, _get_regularization_losses, Keras 3.15).
+        regularized = [
+            (variable, variable.value)
+            for variable in self.trainable_variables
+            if variable.regularizer is not None
+        ]
+        metrics = zip(self.metrics_variables, metrics, strict=True)
+        return keras.StatelessScope([*metrics, *regularized])
+
     def _count(self, loss, x, y, y_pred, sample_weight):
-        # compute_loss has divided by the number of replicas, so that their gradients add up.
+        # compute_loss has divided by the number of replicas, so that their gradients add up
+        # (keras/src/losses/loss.py, scale_loss_for_distribution, Keras 3.15).
         loss *= self.distribute_strategy.num_replicas_in_sync
         self._loss_tracker.update_state(loss, sample_weight=_num_rows(x))
         self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _update_variables(self, gradients):
-        """The update of this replica's copy of the variables; all replicas make the same.
-
-        TFOptimizer would add the gradients up once more, so the methods are those of its base
-        class, for any optimizer."""
-        optimizer, variables = self.optimizer, self.trainable_variables
-        gradients = optimizer._clip_gradients(gradients)
-        BaseOptimizer._apply_weight_decay(optimizer, variables)
-        BaseOptimizer._backend_update_step(optimizer, gradients, variables, optimizer.learning_rate)
+        """The update of this replica's copy of the variables; all replicas make the same."""
+        variables = self.trainable_variables
+        with _local_updates(self.optimizer):
+            self.optimizer._backend_apply_gradients(gradients, variables)
+        # As BaseOptimizer.apply does last (keras/src/optimizers/base_optimizer.py, Keras 3.15).
+        for variable in variables:
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
 
     def _metric_values(self):
         return [tf.convert_to_tensor(variable.value) for variable in self.metrics_variables]
@@ -140,11 +162,15 @@ class Step:
             variable.assign(value)
         logs = self.get_metrics_result()
         strategy = self.distribute_strategy
+        # Vectors of one: Keras takes the mean over their axis (keras/src/backend/tensorflow/
+        # trainer.py, reduce_per_replica, Keras 3.15).
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             logs = {name: value[None] for name, value in logs.items()}
         return logs
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Replaces that of keras/src/backend/tensorflow/trainer.py, Keras 3.15, which reads a batch
+        # and takes a mean over its nested values; shapes are enough, under strategies too.
         if iterator is not None:
             data_batch = tf.nest.map_structure(
                 _local_spec, iterator._distributed_dataset.element_spec
@@ -159,20 +185,51 @@ def _local_spec(spec):
 
 
 def _num_rows(x):
-    return tf.shape(keras.tree.flatten(x)[0])[0]
+    return tf.shape(next(one for one in keras.tree.flatten(x) if one is not None))[0]
 
 
-def _examples(x, replica):
-    """The numbers of a replica's rows in the whole batch, int32 [B of the replica]."""
-    rows = _num_rows(x)
-    return replica.replica_id_in_sync_group * rows + tf.range(rows)
+def _shares(x, sample_weight, replica):
+    """What a replica has to know of the whole batch: its weights balanced over all replicas, and
+    the numbers of its rows, int32 [B of the replica].
+
+    The last batch of a dataset may be shared out unevenly, down to replicas without a row."""
+    rows, replicas = _num_rows(x), replica.num_replicas_in_sync
+    if replicas == 1:
+        return balanced_weights(sample_weight), tf.range(rows)
+    # One all-reduce for both: the rows of each replica at its place, then the sums of weights.
+    place = replica.replica_id_in_sync_group
+    known = [tf.one_hot(place, replicas) * tf.cast(rows, tf.float32)]
+    sums = weight_sums(sample_weight)
+    if sums is not None:
+        known.append(sums)
+    known = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.concat(known, axis=0))
+    rows_of_all = tf.cast(tf.round(known[:replicas]), tf.int32)
+    before = tf.reduce_sum(tf.where(tf.range(replicas) < place, rows_of_all, 0))
+    if sums is not None:
+        sums = known[replicas:]
+    return balanced_weights(sample_weight, sums, replicas), before + tf.range(rows)
 
 
-def _balanced(sample_weight, replica):
-    def all_reduce(sums):
-        return replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+class _LocalUpdates(TFOptimizer):
+    """An optimizer that updates the variables of its own replica with the gradients it is given.
 
-    replicas = replica.num_replicas_in_sync
-    return balanced_weights(
-        sample_weight, replicas, all_reduce if replicas > 1 else lambda sums: sums
-    )
+    TFOptimizer would add the gradients of all replicas up once more, and ask for a merge of the
+    replicas, which a compiled function cannot have (keras/src/backend/tensorflow/optimizer.py,
+    Keras 3.15). What an optimizer overrides itself, as Nadam and Muon do, stays its own.
+    """
+
+    _apply_weight_decay = BaseOptimizer._apply_weight_decay
+    _backend_update_step = BaseOptimizer._backend_update_step
+
+
+@contextlib.contextmanager
+def _local_updates(optimizer):
+    """Within the block, `_LocalUpdates` stands between the class of an optimizer and TFOptimizer in
+    the order of method resolution."""
+    kind = type(optimizer)
+    # object's own setter: an optimizer tracks what is assigned to its attributes.
+    object.__setattr__(optimizer, "__class__", type(kind.__name__, (kind, _LocalUpdates), {}))
+    try:
+        yield
+    finally:
+        object.__setattr__(optimizer, "__class__", kind)
