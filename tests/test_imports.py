@@ -55,6 +55,7 @@ ORDER = [
     "kbert.step.jax_step",
     "kbert.step.pretrainer",
     "kbert.model.initializers",
+    "kbert.model.embeddings",
     "kbert.model.layers",
     "kbert.model.heads",
     "kbert.model.bert",

@@ -14,7 +14,8 @@ from keras import ops
 from model_fixtures import ROOT, random_batch, randomize, tiny_config
 
 from kbert.model.bert import pretraining_model
-from kbert.model.layers import EncoderBlock, InputEmbedding, TokenEmbedding
+from kbert.model.embeddings import InputEmbedding, TokenEmbedding
+from kbert.model.layers import EncoderBlock
 from kbert.step.dropout import Dropout, dropout_masks_of, random_bits
 
 SIGMAS = 5

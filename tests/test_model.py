@@ -2,6 +2,9 @@
 KerasHub."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import keras
 import keras_hub
@@ -11,6 +14,7 @@ import tensorflow as tf
 import torch
 import transformers
 from model_fixtures import (
+    ROOT,
     random_batch,
     random_model,
     randomize,
@@ -439,3 +443,98 @@ def test_of_size_builds_what_it_names():
     assert len([layer for layer in model.layers if layer.name.startswith("layer_")]) == 2
     assert model.get_layer("layer_1").num_heads == 2
     assert model(random_batch()[0])["mlm"].shape == (5, 3, 53)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "mixed_float16"])
+def test_half_precision_is_refused(dtype, refused):
+    for build in (pretraining_model, encoder_model):
+        with refused(
+            r"^Expected layers that compute in float32 or bfloat16\. Received: float16, .*; take "
+            r"mixed_bfloat16\.$"
+        ):
+            build(tiny_config(num_layers=1), dtype=dtype)
+
+
+def test_an_input_too_many_is_refused(refused):
+    x, _, _ = random_batch()
+    model = random_model(num_layers=1)
+    with refused(r"^Expected the inputs mask_positions, .*, token_ids\. Received: lengths, .*\.$"):
+        model(x | {"lengths": x["mask_positions"]})
+    del x["mask_positions"]
+    with pytest.raises(ValueError, match="Missing data for input"):  # Keras' own words
+        model(x)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # of Keras, with NumPy 2
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_a_quantized_model_is_saved_and_loaded(tmp_path):
+    model = random_model(num_layers=1)
+    x, _, _ = random_batch()
+    before = model.predict_on_batch(x)
+    assert "quantized" not in model.get_layer("layer_0").get_config()
+    model.quantize("int8")
+    answers = model.predict_on_batch(x)
+    assert (answers["mlm"] != before["mlm"]).any()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("layer_0").qkv.quantization_mode == "int8"
+    for name, values in loaded.predict_on_batch(x).items():
+        np.testing.assert_array_equal(values, answers[name])
+
+
+def test_the_encoder_becomes_a_tflite_model_of_built_in_operations(tmp_path):
+    encoder = encoder_of(random_model(num_layers=1))
+    ids = tf.TensorSpec([None, None], tf.int32)
+    module = tf.Module()
+    module.weights = [variable.value for variable in encoder.variables]
+
+    @tf.function(input_signature=[ids, ids, ids])
+    def embed(token_ids, segment_ids, padding_mask):
+        return encoder(
+            {"token_ids": token_ids, "segment_ids": segment_ids, "padding_mask": padding_mask}
+        )
+
+    module.embed = embed
+    tf.saved_model.save(module, str(tmp_path), signatures={"embed": embed})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path), signature_keys=["embed"])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    x, _, _ = random_batch()
+    del x["mask_positions"]
+    answers = interpreter.get_signature_runner("embed")(**x)
+    for name, values in embed(**x).items():
+        np.testing.assert_allclose(answers[name], values, atol=1e-4)
+
+
+JAX_EXPORT = """
+import jax, numpy as np
+from jax import export
+from model_fixtures import random_batch, tiny_config
+from kbert.model.bert import pretraining_model
+
+model = pretraining_model(tiny_config(num_layers=1))
+rows, length, slots = export.symbolic_shape("rows, length, slots")
+x, _, _ = random_batch()
+shapes = {
+    name: jax.ShapeDtypeStruct((rows, slots if name == "mask_positions" else length), "int32")
+    for name in x
+}
+exported = export.export(jax.jit(lambda x: model(x, training=False)))(shapes)
+answers = exported.call(x)
+print("difference", max(float(abs(answers[name] - values).max()) for name, values in model(x).items()))
+"""
+
+
+def test_jax_exports_the_model_for_any_length():
+    done = subprocess.run(
+        [sys.executable, "-c", JAX_EXPORT],
+        env=os.environ
+        | {"KERAS_BACKEND": "jax", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(done.stdout.rpartition("difference ")[2]) < 1e-5

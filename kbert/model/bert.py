@@ -1,16 +1,27 @@
 """BERT as functional Keras models: the encoder, and the encoder with the pretraining heads."""
 
+from __future__ import annotations
+
 import keras
 from keras import ops
 
+from kbert.config import BertConfig
+from kbert.model.embeddings import InputEmbedding, TokenEmbedding
 from kbert.model.heads import HEADS, HeadInputs, Pooler
-from kbert.model.layers import EncoderBlock, InputEmbedding, TokenEmbedding
+from kbert.model.layers import EncoderBlock
 from kbert.objectives import objectives_of, pairs_of_outputs
-from kbert.step.pretrainer import Pretrainer
+from kbert.step.pretrainer import Pretrainer, check_precision
 from tfrecords.batch import ENCODER_INPUTS, BatchSpec
 
 
-def pretraining_model(config, *, seed=0, dtype="float32", pairs="nsp", recompute=False):
+def pretraining_model(
+    config: BertConfig,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    pairs: str = "nsp",
+    recompute: bool = False,
+) -> Pretrainer:
     """Builds BERT with the heads of masked language modelling and next sentence prediction. Devlin
     et al. 2019, section 3.1.
 
@@ -29,16 +40,26 @@ def pretraining_model(config, *, seed=0, dtype="float32", pairs="nsp", recompute
         pairs: The kind of sentence pairs in the records, as in RecordsConfig: "nsp", "sop", or
             "none" for single segments (Liu et al. 2019), which leaves out the head of next sentence
             prediction and the pooler, which nothing else would train.
-        recompute: Whether to work out the activations inside of each encoder block once more in the
-            backward pass instead of keeping them (Chen et al. 2016): far less memory, about a third
-            more time, the same numbers.
+        recompute: Gradient checkpointing: whether to recompute the activations inside each encoder
+            block in the backward pass instead of keeping them (Chen et al. 2016): far less memory,
+            about a third more time, the same numbers.
 
     Returns:
         A Pretrainer, a functional keras.Model. Inputs: a dict of token_ids, segment_ids,
         padding_mask (int32 [B, S]) and mask_positions (int32 [B, P]). Outputs: a dict of logits,
         mlm (float32 [B, P, V]) and, unless pairs is "none", nsp (float32 [B, 2]; class 0 = B
         follows A, 1 = B is random, or both are swapped).
+
+    Raises:
+        InputError: `dtype` computes in float16, or there is no such kind of pairs.
+
+    Example:
+
+    >>> config = BertConfig.of_size("tiny", vocabulary_size=101)
+    >>> {name: logits.shape for name, logits in pretraining_model(config).output.items()}
+    {'mlm': (None, None, 101), 'nsp': (None, 2)}
     """
+    check_precision(keras.dtype_policies.get(dtype).compute_dtype)
     objectives = objectives_of(pairs)
     reads_cls = any(objective.reads_cls for objective in objectives)
 
@@ -60,7 +81,7 @@ def pretraining_model(config, *, seed=0, dtype="float32", pairs="nsp", recompute
     return Pretrainer(inputs, outputs, name="bert_pretraining")
 
 
-def encoder_model(config, *, seed=0, dtype="float32"):
+def encoder_model(config: BertConfig, *, seed: int = 0, dtype: str = "float32") -> keras.Model:
     """Builds the bare encoder with its pooler, with new weights.
 
     Args:
@@ -72,13 +93,23 @@ def encoder_model(config, *, seed=0, dtype="float32"):
         A functional keras.Model. Inputs: a dict of token_ids, segment_ids and padding_mask (int32
         [B, S]). Outputs: a dict of sequence_output (float [B, S, H]) and pooled_output (float [B,
         H]).
+
+    Raises:
+        InputError: `dtype` computes in float16.
+
+    Example:
+
+    >>> encoder = encoder_model(BertConfig.of_size("tiny", vocabulary_size=101))
+    >>> {name: values.shape for name, values in encoder.output.items()}
+    {'sequence_output': (None, None, 128), 'pooled_output': (None, 128)}
     """
+    check_precision(keras.dtype_policies.get(dtype).compute_dtype)
     inputs = _inputs(ENCODER_INPUTS)
     _, sequence_BSH = _encode(config, inputs, seed, dtype)
     return _encoder(inputs, sequence_BSH, _pool(config, sequence_BSH, seed, dtype))
 
 
-def encoder_of(model):
+def encoder_of(model: keras.Model) -> keras.Model:
     """Returns the encoder of a pretraining model; it shares the model's weights. Inputs and outputs
     as of `encoder_model`.
 
@@ -115,6 +146,7 @@ def _inputs(names):
 def _encode(config, inputs, seed, dtype, rows=None, recompute=False):
     """The encoder on symbolic inputs: the word embedding layer, and the sequence output or those
     rows of it."""
+    # === Layers ===
     shared = {"initializer_range": config.initializer_range, "seed": seed, "dtype": dtype}
     token_embedding = TokenEmbedding(
         vocabulary_size=config.vocabulary_size,

@@ -7,12 +7,14 @@ Shapes: B batch, S sequence, H hidden size, P slots for masked tokens, V vocabul
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras
 
 from kbert.config import BertConfig
+from kbert.model.embeddings import TokenEmbedding
 from kbert.model.initializers import kernel_initializer
-from kbert.model.layers import TokenEmbedding, gelu
+from kbert.model.layers import dense_layer, gelu, quantization_of
 
 
 @keras.saving.register_keras_serializable("kbert")
@@ -22,6 +24,7 @@ class Pooler(keras.layers.Layer):
     Args:
         initializer_range: Standard deviation of the initial kernel.
         seed: The key of the initial kernel.
+        quantized: Of a layer that is loaded: how its dense layer was quantized.
 
     Call arguments:
         hidden: The sequence output, float [B, S, H], or its first rows.
@@ -30,14 +33,26 @@ class Pooler(keras.layers.Layer):
         float [B, H].
     """
 
-    def __init__(self, *, initializer_range=0.02, seed=0, **kwargs):
+    def __init__(
+        self,
+        *,
+        initializer_range: float = 0.02,
+        seed: int = 0,
+        quantized: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+
+        # === Config ===
         self.initializer_range = initializer_range
         self.seed = seed
+        self._quantized = quantized or {}
 
-    def build(self, hidden_shape):
-        self.dense = keras.layers.Dense(
-            hidden_shape[-1],
+    def build(self, hidden_shape: Any) -> None:
+        # === Layers ===
+        self.dense = dense_layer(
+            self._quantized,
+            units=hidden_shape[-1],
             activation="tanh",
             kernel_initializer=kernel_initializer(
                 self.initializer_range, self.seed, self.name, "dense"
@@ -47,11 +62,12 @@ class Pooler(keras.layers.Layer):
         )
         self.dense.build((None, hidden_shape[-1]))
 
-    def call(self, hidden):
+    def call(self, hidden: Any) -> Any:
         return self.dense(hidden[:, 0, :])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
+            **quantization_of(self.dense),
             "initializer_range": self.initializer_range,
             "seed": self.seed,
         }
@@ -69,6 +85,7 @@ class MaskedTransform(keras.layers.Layer):
         layer_norm_epsilon: Added to the variance.
         initializer_range: Standard deviation of the initial kernel.
         seed: The key of the initial kernel.
+        quantized: Of a layer that is loaded: how its dense layer was quantized.
 
     Call arguments:
         hidden: The rows of the sequence output at the masked positions, float [B, P, H].
@@ -80,21 +97,27 @@ class MaskedTransform(keras.layers.Layer):
     def __init__(
         self,
         *,
-        exact_gelu=False,
-        layer_norm_epsilon=1e-12,
-        initializer_range=0.02,
-        seed=0,
-        **kwargs,
-    ):
+        exact_gelu: bool = False,
+        layer_norm_epsilon: float = 1e-12,
+        initializer_range: float = 0.02,
+        seed: int = 0,
+        quantized: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+
+        # === Config ===
         self.exact_gelu = exact_gelu
         self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer_range = initializer_range
         self.seed = seed
+        self._quantized = quantized or {}
 
-    def build(self, hidden_shape):
-        self.dense = keras.layers.Dense(
-            hidden_shape[-1],
+    def build(self, hidden_shape: Any) -> None:
+        # === Layers ===
+        self.dense = dense_layer(
+            self._quantized,
+            units=hidden_shape[-1],
             kernel_initializer=kernel_initializer(
                 self.initializer_range, self.seed, self.name, "dense"
             ),
@@ -107,11 +130,12 @@ class MaskedTransform(keras.layers.Layer):
         )
         self.layer_norm.build(hidden_shape)
 
-    def call(self, hidden):
+    def call(self, hidden: Any) -> Any:
         return self.layer_norm(gelu(self.dense(hidden), self.exact_gelu))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
+            **quantization_of(self.dense),
             "exact_gelu": self.exact_gelu,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer_range": self.initializer_range,
@@ -121,7 +145,7 @@ class MaskedTransform(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kbert")
 class VocabularyBias(keras.layers.Layer):
-    """The last step of the masked language modelling head: adds a bias for every piece of the
+    """The last step of the masked language modelling head: adds a bias for every token of the
     vocabulary.
 
     Call arguments:
@@ -131,10 +155,10 @@ class VocabularyBias(keras.layers.Layer):
         Logits, as scores.
     """
 
-    def build(self, scores_shape):
+    def build(self, scores_shape: Any) -> None:
         self.bias = self.add_weight(name="bias", shape=(scores_shape[-1],), initializer="zeros")
 
-    def call(self, scores):
+    def call(self, scores: Any) -> Any:
         return scores + self.bias
 
 

@@ -1,9 +1,12 @@
-"""The layers of the encoder, in keras.ops: they run on every backend of Keras.
+"""The blocks of the encoder, in keras.ops: they run on every backend of Keras.
 
-Shapes: B batch, S sequence, H hidden size, N heads, D = H / N, F intermediate size, V vocabulary, C
-    channels,
-R rows that are wanted.
+Shapes: B batch, S sequence, H hidden size, N heads, D = H / N, F intermediate size, C channels, R
+rows that are wanted.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 import keras
 from keras import ops
@@ -12,150 +15,31 @@ from kbert.model.initializers import kernel_initializer
 from kbert.step.dropout import Dropout, current_step, dropout_masks_of, subseed
 
 
-def gelu(x, exact):
+def gelu(x: Any, exact: bool) -> Any:
     """Gaussian error linear unit (Hendrycks and Gimpel 2016), in the tanh form of released BERT
     unless `exact`."""
     return keras.activations.gelu(x, approximate=not exact)
 
 
-@keras.saving.register_keras_serializable("kbert")
-class TokenEmbedding(keras.layers.Layer):
-    """The word embeddings, and on the way back the product with them that gives scores over the
-    vocabulary.
+def dense_layer(quantized: dict[str, Any], **options: Any) -> keras.layers.Dense:
+    """A dense layer as part of another layer, quantized if `quantized` says so."""
+    layer = keras.layers.Dense(**options)
+    changes = quantized.get(layer.name)
+    return keras.layers.Dense.from_config(layer.get_config() | changes) if changes else layer
 
-    Args:
-        vocabulary_size: V.
-        hidden_size: H.
-        initializer_range: Standard deviation of the initial embeddings.
-        seed: The key of the initial embeddings.
 
-    Call arguments:
-        inputs: Ids (int32 [B, S]), or with `reverse` hidden states (float [..., H]).
-        reverse: Whether to go back.
+def quantization_of(*layers: keras.layers.Dense) -> dict[str, Any]:
+    """What the configuration of a layer has to say of the dense layers in it: {} or, after
+    `model.quantize`, {"quantized": what changed in each, by name}.
 
-    Returns:
-        Embeddings (float [B, S, H]), or scores (float [..., V]).
+    `quantize` reaches layers inside of layers, which are made anew when a file is loaded.
     """
-
-    def __init__(self, *, vocabulary_size, hidden_size, initializer_range=0.02, seed=0, **kwargs):
-        super().__init__(**kwargs)
-        self.vocabulary_size = vocabulary_size
-        self.hidden_size = hidden_size
-        self.initializer_range = initializer_range
-        self.seed = seed
-
-    def build(self, input_shape):
-        self.embeddings = self.add_weight(
-            name="embeddings",
-            shape=(self.vocabulary_size, self.hidden_size),
-            initializer=kernel_initializer(
-                self.initializer_range, self.seed, self.name, "embeddings"
-            ),
-        )
-
-    def call(self, inputs, reverse=False):
-        if reverse:
-            return ops.matmul(inputs, ops.transpose(self.embeddings))
-        return ops.take(self.embeddings, inputs, axis=0)
-
-    def compute_output_spec(self, inputs, reverse=False):
-        shape = (
-            (*inputs.shape[:-1], self.vocabulary_size)
-            if reverse
-            else (*inputs.shape, self.hidden_size)
-        )
-        return keras.KerasTensor(shape, self.compute_dtype)
-
-    def get_config(self):
-        return super().get_config() | {
-            "vocabulary_size": self.vocabulary_size,
-            "hidden_size": self.hidden_size,
-            "initializer_range": self.initializer_range,
-            "seed": self.seed,
-        }
-
-
-@keras.saving.register_keras_serializable("kbert")
-class InputEmbedding(keras.layers.Layer):
-    """Adds position and segment embeddings to word embeddings, then normalises and drops out.
-    Devlin et al. 2019, figure 2.
-
-    Args:
-        max_positions: The longest sequence.
-        num_segments: The number of segment ids.
-        dropout: The share of values that is dropped in training.
-        layer_norm_epsilon: Added to the variance.
-        initializer_range: Standard deviation of the initial embeddings.
-        seed: The key of the initial embeddings and of dropout.
-
-    Call arguments:
-        words: Word embeddings, float [B, S, H].
-        segment_ids: int32 [B, S].
-
-    Returns:
-        float [B, S, H].
-    """
-
-    def __init__(
-        self,
-        *,
-        max_positions,
-        num_segments=2,
-        dropout=0.1,
-        layer_norm_epsilon=1e-12,
-        initializer_range=0.02,
-        seed=0,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.max_positions = max_positions
-        self.num_segments = num_segments
-        self.dropout = dropout
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.initializer_range = initializer_range
-        self.seed = seed
-        self._normalize = keras.layers.LayerNormalization(
-            epsilon=layer_norm_epsilon, name="layer_norm", dtype=self.dtype_policy
-        )
-        self._drop = Dropout(
-            rate=dropout, seed=subseed(seed, self.name), name="dropout", dtype=self.dtype_policy
-        )
-
-    def build(self, words_shape, segment_ids_shape):
-        hidden_size = words_shape[-1]
-        for name, rows in {"position": self.max_positions, "segment": self.num_segments}.items():
-            table = self.add_weight(
-                name=f"{name}_embeddings",
-                shape=(rows, hidden_size),
-                initializer=kernel_initializer(self.initializer_range, self.seed, self.name, name),
-            )
-            setattr(self, f"{name}_embeddings", table)
-        self._normalize.build(words_shape)
-        self._drop.build(words_shape)
-
-    def call(self, words, segment_ids, training=False):
-        sequence_length = ops.shape(words)[1]
-        positions_SH = self.position_embeddings[:sequence_length]
-        # A product with one-hot rows: its gradient is a product too, where a gather's is a slow
-        # scatter.
-        segments_BSH = ops.matmul(
-            ops.one_hot(segment_ids, self.num_segments, dtype=self.compute_dtype),
-            self.segment_embeddings,
-        )
-        return self._drop(self._normalize(words + positions_SH + segments_BSH), training=training)
-
-    def compute_output_spec(self, words, segment_ids, training=False):
-        return keras.KerasTensor(words.shape, self.compute_dtype)
-
-    def get_config(self):
-        return super().get_config() | {
-            "max_positions": self.max_positions,
-            "num_segments": self.num_segments,
-            "dropout": self.dropout,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-            "initializer_range": self.initializer_range,
-            "seed": self.seed,
-        }
+    changed = {
+        layer.name: {key: layer.get_config()[key] for key in ("dtype", "quantization_config")}
+        for layer in layers
+        if layer.quantization_mode
+    }
+    return {"quantized": changed} if changed else {}
 
 
 @keras.saving.register_keras_serializable("kbert")
@@ -173,10 +57,11 @@ class EncoderBlock(keras.layers.Layer):
             probabilities.
         exact_gelu: See BertConfig.
         layer_norm_epsilon: Added to the variance.
-        recompute: Whether to keep the block's input alone for the backward pass and to work out the
-            rest once more.
+        recompute: Gradient checkpointing: whether to keep only the block's input for the backward
+            pass and to recompute the rest.
         initializer_range: Standard deviation of the initial kernels.
         seed: The key of the initial kernels and of dropout.
+        quantized: Of a layer that is loaded: how its dense layers were quantized.
 
     Call arguments:
         hidden: float [B, S, H].
@@ -192,18 +77,21 @@ class EncoderBlock(keras.layers.Layer):
     def __init__(
         self,
         *,
-        num_heads,
-        intermediate_size,
-        dropout=0.1,
-        attention_dropout=None,
-        exact_gelu=False,
-        layer_norm_epsilon=1e-12,
-        recompute=False,
-        initializer_range=0.02,
-        seed=0,
-        **kwargs,
-    ):
+        num_heads: int,
+        intermediate_size: int,
+        dropout: float = 0.1,
+        attention_dropout: float | None = None,
+        exact_gelu: bool = False,
+        layer_norm_epsilon: float = 1e-12,
+        recompute: bool = False,
+        initializer_range: float = 0.02,
+        seed: int = 0,
+        quantized: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+
+        # === Config ===
         self.recompute = recompute
         self.num_heads = num_heads
         self.intermediate_size = intermediate_size
@@ -213,13 +101,15 @@ class EncoderBlock(keras.layers.Layer):
         self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer_range = initializer_range
         self.seed = seed
+        self._quantized = quantized or {}
 
-    def build(self, hidden_shape, padding_mask_shape, rows_shape=None):
+    def build(self, hidden_shape: Any, padding_mask_shape: Any, rows_shape: Any = None) -> None:
         hidden_size = hidden_shape[-1]
 
         def dense(name, units, input_size):
-            layer = keras.layers.Dense(
-                units,
+            layer = dense_layer(
+                self._quantized,
+                units=units,
                 kernel_initializer=kernel_initializer(
                     self.initializer_range, self.seed, self.name, name
                 ),
@@ -246,6 +136,8 @@ class EncoderBlock(keras.layers.Layer):
             layer.build(None)
             return layer
 
+        # === Layers ===
+        # One product for queries, keys and values; weights are named in this order in files.
         self.qkv = dense("qkv", 3 * hidden_size, hidden_size)
         self.attention_output = dense("attention_output", hidden_size, hidden_size)
         self.attention_norm = normalization("attention_norm")
@@ -258,11 +150,12 @@ class EncoderBlock(keras.layers.Layer):
         self._drop_attention = dropout("attention_dropout", self.dropout)
         self._drop_output = dropout("output_dropout", self.dropout)
 
-    def call(self, hidden, padding_mask, rows=None, training=False):
+    def call(self, hidden: Any, padding_mask: Any, rows: Any = None, training: bool = False) -> Any:
         inputs = (hidden, padding_mask) if rows is None else (hidden, padding_mask, rows)
         if not (training and self.recompute):
             return self._transform(*inputs, training=training)
-        # Outside of a training step too, both times have the same masks.
+        # Both passes need the same dropout masks, also outside of a training step, where calls are
+        # counted: the count is taken once, here.
         masks = current_step() or (
             self._drop_output.count(),
             ops.arange(ops.shape(hidden)[0], dtype="int32"),
@@ -273,10 +166,11 @@ class EncoderBlock(keras.layers.Layer):
                 return self._transform(*inputs, training=True)
 
         # Not keras.RematScope, which fails in graphs of TensorFlow where a layer has keyword
-        # arguments (Keras 3.15).
+        # arguments (keras/src/layers/layer.py, rematerialized_call, Keras 3.15).
         return keras.remat(transform)(*inputs)
 
     def _transform(self, hidden_BSH, mask_BS, rows_BR=None, *, training):
+        # Attention, its residual and normalisation, on all rows or on the wanted ones.
         if rows_BR is None:
             x_BRH, attended_BRH = hidden_BSH, self._attend_from_all(hidden_BSH, mask_BS, training)
         else:
@@ -285,6 +179,7 @@ class EncoderBlock(keras.layers.Layer):
         x_BRH = self.attention_norm(
             x_BRH + self._drop_attention(self.attention_output(attended_BRH), training=training)
         )
+        # The feed-forward network, its residual and normalisation.
         hidden_BRF = gelu(self.intermediate(x_BRH), self.exact_gelu)
         return self.output_norm(
             x_BRH + self._drop_output(self.output_(hidden_BRF), training=training)
@@ -292,6 +187,8 @@ class EncoderBlock(keras.layers.Layer):
 
     def _attend_from_all(self, x_BSH, mask_BS, training):
         qkv_BSC = self.qkv(x_BSH)
+        # Written out: on TensorFlow there is no fused attention, and a fused one on JAX knows
+        # nothing of dropout on probabilities.
         if keras.backend.backend() != "jax" or (training and self.attention_dropout):
             return self._attend(*self._heads(qkv_BSC, 3), mask_BS, training)
         batch_size, sequence_length, hidden_size = ops.shape(x_BSH)
@@ -299,12 +196,13 @@ class EncoderBlock(keras.layers.Layer):
             qkv_BSC, (batch_size, sequence_length, 3, self.num_heads, hidden_size // self.num_heads)
         )
         q_BSND, k_BSND, v_BSND = ops.unstack(qkv, 3, axis=2)
-        # All rows of queries, which cuDNN's kernel asks for.
+        # The mask for all rows of queries, which cuDNN's kernel asks for.
         mask_B1SS = ops.broadcast_to(
             ops.cast(mask_BS, "bool")[:, None, None, :],
             (batch_size, 1, sequence_length, sequence_length),
         )
-        # On a TPU, Keras 3.15 gives its fused kernel the mask of the first row for all rows.
+        # On a TPU, Keras gives its fused kernel the mask of the first row for all rows
+        # (keras/src/backend/jax/nn.py, wrap_flash_attention, Keras 3.15).
         flash = False if keras.distribution.list_devices()[0].startswith("tpu") else None
         attended_BSND = ops.dot_product_attention(
             q_BSND, k_BSND, v_BSND, mask=mask_B1SS, flash_attention=flash
@@ -316,8 +214,8 @@ class EncoderBlock(keras.layers.Layer):
         if self.qkv.quantization_mode:  # the kernel alone would say nothing
             q_BRH, kv_BSC = self.qkv(x_BRH)[..., :size], self.qkv(hidden_BSH)[..., size:]
         else:
-            # TensorFlow works this out once more, for `recompute`, when the casts of this layer's
-            # call are over.
+            # Cast here and not by the layer: TensorFlow recomputes this when the layer's call, and
+            # with it the automatic casts, are over.
             kernel, bias = (
                 ops.cast(variable, self.compute_dtype)
                 for variable in (self.qkv.kernel, self.qkv.bias)
@@ -328,8 +226,12 @@ class EncoderBlock(keras.layers.Layer):
 
     def _attend(self, q_BNRD, k_BNSD, v_BNSD, mask_BS, training):
         batch_size, _, rows, head_size = ops.shape(q_BNRD)
+        # The queries are scaled, fewer numbers than the scores.
         scores_BNRS = ops.matmul(q_BNRD * head_size**-0.5, ops.transpose(k_BNSD, (0, 1, 3, 2)))
-        scores_BNRS += (ops.cast(mask_BS, scores_BNRS.dtype)[:, None, None, :] - 1.0) * 1e9
+        # expand_dims and not an index with None: that becomes a strided slice with new axes, which
+        # TFLite's built-in operations do not have.
+        mask_B11S = ops.expand_dims(ops.cast(mask_BS, scores_BNRS.dtype), (1, 2))
+        scores_BNRS += (mask_B11S - 1.0) * 1e9
         probabilities_BNRS = self._drop_probabilities(ops.softmax(scores_BNRS), training=training)
         attended_BRND = ops.transpose(ops.matmul(probabilities_BNRS, v_BNSD), (0, 2, 1, 3))
         return ops.reshape(attended_BRND, (batch_size, rows, self.num_heads * head_size))
@@ -344,13 +246,15 @@ class EncoderBlock(keras.layers.Layer):
         )
         return ops.unstack(ops.transpose(heads, (2, 0, 3, 1, 4)), parts, axis=0)
 
-    def compute_output_spec(self, hidden, padding_mask, rows=None, training=False):
+    def compute_output_spec(
+        self, hidden: Any, padding_mask: Any, rows: Any = None, training: bool = False
+    ) -> keras.KerasTensor:
         batch_size, length, hidden_size = hidden.shape
         return keras.KerasTensor(
             (batch_size, length if rows is None else rows.shape[1], hidden_size), self.compute_dtype
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "num_heads": self.num_heads,
             "intermediate_size": self.intermediate_size,
@@ -361,4 +265,5 @@ class EncoderBlock(keras.layers.Layer):
             "recompute": self.recompute,
             "initializer_range": self.initializer_range,
             "seed": self.seed,
+            **quantization_of(self.qkv, self.attention_output, self.intermediate, self.output_),
         }
