@@ -222,7 +222,7 @@ def main():
     if keras.backend.backend() == "tensorflow":
         for rows in (8, 7, 5):
             cases[f"two devices, {rows} rows"] = functools.partial(on_two_devices, rows)
-        cases["two devices, eagerly"] = functools.partial(on_two_devices, 5, run_eagerly=True)
+        cases["two devices, eagerly"] = functools.partial(on_two_devices, 7, run_eagerly=True)
     outcomes = {}
     for name, case in cases.items():
         began = time.monotonic()

@@ -385,7 +385,7 @@ def test_what_keras_takes_gives_what_keras_gives(beside_keras):
         "another_name": 'Missing data for input "rows"',  # by Keras itself
         "half_precision": "Expected layers that compute in float32 or bfloat16. Received: float16",
         "optimizer LossScaleOptimizer": "Expected an optimizer without inner_optimizer",
-        "optimizer MultiOptimizer": "Expected an optimizer without optimizers",
+        "optimizer MultiOptimizer": "Expected one optimizer for all variables",
     }.items():
         assert beside_keras.pop(name).startswith(what)
     assert {"column_labels", "no_weights", "regularizer_and_constraint"} <= beside_keras.keys()

@@ -122,13 +122,17 @@ def check_names(inputs: dict[str, Any], expected: dict[str, Any]) -> None:
 
 def _check_optimizer(optimizer: Any) -> None:
     """Raises InputError for what would differ between one device and many."""
-    # The last two are of keras.optimizers.LossScaleOptimizer and MultiOptimizer.
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        raise InputError(
+            "Expected one optimizer for all variables. Received: MultiOptimizer; take one, and "
+            "exclude_from_weight_decay where decay alone should differ."
+        )
+    # The last is of keras.optimizers.LossScaleOptimizer.
     for name in (
         "gradient_accumulation_steps",
         "use_ema",
         "loss_scale_factor",
         "inner_optimizer",
-        "optimizers",
     ):
         if getattr(optimizer, name, None):
             raise InputError(
