@@ -76,19 +76,19 @@ class Pretrainer(Step, keras.Model):
         self.use_xla = bool(jit_compile) and not self.run_eagerly
         self.make_step()
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
         """As of keras.Model, but a dict of inputs has to have the model's own names.
 
-        Keras takes the values of a dict in the order of its keys: with other names, or one more,
-        they would become other inputs (keras/src/models/functional.py, _standardize_inputs, Keras
-        3.15).
+        Keras takes the values of a dict in the order of its keys: with one more, each would become
+        another input (keras/src/models/functional.py, _standardize_inputs, Keras 3.15). Checked
+        here and not in `call`, to whose errors Keras adds a page about the arguments.
 
         Raises:
             InputError: A name is missing, or there is one too many.
         """
-        if isinstance(inputs, dict) and isinstance(self.input, dict):
-            check_names(inputs, self.input)
-        return super().call(inputs, training=training, mask=mask)
+        if arguments and isinstance(arguments[0], dict) and isinstance(self.input, dict):
+            check_names(arguments[0], self.input)
+        return super().__call__(*arguments, **options)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """What `compile` was called with, as JSON values; None before it."""
