@@ -524,7 +524,8 @@ shapes = {
 }
 exported = export.export(jax.jit(lambda x: model(x, training=False)))(shapes)
 answers = exported.call(x)
-print("difference", max(float(abs(answers[name] - values).max()) for name, values in model(x).items()))
+differences = [abs(answers[name] - values).max() for name, values in model(x).items()]
+print("difference", float(max(differences)))
 """
 
 

@@ -464,7 +464,7 @@ def names_in(source, kind):
 
 @pytest.mark.parametrize("file", KERAS_INTERNALS)
 def test_keras_still_has_what_is_overridden_or_used_here(file):
-    # Where Keras changes one of these, this says so: read the file, and what uses the name in kbert.
+    # Where Keras changes one of these, this says so: read the file, and what uses it in kbert.
     source = (pathlib.Path(keras.__file__).parent / "src" / file).read_text()
     for kind, names in KERAS_INTERNALS[file].items():
         assert names <= names_in(source, kind)
