@@ -135,7 +135,8 @@ def _shape_of(size: str) -> dict[str, Any]:
         num_layers, hidden_size = SIZES[size]
     else:
         raise InputError(
-            f"Expected a size among {', '.join(SIZES)} or such as L-4_H-256. Received: {size!r}."
+            f"Expected a size among {', '.join(SIZES)}, or a miniature such as L-4_H-256. "
+            f"Received: {size!r}."
         )
     return {
         "num_layers": num_layers,

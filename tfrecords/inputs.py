@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 TEXT_FORMATS = ("sentences", "text", "jsonl", "parquet")
+ERRORS = ("strict", "replace")
+"""What invalid UTF-8 does: it stops the reading, or is replaced and counted."""
 STANDARD_INPUT = pathlib.Path("-")
 SPAN_BYTES = 1 << 24
 LINE_BYTES = 1 << 20

@@ -117,7 +117,7 @@ def _split_line(manifest: Manifest, split: str, counts: dict[str, int]) -> str:
     records = counts["records"]
     shards = [shard for shard in manifest.shards if shard.split == split]
     parts = [
-        f"{records:,} records in {len(shards)} files "
+        f"{records:,} records in {len(shards)} file{'s' * (len(shards) > 1)} "
         f"({sum(shard.bytes for shard in shards) / 1e6:,.1f} MB) from "
         f"{counts['documents']:,} documents"
     ]
@@ -125,7 +125,7 @@ def _split_line(manifest: Manifest, split: str, counts: dict[str, int]) -> str:
         what = "random next sentences" if manifest.pairs == "nsp" else "swapped"
         parts.append(f"{counts['positive_labels'] / records:.1%} {what}")
         parts.append(
-            f"{counts['truncated'] / records:.1%} cut to length (BERT fills pairs up and cuts them)"
+            f"{counts['truncated'] / records:.1%} truncated (BERT fills pairs and cuts them to length)"
         )
     if records:
         parts.append(f"{1 - counts['tokens'] / (records * manifest.sequence_length):.1%} padding")

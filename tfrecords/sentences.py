@@ -15,9 +15,8 @@ import nupunkt
 
 from tfrecords.decompression import opened
 from tfrecords.errors import InputError
-from tfrecords.inputs import TEXT_FORMATS, Span, line_blocks, parquet_file
+from tfrecords.inputs import ERRORS, TEXT_FORMATS, Span, line_blocks, parquet_file
 
-ERRORS = ("strict", "replace")
 Document = list[str]
 """A non-empty list of non-empty sentences."""
 

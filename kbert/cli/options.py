@@ -15,8 +15,7 @@ import click
 
 from kbert.cli.start import keras_backend
 from kbert.config import SIZES
-from tfrecords.inputs import TEXT_FORMATS
-from tfrecords.sentences import ERRORS
+from tfrecords.inputs import ERRORS, TEXT_FORMATS
 
 PATH = click.Path(path_type=pathlib.Path)
 

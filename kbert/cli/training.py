@@ -132,9 +132,9 @@ _EVALUATION = "Evaluation and checkpoints"
 @option(
     "--evaluate-steps",
     of=PretrainingConfig,
-    show_default="all",
+    show_default="all, but at most about a tenth of the time",
     section=_EVALUATION,
-    help="Batches of an evaluation during training.",
+    help="Batches of a validation during training.",
 )
 @option(
     "--patience",

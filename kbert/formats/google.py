@@ -16,7 +16,7 @@ from kbert.config import BertConfig
 from kbert.formats.names import CONFIGURATION_FIELDS, Names, joined_weights, split_qkv, split_shapes
 from kbert.formats.notes import read_notes, with_notes
 from kbert.formats.pretrained import Pretrained, check_released_form, pairs_of
-from kbert.tensors import read_checkpoint
+from kbert.run.tensors import read_checkpoint
 from tfrecords import InputError, Vocabulary
 from tfrecords.files import read_json, write_json
 

@@ -20,7 +20,7 @@ from kbert.formats.names import CONFIGURATION_FIELDS, Names, joined_weights, spl
 from kbert.formats.notes import read_notes, with_notes
 from kbert.formats.pretrained import Pretrained, pairs_of
 from kbert.formats.protocol import CONFIGURATION, configuration_at
-from kbert.tensors import read_tensors, save_tensors
+from kbert.run.tensors import read_tensors, save_tensors
 from tfrecords import InputError
 from tfrecords.files import read_json, write_json
 

@@ -24,7 +24,7 @@ from kbert.formats.pretrained import (
     pairs_of,
 )
 from kbert.formats.protocol import CONFIGURATION, configuration_at
-from kbert.tensors import read_tensors, save_tensors
+from kbert.run.tensors import read_tensors, save_tensors
 from tfrecords import InputError, Vocabulary
 from tfrecords.files import read_json
 from tfrecords.vocabulary import UNK

@@ -8,7 +8,7 @@ import tempfile
 from kbert.config import TOP_K
 from kbert.formats.notes import NOTES, read_notes
 from kbert.formats.pretrained import Pretrained
-from kbert.tensors import read_checkpoint
+from kbert.run.tensors import read_checkpoint
 from tfrecords import InputError, Vocabulary
 
 NAME = "saved-model"

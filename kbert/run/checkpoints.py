@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import safetensors
 
-from kbert.tensors import read_tensors, save_tensors
+from kbert.run.tensors import read_tensors, save_tensors
 from tfrecords import InputError
 from tfrecords.files import (
     PARTIAL_SUFFIX,
