@@ -52,7 +52,7 @@ def test_description_says_what_the_manifest_says(records, vocabulary):
     )
     assert f"{1 - counts['tokens'] / (29 * counts['records']):.1%} padding" in train
     assert validation.startswith(
-        f"validation: {manifest.counts['validation']['records']:,} records in 1 files ("
+        f"validation: {manifest.counts['validation']['records']:,} records in 1 file ("
     )
     assert [example.split("\n")[0].split(":")[0] for example in examples] == [
         "train record 0",
@@ -107,7 +107,7 @@ def test_description_of_single_segments(tmp_path, corpus, vocabulary, config):
     assert ", pairs: none, " in head
     assert "random" not in head
     assert "swapped" not in head
-    assert "cut to length" not in head
+    assert "truncated (" not in head
     assert "masked tokens per record" in head
     assert "validation: " not in head
     assert example.split("\n")[0] == "train record 0:"

@@ -125,7 +125,7 @@ def _split_line(manifest: Manifest, split: str, counts: dict[str, int]) -> str:
         what = "random next sentences" if manifest.pairs == "nsp" else "swapped"
         parts.append(f"{counts['positive_labels'] / records:.1%} {what}")
         parts.append(
-            f"{counts['truncated'] / records:.1%} truncated (BERT fills pairs and cuts them to length)"
+            f"{counts['truncated'] / records:.1%} truncated (as BERT truncates full pairs)"
         )
     if records:
         parts.append(f"{1 - counts['tokens'] / (records * manifest.sequence_length):.1%} padding")
