@@ -25,7 +25,7 @@ from tfrecords.inputs import span_groups
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 ROOT = pathlib.Path(__file__).parent.parent
-NUM_KILLS = [7, pytest.param(50, marks=pytest.mark.long)]
+NUM_KILLS = 50
 WORDS = tuple(f"w{n}" for n in range(97))
 CONFIG = RecordsConfig(
     sequence_length=31,
@@ -151,13 +151,13 @@ def phase(output):
     return "tokenizing" if any(name.startswith("text-") for name in names) else "beginning"
 
 
-@pytest.mark.parametrize("num_kills", NUM_KILLS)
-def test_kills_at_random_moments(place, tmp_path, num_kills):
+@pytest.mark.long
+def test_fifty_kills_at_random_moments(place, tmp_path):
     code, num_steps = run_attempt(place, tmp_path / "whole")
     assert code == 0
     assert content(tmp_path / "whole") == content(place / "expected")
     draw, phases = random.Random(3), collections.Counter()
-    while phases.total() < num_kills:
+    while phases.total() < NUM_KILLS:
         output = tmp_path / f"{phases.total()}"
         # Killed again and again, until an attempt gets through.
         while True:
@@ -173,6 +173,19 @@ def test_kills_at_random_moments(place, tmp_path, num_kills):
                     for name, there in content(place / "expected").items()
                 )
         assert content(output) == content(place / "expected"), phases
+    assert set(phases) >= {"tokenizing", "partitioning", "writing"}, phases
+
+
+def test_a_kill_in_every_phase(place, tmp_path):
+    code, num_steps = run_attempt(place, tmp_path / "whole")
+    assert code == 0
+    phases = []
+    for number, last_step in enumerate(num_steps * share // 8 for share in range(1, 8)):
+        output = tmp_path / str(number)
+        assert run_attempt(place, output, last_step)[0] == -signal.SIGKILL
+        phases.append(phase(output))
+        assert run_attempt(place, output)[0] == 0
+        assert content(output) == content(place / "expected")
     assert set(phases) >= {"tokenizing", "partitioning", "writing"}, phases
 
 

@@ -137,7 +137,7 @@ class Workers:
                     give_task(process, connection)
                 yield task, values[0]
 
-    def _start(self):
+    def _start(self) -> tuple[Any, Any]:  # a process and a connection of this platform
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there,), daemon=True)

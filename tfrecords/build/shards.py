@@ -93,6 +93,7 @@ class ShardMaker:
         return write_shard(path, split, batches(), config.compression), counts
 
     def _pairs(self, documents: Documents, generator: np.random.Generator):
+        assert self._config.duplicates is not None, "RecordsConfig settles it"
         return make_pairs(
             documents,
             self._config.pairs,
