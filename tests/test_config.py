@@ -72,7 +72,8 @@ def test_a_size_can_depart_from_the_released_one():
 def test_another_size_is_refused(size):
     with pytest.raises(
         InputError,
-        match=r"^Expected a size among tiny, .*, or a miniature such as L-4_H-256\. Received: '.*'\.$",
+        match=r"^Expected a size among tiny, .*, or a miniature such as L-4_H-256\. "
+        r"Received: '.*'\.$",
     ):
         BertConfig.of_size(size, vocabulary_size=53)
 

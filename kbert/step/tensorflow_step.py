@@ -54,9 +54,10 @@ class Step:
         """One update, in the context of a replica."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replica = tf.distribute.get_replica_context()
-        batch = x, y, sample_weight, *_shares(x, sample_weight, replica)
+        weights, examples, rows = _shares(x, sample_weight, replica)
+        batch = x, y, sample_weight, weights, examples
         gradients, metrics = self._gradients(
-            batch, self.optimizer.iterations.value, self._metric_values()
+            batch, rows, self.optimizer.iterations.value, self._metric_values()
         )
         if replica.num_replicas_in_sync > 1:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
@@ -67,13 +68,14 @@ class Step:
     def test_step(self, data):
         """One batch of an evaluation, in the context of a replica."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        weights, _ = _shares(x, sample_weight, tf.distribute.get_replica_context())
-        return self._logs(self._measure((x, y, sample_weight, weights), self._metric_values()))
+        weights, _, rows = _shares(x, sample_weight, tf.distribute.get_replica_context())
+        batch = x, y, sample_weight, weights
+        return self._logs(self._measure(batch, rows, self._metric_values()))
 
-    def _gradients_of_batch(self, batch, step, metrics):
+    def _gradients_of_batch(self, batch, rows, step, metrics):
         """The gradients of the loss and the new values of the metrics."""
         if self.accumulate == 1:
-            return self._gradients_of_part(batch, step, metrics)
+            return self._gradients_of_part(batch, rows, step, metrics)
         # The micro-batches one after the other, their gradients summed: tf.while_loop and not
         # Python's, which XLA would unroll, with the memory of all parts.
         parts = split_batch(batch, self.accumulate)
@@ -82,7 +84,9 @@ class Step:
             part = keras.tree.map_structure(
                 lambda values: None if values is None else values[number], parts
             )
-            gradients, metrics = self._gradients_of_part(part, step, metrics)
+            gradients, metrics = self._gradients_of_part(
+                part, rows / self.accumulate, step, metrics
+            )
             return (
                 number + 1,
                 [one + other for one, other in zip(sums, gradients, strict=True)],
@@ -99,7 +103,7 @@ class Step:
         )
         return [one / self.accumulate for one in sums], metrics
 
-    def _gradients_of_part(self, part, step, metrics):
+    def _gradients_of_part(self, part, rows, step, metrics):
         x, y, sample_weight, weights, examples = part
         with (
             tf.GradientTape() as tape,
@@ -110,15 +114,15 @@ class Step:
             loss = self.compute_loss(x, y, y_pred, weights, training=True)
             # This ends the recording.
             gradients = tape.gradient(loss, self.trainable_variables, unconnected_gradients="zero")
-            self._count(loss, x, y, y_pred, sample_weight)
+            self._count(loss, rows, x, y, y_pred, sample_weight)
         return [tf.convert_to_tensor(one) for one in gradients], self._new_metric_values(scope)
 
-    def _measure_batch(self, batch, metrics):
+    def _measure_batch(self, batch, rows, metrics):
         x, y, sample_weight, weights = batch
         with self._scope_of(metrics) as scope:
             y_pred = self(x, training=False)
             loss = self.compute_loss(x, y, y_pred, weights, training=False)
-            self._count(loss, x, y, y_pred, sample_weight)
+            self._count(loss, rows, x, y, y_pred, sample_weight)
         return self._new_metric_values(scope)
 
     def _scope_of(self, metrics):
@@ -134,11 +138,13 @@ class Step:
         metrics = zip(self.metrics_variables, metrics, strict=True)
         return keras.StatelessScope([*metrics, *regularized])
 
-    def _count(self, loss, x, y, y_pred, sample_weight):
+    def _count(self, loss, rows, x, y, y_pred, sample_weight):
         # compute_loss has divided by the number of replicas, so that their gradients add up
         # (keras/src/losses/loss.py, scale_loss_for_distribution, Keras 3.15).
         loss *= self.distribute_strategy.num_replicas_in_sync
-        self._loss_tracker.update_state(loss, sample_weight=_num_rows(x))
+        # The loss of the whole batch is the plain mean over the replicas, since the divisor is that
+        # of the whole batch: so each counts the same, also where the last batch is shared unevenly.
+        self._loss_tracker.update_state(loss, sample_weight=rows)
         self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _update_variables(self, gradients):
@@ -190,12 +196,12 @@ def _num_rows(x):
 
 def _shares(x, sample_weight, replica):
     """What a replica has to know of the whole batch: its weights balanced over all replicas, and
-    the numbers of its rows, int32 [B of the replica].
+    the numbers of its rows, int32 [B of the replica], and how many rows a replica has on average.
 
     The last batch of a dataset may be shared out unevenly, down to replicas without a row."""
     rows, replicas = _num_rows(x), replica.num_replicas_in_sync
     if replicas == 1:
-        return balanced_weights(sample_weight), tf.range(rows)
+        return balanced_weights(sample_weight), tf.range(rows), tf.cast(rows, tf.float32)
     # One all-reduce for both: the rows of each replica at its place, then the sums of weights.
     place = replica.replica_id_in_sync_group
     known = [tf.one_hot(place, replicas) * tf.cast(rows, tf.float32)]
@@ -207,7 +213,8 @@ def _shares(x, sample_weight, replica):
     before = tf.reduce_sum(tf.where(tf.range(replicas) < place, rows_of_all, 0))
     if sums is not None:
         sums = known[replicas:]
-    return balanced_weights(sample_weight, sums, replicas), before + tf.range(rows)
+    average = tf.reduce_mean(known[:replicas])
+    return balanced_weights(sample_weight, sums, replicas), before + tf.range(rows), average
 
 
 class _LocalUpdates(TFOptimizer):
