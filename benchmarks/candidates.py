@@ -152,12 +152,13 @@ def transformers(arguments: argparse.Namespace, batch: Arrays, compiled: bool) -
             num_attention_heads=bert.num_heads,
             intermediate_size=bert.intermediate_size,
             hidden_dropout_prob=bert.dropout,
-            attention_probs_dropout_prob=bert.attention_dropout,
+            attention_probs_dropout_prob=float(bert.attention_dropout or 0.0),
         )
     )
     # As for the others: no weight decay on biases and normalisation, gradients clipped to 1.
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    peer = peer.to(device).train()
+    # transformers decorates `to`, which hides its arguments from the type checker.
+    peer = peer.to(device).train()  # pyright: ignore[reportArgumentType]
     decayed = [weight for weight in peer.parameters() if weight.ndim > 1]
     others = [weight for weight in peer.parameters() if weight.ndim == 1]
     optimizer = torch.optim.AdamW(

@@ -127,9 +127,9 @@ def of_steps(records: pathlib.Path, backend: str) -> Iterator[Line]:
     import kbert
     import tfrecords
 
-    bert = kbert.BertConfig.of_size(
-        "tiny", vocabulary_size=tfrecords.load_manifest(records).vocabulary_size, dropout=0.1
-    )
+    size = tfrecords.load_manifest(records).vocabulary_size
+    assert size is not None  # a manifest has it
+    bert = kbert.BertConfig.of_size("tiny", vocabulary_size=size, dropout=0.1)
     model = kbert.pretraining_model(bert, seed=7)
     model.compile(**kbert.pretraining_objective(learning_rate=1e-3, steps=STEPS, warmup_steps=5))
     batches = tfrecords.read(records, "train", batch_size=BATCH_SIZE, seed=7, epochs=None)

@@ -256,12 +256,9 @@ def measure_products(arguments: argparse.Namespace) -> Callable[[int], dict[str,
     x, y, sample_weight = random_batch(
         BatchSpec(**shapes), arguments.batch_size, arguments.vocabulary_size
     )
-    np.savez(
-        arguments.batch,
-        **x,
-        **y,
-        **{f"{name}_weight": values for name, values in sample_weight.items()},
-    )
+    weights = {f"{name}_weight": values for name, values in sample_weight.items()}
+    arrays: dict[str, Any] = {**x, **y, **weights}
+    np.savez(arguments.batch, **arrays)
     flops = training_flops(bert_of(arguments), **shapes)
     return lambda _: {"rate": matrix_product_rate(arguments.precision), "flops": flops}
 

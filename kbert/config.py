@@ -89,6 +89,7 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         _normalise(self)
+        # The shape.
         for name in (
             "vocabulary_size",
             "num_layers",
@@ -99,6 +100,8 @@ class BertConfig:
             "num_segments",
         ):
             check_range(self, name, 1, None)
+        # A default is resolved here, so that config.json says what was trained. The rate 1 would
+        # drop everything and divide by zero.
         if self.attention_dropout is None:
             object.__setattr__(self, "attention_dropout", self.dropout)
         check_range(self, "dropout", 0.0, 0.999)
@@ -179,7 +182,7 @@ def resolve_bert(
     if "dropout" in changes:
         changes.setdefault("attention_dropout", changes["dropout"])
     if isinstance(bert, str):
-        shape = _shape_of(bert) | {"vocabulary_size": vocabulary_size}
+        shape: dict[str, Any] = _shape_of(bert) | {"vocabulary_size": vocabulary_size}
         base, changes = initial or BertConfig(**shape), shape | changes
     else:
         base = initial if bert is None else bert
@@ -238,6 +241,7 @@ class PretrainingConfig:
 
     def __post_init__(self) -> None:
         _normalise(self)
+        # What does not depend on another field.
         for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints"):
             check_range(self, name, 1, None)
         check_range(self, "learning_rate", 0.0, None)
@@ -248,6 +252,8 @@ class PretrainingConfig:
         check_range(self, "mlm_weight", 0.0, None)
         check_range(self, "nsp_weight", 0.0, None)
         check_range(self, "seed", 0, (1 << 31) - 1)
+        # Defaults that follow from the number of steps, resolved so that config.json has the values
+        # that were used; `steps` is checked by now.
         for name, default in {
             "warmup_steps": default_warmup_steps(self.steps),
             "evaluate_every": max(1, self.steps // 20),

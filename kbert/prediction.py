@@ -61,6 +61,7 @@ class Predictor:
         self._check_head(MLM.head)
         if MASK not in text:
             raise InputError(f"Expected a text with {MASK} in it. Received: {text!r}.")
+        # Rows of the answer beyond the number of masks are padding, cut off below.
         answer = self._signatures["fill_mask"](texts=_strings([text]))
         words = [
             [

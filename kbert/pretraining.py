@@ -112,7 +112,8 @@ def pretrain(
         verbose=verbose,
     )
     manifest = tfrecords.load_manifest(records)
-    assert manifest.config is not None  # `load_manifest` returns none without
+    # `load_manifest` returns none without.
+    assert manifest.config is not None and manifest.vocabulary_size is not None
     pretraining = pretraining or PretrainingConfig()
     if tensorboard:
         check_tensorboard()
@@ -140,7 +141,7 @@ def pretrain(
         bert=bert,
         pretraining=pretraining,
         sequence_length=manifest.sequence_length,
-        cased=manifest.config.cased,
+        cased=bool(manifest.config.cased),
         pairs=manifest.pairs,
         records_sha256=hashlib.sha256((manifest.directory / MANIFEST).read_bytes()).hexdigest(),
         initial_sha256=initial_sha256(initial),

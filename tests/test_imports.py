@@ -109,6 +109,8 @@ MOST_ROOMS = 15
 """That whoever follows `pretrain` to the end has to know. A wing counts once: it is left without
 having read all of it."""
 
+DOORS = ("tfrecords.", "kbert.formats.load_and_save")
+
 
 def source(module):
     return ROOT / (module.replace(".", "/") + ".py")
@@ -179,14 +181,16 @@ def room_of(module):
 
 
 def reached(module):
-    """The files that a file of the model half imports, directly or through others, and itself. The
-    data half is entered by the files that are named there, and what is behind them stays there."""
+    """The files that a file of the model half imports, directly or through others, and itself.
+
+    What is behind DOORS stays there: the data half, entered by the files that are named on this
+    side, and the loading of another model."""
     found, waiting = set(), [module]
     while waiting:
         module = waiting.pop()
         if module not in found:
             found.add(module)
-            if module.startswith("kbert."):
+            if not module.startswith(DOORS):
                 waiting += [name for name in imports(module) if name in ORDER]
     return found
 

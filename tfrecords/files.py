@@ -156,6 +156,7 @@ def new_directory(path: str | os.PathLike, leftovers: str = "") -> pathlib.Path:
             f"Expected the name of a directory to make. Received: {path}, which is a file; name "
             "another."
         )
+    # A lock and what a killed attempt left do not make a directory somebody else's.
     there = sorted(path.iterdir()) if path.exists() else []
     there = [
         file

@@ -44,9 +44,11 @@ def inspect(directory: str | os.PathLike, num_examples: int = 3, verify: bool = 
     Raises:
         InputError: The directory holds no finished records, or a record is damaged.
     """
+    # Checked before anything is described: of damaged records the counts would mislead.
     manifest = load_manifest(directory)
     if verify:
         verify_records(manifest)
+    # The counts are in the manifest; no record is read for them.
     lines = [*_corpus_lines(manifest)]
     lines += [
         f"{split}: {_split_line(manifest, split, counts)}" for split, counts in _splits(manifest)
@@ -54,6 +56,7 @@ def inspect(directory: str | os.PathLike, num_examples: int = 3, verify: bool = 
     if verify:
         lines.append(f"all {sum(shard.records for shard in manifest.shards):,} records are sound")
     lines += [f"warning: {warning}" for warning in _warnings(manifest)]
+    # Decoded examples under a legend.
     if num_examples:
         lines += [
             "",
@@ -72,6 +75,7 @@ def inspect(directory: str | os.PathLike, num_examples: int = 3, verify: bool = 
 
 def _corpus_lines(manifest: Manifest) -> Iterator[str]:
     """How the records were made, and what was counted in the corpus."""
+    # What was asked for, then what was found, then what was lost: a line for each loss.
     config, corpus = manifest.config, manifest.counts["corpus"]
     assert config is not None, "load_manifest gives none without"
     masking = (
@@ -114,6 +118,7 @@ def _splits(manifest: Manifest) -> list[tuple[str, dict[str, int]]]:
 
 
 def _split_line(manifest: Manifest, split: str, counts: dict[str, int]) -> str:
+    # Shares are of the records, and a split may have none.
     records = counts["records"]
     shards = [shard for shard in manifest.shards if shard.split == split]
     parts = [
@@ -211,6 +216,8 @@ def verify_records(manifest: Manifest) -> None:
     Raises:
         InputError: Something is wrong; the message names the file, and the record where it can.
     """
+    # Hashes find any change of a file. The rest finds what was wrong before the hash was made, and
+    # says which record it is.
     manifest.verify()
     for shard in manifest.shards:
         path = manifest.directory / shard.name
@@ -227,6 +234,7 @@ def verify_records(manifest: Manifest) -> None:
                 f"{path}: expected whole records. Received: damage behind record {count:,} "
                 f"({error.message})."
             ) from None
+        # The reader starts in the middle of a file by these offsets.
         if shard.compression == "none" and (offsets := scan_records(path)[1]) != shard.offsets:
             raise InputError(
                 f"{path}: expected blocks of records at {shard.offsets}, as in the manifest. "
@@ -247,6 +255,8 @@ def _verify_values(
 ) -> None:
     """Raises InputError for the first value out of range, of a batch that begins with the record
     number `first`."""
+    # Every integer has an upper limit. Records that are masked on reading have ids of any length, a
+    # limit too: the length is compared as if it were a value.
     assert manifest.vocabulary_size is not None, "load_manifest gives none without"
     limits = limits_of(manifest.sequence_length, manifest.vocabulary_size) | {
         _NUM_IDS: manifest.sequence_length + 1

@@ -381,7 +381,7 @@ def _largest(ranks):
 
 
 @compiled
-def draw(key, index):
+def draw(key: np.int64, index: int) -> np.int64:
     """One of the uniform draws behind a masking: splitmix64 (Steele et al. 2014), counted from the
     key of each record.
 

@@ -156,7 +156,7 @@ def make_pairs(
     make = {"nsp": _next_sentence_pairs, "sop": _sentence_order_pairs, "none": _full_sentences}[
         kind
     ]
-    num_special_tokens = 2 if kind == "none" else 3
+    num_special_tokens = 2 if kind == "none" else 3  # pairs alone have a second [SEP]
     return Pairs(
         *make(
             documents.tokens,

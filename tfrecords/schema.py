@@ -93,8 +93,10 @@ class RecordsConfig:
     """Whether case and accents are kept; None takes what the vocabulary suggests."""
 
     def __post_init__(self) -> None:
+        # Masks that are drawn on reading differ in every epoch, so one pass over the text suffices.
         if self.duplicates is None:
             object.__setattr__(self, "duplicates", 1 if self.masking == "dynamic" else 5)
+        # Choices, then ranges. 5 tokens are the least for a pair: [CLS] a [SEP] b [SEP].
         check_choice(self, "pairs", PAIRS)
         check_choice(self, "masking", MASKINGS)
         check_choice(self, "mask_unit", MASK_UNITS)

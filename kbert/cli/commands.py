@@ -28,10 +28,12 @@ class Commands(click.Group):
     with 143."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        # click would sort them by name.
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         signal.signal(signal.SIGTERM, _exit_on_sigterm)
+        # A traceback stays for what is a fault of this program.
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
@@ -69,6 +71,7 @@ def main() -> None:
 
     'kbert demo' runs all of them on real text.
     """
+    # Read by TensorFlow's C++ code when it is first imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 

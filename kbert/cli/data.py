@@ -224,6 +224,7 @@ def records(
 
     The same text, vocabulary and options always give the same bytes, with any number of workers. An
     interrupted command continues when it is run again."""
+    # Options that contradict each other are refused before anything large is loaded.
     if beam_options and engine != "beam":
         raise click.UsageError("Expected --engine beam with --beam-options.")
     if workers and engine == "beam":
@@ -232,6 +233,7 @@ def records(
             "--workers."
         )
     tfrecords = load_package("tfrecords")
+    # Case is known from the vocabulary unless it is given, and the records' configuration has it.
     vocabulary = tfrecords.Vocabulary.load(vocabulary_path)
     tfrecords.build_records(
         inputs,

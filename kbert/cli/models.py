@@ -79,6 +79,7 @@ def predict(
 
     MODEL is a run or a model in any of the formats of 'kbert export'. TEXT may be -, which reads a
     text from every line of standard input, and answers each at once."""
+    # Mistakes are found before a model is loaded, which takes seconds.
     if bool(text) == bool(pair):
         raise click.UsageError("Expected either texts or --pair A B.")
     if pair and embed:

@@ -120,6 +120,7 @@ def text_options(section: str = "") -> Decorator:
     )
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        # The decorator nearest to the function is applied first and listed last in --help.
         for decorator in reversed(decorators):
             function = decorator(function)
         return function

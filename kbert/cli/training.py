@@ -228,6 +228,7 @@ def pretrain(
         )
     except kbert.TrainingError as error:
         raise click.ClickException(str(error)) from None
+    # With patience there may be fewer than asked for; no results without a validation split.
     click.echo(f"{output}: trained for {int(model.optimizer.iterations.numpy()):,} steps")
     if results:
         count = tfrecords.load_manifest(records).num_records("validation")

@@ -42,6 +42,8 @@ def check_initial(
 ) -> None:
     """Raises InputError if a model of this configuration, on these records, cannot start from a
     Pretrained."""
+    # The same ids must mean the same tokens, and the text must have been normalized alike: other
+    # records would train without an error, from weights of other words.
     if initial.vocabulary != vocabulary:
         raise InputError(
             f"Expected records with the vocabulary of {initial.source}, "
@@ -56,10 +58,12 @@ def check_initial(
             f"Expected {there} records, as {initial.source} is. Received: {here} ones in "
             f"{manifest.directory}; make them with --{there}."
         )
+    # A head that has learned another task is a poor start, but a start: a warning.
     for objective in objectives_of(initial.pairs):
         before, now = (objective.titles.get(pairs) for pairs in (initial.pairs, manifest.pairs))
         if now not in (None, before):
             warnings.warn(f"The head of {before} now learns {now}.", stacklevel=3)
+    # All differences at once, so that the command is corrected in one go.
     if differences := initial.shape_differences(bert):
         what = "; ".join(
             f"{name}: {here!r} there, {there!r} here" for name, (here, there) in differences.items()

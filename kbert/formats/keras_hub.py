@@ -117,6 +117,7 @@ def read(path: pathlib.Path) -> Pretrained:
     Raises:
         InputError: It is another architecture.
     """
+    # The shape. The class is compared by name and never imported from what the file says.
     fields = read_json(path / CONFIGURATION, "a configuration of KerasHub")
     if fields.get("registered_name") != _BACKBONE_NAME:
         raise InputError(
@@ -130,6 +131,8 @@ def read(path: pathlib.Path) -> Pretrained:
             f"{path / CONFIGURATION}: expected a BertBackbone. Received: another configuration "
             f"({error})."
         ) from None
+    # A preset made by kbert has notes beside it; of a foreign one the files say less, and the
+    # model's own length and objectives stand for what was trained.
     notes = read_notes(path)
     vocabulary = Vocabulary.load(path / _VOCABULARY)
     cased = _read_cased(path / _TOKENIZER)

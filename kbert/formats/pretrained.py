@@ -204,6 +204,8 @@ class Pretrained:
 
 def weight_shapes(bert: BertConfig, pairs: str = "nsp") -> dict[str, tuple[int, ...]]:
     """The shapes of the trainable variables of a `pretraining_model`, by path, in its order."""
+    # In the order in which Keras builds the model: files are read without building one, and a test
+    # compares the two.
     hidden, intermediate = bert.hidden_size, bert.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
         "token_embedding/embeddings": (bert.vocabulary_size, hidden),
@@ -217,6 +219,7 @@ def weight_shapes(bert: BertConfig, pairs: str = "nsp") -> dict[str, tuple[int, 
     def norm(path: str) -> None:
         shapes.update({f"{path}/gamma": (hidden,), f"{path}/beta": (hidden,)})
 
+    # The encoder; queries, keys and values share a kernel.
     norm("embeddings/layer_norm")
     for index in range(bert.num_layers):
         dense(f"layer_{index}/qkv", hidden, 3 * hidden)
@@ -225,6 +228,7 @@ def weight_shapes(bert: BertConfig, pairs: str = "nsp") -> dict[str, tuple[int, 
         dense(f"layer_{index}/intermediate", hidden, intermediate)
         dense(f"layer_{index}/output", intermediate, hidden)
         norm(f"layer_{index}/output_norm")
+    # The heads. That of masked tokens multiplies by the token embeddings and has a bias alone.
     dense("mlm_transform/dense", hidden, hidden)
     norm("mlm_transform/layer_norm")
     shapes["mlm/bias"] = (bert.vocabulary_size,)

@@ -190,7 +190,8 @@ class EncoderBlock(keras.layers.Layer):
         # Written out: on TensorFlow there is no fused attention, and a fused one on JAX knows
         # nothing of dropout on probabilities.
         if keras.backend.backend() != "jax" or (training and self.attention_dropout):
-            return self._attend(*self._heads(qkv_BSC, 3), mask_BS, training)
+            q_BNSD, k_BNSD, v_BNSD = self._heads(qkv_BSC, 3)
+            return self._attend(q_BNSD, k_BNSD, v_BNSD, mask_BS, training)
         batch_size, sequence_length, hidden_size = ops.shape(x_BSH)
         qkv = ops.reshape(
             qkv_BSC, (batch_size, sequence_length, 3, self.num_heads, hidden_size // self.num_heads)
@@ -222,7 +223,8 @@ class EncoderBlock(keras.layers.Layer):
             )
             q_BRH = ops.matmul(x_BRH, kernel[:, :size]) + bias[:size]
             kv_BSC = ops.matmul(hidden_BSH, kernel[:, size:]) + bias[size:]
-        return self._attend(*self._heads(q_BRH, 1), *self._heads(kv_BSC, 2), mask_BS, training)
+        (q_BNRD,), (k_BNSD, v_BNSD) = self._heads(q_BRH, 1), self._heads(kv_BSC, 2)
+        return self._attend(q_BNRD, k_BNSD, v_BNSD, mask_BS, training)
 
     def _attend(self, q_BNRD, k_BNSD, v_BNSD, mask_BS, training):
         batch_size, _, rows, head_size = ops.shape(q_BNRD)

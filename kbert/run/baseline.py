@@ -51,6 +51,8 @@ def baselines(records: str | os.PathLike[str] | Manifest, split: str = "validati
             f"Received: files without one in {manifest.directory}; make records with 'kbert "
             "records'."
         )
+    # One count more for each label of the training split: one that it lacks would cost infinitely
+    # much in the other.
     known = _label_counts(manifest, "train", limit=_BASELINE_RECORDS)
     observed = _label_counts(manifest, split)
     values: dict[str, float | None] = {field.name: None for field in dataclasses.fields(Baselines)}

@@ -191,6 +191,9 @@ def _values(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def _assign(model: keras.Model, values: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    # Every shape is compared before the first value is assigned: a model with half of another's
+    # weights would be worse than none. An optimizer's values that the model has no variables
+    # for are ignored: a model that only evaluates has no optimizer.
     variables = _variables(model)
     wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
     there = {

@@ -258,6 +258,8 @@ def load_run(directory: str | os.PathLike[str]) -> Run:
         raise InputError(
             f"Expected {KIND} by 'kbert pretrain' in {directory}. Received: something else."
         )
+    # Names such as bert.hidden_size say which dataclass they belong to. A field that the file lacks
+    # has its default, and one that no class knows is a TypeError.
     parts: dict[str, dict[str, Any]] = {"bert": {}, "pretraining": {}, "": {}}
     try:
         for key, value in fields.items():

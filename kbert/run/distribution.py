@@ -202,6 +202,8 @@ def _cluster(required: bool) -> list[str]:
                 "Received: none."
             )
         return []
+    # Checked before TensorFlow reads it, so that a mistake is one line. A cluster that has chiefs,
+    # parameter servers or evaluators is for other strategies.
     try:
         config = json.loads(text)
         workers, task = config["cluster"]["worker"], config["task"]

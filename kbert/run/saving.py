@@ -48,6 +48,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._writes = writes
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        # Before the weights that this loss led to are saved.
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             raise self._failure(f"expected a finite loss. Received: {loss}")
@@ -71,6 +72,8 @@ class Checkpoints(keras.callbacks.Callback):
         # The loss is of the weights before the update: it may be finite where they no longer are.
         if not all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables):
             raise self._failure("expected finite weights. Received: NaN or infinity")
+        # All workers have looked at the weights, so that all of them end; one writes. A full disk
+        # costs a checkpoint, not the run.
         if not self._writes:
             return None
         try:

@@ -48,6 +48,7 @@ class StopOnSignal(keras.callbacks.Callback):
         traceback: TracebackType | None,
     ) -> None:
         self._restore()
+        # A signal after the last step is not forgotten; with an error on its way, the error counts.
         if kind is None:
             self._stop_if_asked()
 
@@ -57,6 +58,7 @@ class StopOnSignal(keras.callbacks.Callback):
         self._handlers = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        # The handlers of before are back at once: a second signal does what it always does.
         self._received = number
         self._restore()
 
@@ -72,6 +74,7 @@ class StopOnSignal(keras.callbacks.Callback):
     def _stop_if_asked(self) -> None:
         if self._received is None:
             return
+        # Between two steps, where the weights are those of the step that is named.
         name = signal.Signals(self._received).name
         path = self._save()
         if self._verbose and path is not None:

@@ -63,6 +63,7 @@ class TensorBoard(keras.callbacks.Callback):
     def _write(self, logs: Logs) -> None:
         figures = figures_of(logs or {}, self._weights)
         figures["learning_rate"] = learning_rate_of(self.model)
+        # The same names in both, so that TensorBoard draws them into one chart.
         for split, validation in (("train", False), ("validation", True)):
             with self._writers[split].as_default(step=self._pace.step):
                 for name, value in figures.items():

@@ -106,7 +106,10 @@ def benchmark(
     # One model serves all sizes: its weights and optimizer take the same memory with each.
     with devices.scope():
         model = pretraining_model(bert, dtype=pretraining.dtype_policy)
-    shapes = {"sequence_length": sequence_length, "max_predictions": max_predictions}
+    shapes: dict[str, Any] = {
+        "sequence_length": sequence_length,
+        "max_predictions": max_predictions,
+    }
     micro_batches = f"; {accumulate} micro-batches" if accumulate > 1 else ""
     table = _Table(sequence_length, steps, verbose)
     table.line(

@@ -237,6 +237,7 @@ _UNITS = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 
 def plan_table(plan: Plan, steps: int | None = None) -> str:
     """A plan in lines of text; with `steps` also how long a run of so many updates would take."""
+    # Memory first: of a step that does not fit, the other figures say nothing.
     gib, chip = 2**30, plan.chip
     rows = [
         (
@@ -264,6 +265,7 @@ def plan_table(plan: Plan, steps: int | None = None) -> str:
         ),
         ("model FLOP utilization", f"{plan.utilization:.0%} of {chip.flops / 1e12:.0f} TFLOP/s"),
     ]
+    # The length of a run, and whose word all of this is.
     if steps is not None:
         rows.append((f"{steps:,} steps", f"{plan.seconds * steps / 3600:,.3g} hours"))
     count = f"{plan.chips} chip{'s' * (plan.chips > 1)}"

@@ -11,7 +11,9 @@ from typing import Any
 import keras
 from keras import ops
 
-_STEP = contextvars.ContextVar("the step that dropout masks belong to", default=None)
+_STEP: contextvars.ContextVar[tuple[Any, Any] | None] = contextvars.ContextVar(
+    "the step that dropout masks belong to", default=None
+)
 
 
 def current_step() -> tuple[Any, Any] | None:

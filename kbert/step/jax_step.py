@@ -1,6 +1,10 @@
 """The training step on JAX, for any keras.distribution. Here is all that reaches into Keras' JAX
 trainer, as of Keras 3.15."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import jax
 import keras
 
@@ -8,19 +12,24 @@ from kbert.step.dropout import dropout_masks_of
 from kbert.step.micro_batches import split_batch
 from kbert.step.objective import balanced_weights
 
+if TYPE_CHECKING:
+    _Model = keras.Model  # what Pretrainer is beside this
+else:
+    _Model = object
 
-class Step:
+
+class Step(_Model):
     """The part of Pretrainer that depends on the backend."""
 
     @staticmethod
-    def keras_jit_compile(jit_compile):
+    def keras_jit_compile(jit_compile: bool | str) -> bool | str:
         """What Keras is told of XLA: it compiles the whole step."""
         return jit_compile
 
-    def make_step(self):
+    def make_step(self) -> None:
         """Nothing is to be made after `compile`."""
 
-    def train_step(self, state, data):
+    def train_step(self, state: tuple[Any, ...], data: Any) -> tuple[Any, tuple[Any, ...]]:
         """One update: (trainable, non-trainable, optimizer's, metrics' values), batch -> logs, new
         state."""
         trainable, non_trainable, optimizer_values, metrics = state
@@ -71,7 +80,7 @@ class Step:
         )
         return self._logs(metrics), (trainable, non_trainable, optimizer_values, metrics)
 
-    def test_step(self, state, data):
+    def test_step(self, state: tuple[Any, ...], data: Any) -> tuple[Any, tuple[Any, ...]]:
         """One batch of an evaluation: (trainable, non-trainable, metrics' values), batch -> logs,
         new state."""
         trainable, non_trainable, metrics = state

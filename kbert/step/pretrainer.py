@@ -5,13 +5,14 @@ The step of each backend of Keras is in a file of its own, tensorflow_step.py an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from tfrecords import InputError
 
-if keras.backend.backend() == "jax":
+# The type checker knows that of TensorFlow alone; their methods have the same names.
+if not TYPE_CHECKING and keras.backend.backend() == "jax":
     from kbert.step.jax_step import Step
 else:
     from kbert.step.tensorflow_step import Step

@@ -15,6 +15,8 @@ Why Keras' own step will not do, as of Keras 3.15:
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
@@ -25,21 +27,26 @@ from kbert.step.dropout import dropout_masks_of
 from kbert.step.micro_batches import split_batch
 from kbert.step.objective import balanced_weights, weight_sums
 
+if TYPE_CHECKING:
+    _Model = keras.Model  # what Pretrainer is beside this
+else:
+    _Model = object
 
-class Step:
+
+class Step(_Model):
     """The part of Pretrainer that depends on the backend."""
 
     @staticmethod
-    def keras_jit_compile(jit_compile):
+    def keras_jit_compile(jit_compile: bool | str) -> bool | str:
         """What Keras is told of XLA: nothing, since it is used here."""
         return False
 
-    def make_step(self):
+    def make_step(self) -> None:
         """Makes the compiled parts of the steps anew, after `compile`."""
         # On a TPU the whole step is compiled, with no compiled functions inside of it.
         xla = self.use_xla and not isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
 
-        def compiled(function):
+        def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return (
                 function
                 if self.run_eagerly
@@ -50,7 +57,7 @@ class Step:
         self._update = compiled(self._update_variables)
         self._measure = compiled(self._measure_batch)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         """One update, in the context of a replica."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replica = tf.distribute.get_replica_context()
@@ -65,7 +72,7 @@ class Step:
         self.optimizer.iterations.assign_add(1)
         return self._logs(metrics)
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         """One batch of an evaluation, in the context of a replica."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         weights, _, rows = _shares(x, sample_weight, tf.distribute.get_replica_context())
@@ -113,7 +120,11 @@ class Step:
             y_pred = self(x, training=True)
             loss = self.compute_loss(x, y, y_pred, weights, training=True)
             # This ends the recording.
-            gradients = tape.gradient(loss, self.trainable_variables, unconnected_gradients="zero")
+            gradients = tape.gradient(
+                loss,
+                self.trainable_variables,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
             self._count(loss, rows, x, y, y_pred, sample_weight)
         return [tf.convert_to_tensor(one) for one in gradients], self._new_metric_values(scope)
 
