@@ -840,7 +840,7 @@ def test_records_with_every_option(tmp_path, tiny_corpus, tiny_vocabulary):
     assert replaced == "  1 characters stand for invalid UTF-8, which tokenization drops"
     assert first.startswith(
         f"{tmp_path / 'out'}: records of S = 23 tokens with P = 3 slots for masked tokens (words, "
-        "masked in "
+        "masked on "
     )
     assert "pairs: sop" in first
     assert corpus.startswith(f"corpus: {manifest.counts['corpus']['documents']} documents, ")

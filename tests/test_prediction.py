@@ -191,10 +191,12 @@ def test_a_function_in_disguise_is_followed(tmp_path):
     saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     (graph,) = saved.meta_graphs
     library = graph.graph_def.library.function
+    called = {node.attr["f"].func.name for function in library for node in function.node_def}
     (writer,) = [
         function
         for function in library
-        if any(node.op == "WriteFile" for node in function.node_def)
+        if function.signature.name in called
+        and any(node.op == "WriteFile" for node in function.node_def)
     ]
     for function in library:
         for node in function.node_def:

@@ -153,8 +153,10 @@ def compiled_model(
 ):
     model = pretraining_model(tiny_config(dropout=dropout), seed=7, recompute=recompute)
     randomize(model.trainable_variables, seed=3, scale=0.1)
+    # A rate that the rounding of small gradients, which Adam divides by their own size, leaves below
+    # the tolerance on every processor: at 0.01 an eager step was 1.1e-5 off on one.
     model.compile(
-        **pretraining_objective(learning_rate=0.01, steps=10, warmup_steps=0),
+        **pretraining_objective(learning_rate=0.005, steps=10, warmup_steps=0),
         accumulate=accumulate,
         jit_compile=jit_compile,
         run_eagerly=run_eagerly,
@@ -386,8 +388,10 @@ def test_what_keras_takes_gives_what_keras_gives(beside_keras):
         "half_precision": "Expected layers that compute in float32 or bfloat16. Received: float16",
         "optimizer LossScaleOptimizer": "Expected an optimizer without inner_optimizer",
         "optimizer MultiOptimizer": "Expected one optimizer for all variables",
+        "two devices, eagerly": "Expected run_eagerly=False on several devices",
     }.items():
-        assert beside_keras.pop(name).startswith(what)
+        # The cases of two devices are TensorFlow's alone.
+        assert beside_keras.pop(name, what if "devices" in name else "").startswith(what)
     assert {"column_labels", "no_weights", "regularizer_and_constraint"} <= beside_keras.keys()
     assert {"optimizer Adam", "optimizer Nadam", "optimizer Muon"} <= beside_keras.keys()
     assert beside_keras == pytest.approx(dict.fromkeys(beside_keras, 0.0), abs=1e-5)

@@ -67,7 +67,7 @@ class Pooler(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
-            **quantization_of(self.dense),
+            **quantization_of(self, "dense"),
             "initializer_range": self.initializer_range,
             "seed": self.seed,
         }
@@ -135,7 +135,7 @@ class MaskedTransform(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
-            **quantization_of(self.dense),
+            **quantization_of(self, "dense"),
             "exact_gelu": self.exact_gelu,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer_range": self.initializer_range,

@@ -28,12 +28,14 @@ def dense_layer(quantized: dict[str, Any], **options: Any) -> keras.layers.Dense
     return keras.layers.Dense.from_config(layer.get_config() | changes) if changes else layer
 
 
-def quantization_of(*layers: keras.layers.Dense) -> dict[str, Any]:
+def quantization_of(owner: keras.layers.Layer, *attributes: str) -> dict[str, Any]:
     """What the configuration of a layer has to say of the dense layers in it: {} or, after
     `model.quantize`, {"quantized": what changed in each, by name}.
 
-    `quantize` reaches layers inside of layers, which are made anew when a file is loaded.
+    `quantize` reaches layers inside of layers, which are built again when a file is loaded. A layer
+    that is not built has none yet.
     """
+    layers = [getattr(owner, name) for name in attributes] if owner.built else []
     changed = {
         layer.name: {key: layer.get_config()[key] for key in ("dtype", "quantization_config")}
         for layer in layers
@@ -267,5 +269,5 @@ class EncoderBlock(keras.layers.Layer):
             "recompute": self.recompute,
             "initializer_range": self.initializer_range,
             "seed": self.seed,
-            **quantization_of(self.qkv, self.attention_output, self.intermediate, self.output_),
+            **quantization_of(self, "qkv", "attention_output", "intermediate", "output_"),
         }

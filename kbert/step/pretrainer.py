@@ -87,9 +87,26 @@ class Pretrainer(Step, keras.Model):
         Raises:
             InputError: A name is missing, or there is one too many.
         """
+        self._check_inputs(arguments)
+        return super().__call__(*arguments, **options)
+
+    def stateless_call(
+        self,
+        trainable_variables: Any,
+        non_trainable_variables: Any,
+        *arguments: Any,
+        **options: Any,
+    ) -> Any:
+        """As of keras.Model, with the check of `__call__`, which it does without (keras/src/layers/
+        layer.py, Keras 3.15): on JAX it is what `fit` and `predict` call."""
+        self._check_inputs(arguments)
+        return super().stateless_call(
+            trainable_variables, non_trainable_variables, *arguments, **options
+        )
+
+    def _check_inputs(self, arguments: tuple[Any, ...]) -> None:
         if arguments and isinstance(arguments[0], dict) and isinstance(self.input, dict):
             check_names(arguments[0], self.input)
-        return super().__call__(*arguments, **options)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """What `compile` was called with, as JSON values; None before it."""

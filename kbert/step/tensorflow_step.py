@@ -26,6 +26,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from kbert.step.dropout import dropout_masks_of
 from kbert.step.micro_batches import split_batch
 from kbert.step.objective import balanced_weights, weight_sums
+from tfrecords.errors import InputError
 
 if TYPE_CHECKING:
     _Model = keras.Model  # what Pretrainer is beside this
@@ -42,7 +43,20 @@ class Step(_Model):
         return False
 
     def make_step(self) -> None:
-        """Makes the compiled parts of the steps anew, after `compile`."""
+        """Makes the compiled parts of the steps, after `compile`.
+
+        Raises:
+            InputError: The step is to run eagerly on several devices.
+        """
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if self.run_eagerly and replicas > 1:
+            # Collective operations of different shapes meet there: "Shape mismatch in the
+            # collective instance" (TensorFlow 2.21, MirroredStrategy on two CPU devices).
+            raise InputError(
+                "Expected run_eagerly=False on several devices, since TensorFlow mixes up the "
+                f"collective operations of eager steps. Received: run_eagerly=True on {replicas} "
+                "devices; debug the step on one device."
+            )
         # On a TPU the whole step is compiled, with no compiled functions inside of it.
         xla = self.use_xla and not isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
 
