@@ -153,8 +153,8 @@ def compiled_model(
 ):
     model = pretraining_model(tiny_config(dropout=dropout), seed=7, recompute=recompute)
     randomize(model.trainable_variables, seed=3, scale=0.1)
-    # A rate that the rounding of small gradients, which Adam divides by their own size, leaves below
-    # the tolerance on every processor: at 0.01 an eager step was 1.1e-5 off on one.
+    # A rate at which the rounding of small gradients, which Adam divides by their own size, stays
+    # below the tolerance on every processor: at 0.01 an eager step was 1.1e-5 off on one.
     model.compile(
         **pretraining_objective(learning_rate=0.005, steps=10, warmup_steps=0),
         accumulate=accumulate,
