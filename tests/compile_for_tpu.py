@@ -98,7 +98,7 @@ def tensorflow(options):
 
     import kbert
     from kbert.step.objective import compile_model
-    from kbert.step.tensorflow_step import _balanced, _examples
+    from kbert.step.tensorflow_step import _shares
 
     accumulate, batch, length, slots = options.pop("accumulate", 1), 8, 128, 20
     bert, pretraining = bert_and_pretraining(options)
@@ -117,13 +117,14 @@ def tensorflow(options):
         )
     )
     replica = tf.distribute.get_replica_context()
-    whole = (x, y, weight, _balanced(weight, replica), _examples(x, replica))
+    weights, examples, rows = _shares(x, weight, replica)
+    whole = (x, y, weight, weights, examples)
     metrics = model._metric_values()
     gradients = [tf.zeros(variable.shape, variable.dtype) for variable in model.trainable_variables]
     parts = {
-        "gradients": (model._gradients, (whole, model.optimizer.iterations.value, metrics)),
+        "gradients": (model._gradients, (whole, rows, model.optimizer.iterations.value, metrics)),
         "update": (model._update, (gradients,)),
-        "measure": (model._measure, (whole[:4], metrics)),
+        "measure": (model._measure, (whole[:4], rows, metrics)),
         # What a TPUStrategy of one core compiles: the same functions, as one.
         "train_step": (
             tf.function(model.train_step, jit_compile=True, autograph=False),
