@@ -50,8 +50,10 @@ class HistoryFile:
                     row = {name: float(text) for name, text in texts.items() if text}
                     rows.append(row | {"step": int(row["step"])})
             except (ValueError, TypeError, KeyError, csv.Error) as error:
+                # Of the reader below: a DictReader does not count a line that ends too early.
+                line = max(1, reader.reader.line_num)
                 raise InputError(
-                    f"{self.path}:{max(1, reader.line_num)}: expected numbers under the names of "
+                    f"{self.path}:{line}: expected numbers under the names of "
                     f"the first line, with a step. Received: {error!r}; correct or remove that "
                     "file, which holds figures alone."
                 ) from None
