@@ -392,6 +392,11 @@ def test_what_keras_takes_gives_what_keras_gives(beside_keras):
     }.items():
         # The cases of two devices are TensorFlow's alone.
         assert beside_keras.pop(name, what if "devices" in name else "").startswith(what)
+    schedule_free = beside_keras.pop("optimizer ScheduleFreeAdamW")
+    if isinstance(schedule_free, str):  # on TensorFlow
+        assert schedule_free.startswith("Expected another optimizer than ScheduleFreeAdamW")
+    else:
+        assert schedule_free == pytest.approx(0.0, abs=1e-5)
     assert {"column_labels", "no_weights", "regularizer_and_constraint"} <= beside_keras.keys()
     assert {"optimizer Adam", "optimizer Nadam", "optimizer Muon"} <= beside_keras.keys()
     assert beside_keras == pytest.approx(dict.fromkeys(beside_keras, 0.0), abs=1e-5)
