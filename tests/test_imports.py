@@ -229,8 +229,6 @@ def test_every_name_of_a_package_has_its_home(package):
 def test_editors_see_every_name_of_a_package(package):
     """The stub beside the package's __init__.py says the same as its table of homes."""
     stub = ROOT / package / "__init__.pyi"
-    if not stub.exists():
-        pytest.skip(f"{package} has no stub yet")
     seen = {
         alias.asname: (node.module, alias.name)
         for node in ast.parse(stub.read_text()).body
