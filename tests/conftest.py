@@ -1,15 +1,32 @@
-"""A corpus that the tests make themselves. Every word of it is unlike every other and says where it
-stands."""
+"""A corpus that the tests make themselves, and what keeps all of them short.
 
+Every word of the corpus is unlike every other and says where it stands."""
+
+import atexit
 import contextlib
 import gc
 import os
 import random
+import shutil
+import tempfile
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # What XLA compiles in one process, every other process of this session finds: a process that
+    # trains a tiny model takes 12 CPU seconds and not 19, with bit-equal losses [two cores,
+    # 2026-11]. Within a process nothing is found again, since its functions are numbered.
+    compiled = tempfile.mkdtemp(prefix="kbert-compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ |= {
+        "TF_XLA_FLAGS": f"--tf_xla_persistent_cache_directory={compiled}",
+        "JAX_COMPILATION_CACHE_DIR": compiled,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 import keras
 import pytest
 import tensorflow as tf
 
+from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
@@ -30,6 +47,14 @@ would keep a single processor busy."""
 def pytest_collection_modifyitems(items):
     order = {name: number for number, name in enumerate(SLOW)}
     items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def steps_without_xla():
+    """In the processes of the tests themselves a step is compiled by XLA only where a test asks for
+    it: that takes ten times as long as the step's graph. Processes that tests start compile as a
+    user's do; test_pretrainer.py shows that the step is the same."""
+    Pretrainer.compile.__kwdefaults__["jit_compile"] = False
 
 
 @pytest.fixture(autouse=True, scope="module")

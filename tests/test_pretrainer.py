@@ -22,6 +22,10 @@ from kbert.step.pretrainer import Pretrainer
 
 pytest_plugins = ["model_fixtures"]
 
+LEARNING_RATE = 0.005
+"""At which the rounding of small gradients, which Adam divides by their own size, stays below the
+tolerance on every processor: at 0.01 an eager step was 1.1e-5 off on one."""
+
 
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
@@ -149,14 +153,12 @@ def test_jax_trains_as_tensorflow_does(train, options):
 
 
 def compiled_model(
-    accumulate=1, jit_compile="auto", run_eagerly=False, dropout=0.3, recompute=False
+    accumulate=1, jit_compile=True, run_eagerly=False, dropout=0.3, recompute=False
 ):
     model = pretraining_model(tiny_config(dropout=dropout), seed=7, recompute=recompute)
     randomize(model.trainable_variables, seed=3, scale=0.1)
-    # A rate at which the rounding of small gradients, which Adam divides by their own size, stays
-    # below the tolerance on every processor: at 0.01 an eager step was 1.1e-5 off on one.
     model.compile(
-        **pretraining_objective(learning_rate=0.005, steps=10, warmup_steps=0),
+        **pretraining_objective(learning_rate=LEARNING_RATE, steps=10, warmup_steps=0),
         accumulate=accumulate,
         jit_compile=jit_compile,
         run_eagerly=run_eagerly,
@@ -209,7 +211,7 @@ def test_the_gradient_is_that_of_the_sums_over_the_whole_batch():
         update = 0.1 * gradient / (np.sqrt(0.001 * gradient**2) + 1e-6)
         decay = 0.0 if variable.name in ("bias", "gamma", "beta") else 0.01
         value = np.float64(variable.numpy())
-        expected[variable.path] = value - 0.01 * (update + decay * value)
+        expected[variable.path] = value - LEARNING_RATE * (update + decay * value)
     logs = model.train_on_batch(x, y, weight, return_dict=True)
     assert logs["loss"] == pytest.approx(float(loss), abs=1e-5)
     for variable in variables:
@@ -222,15 +224,16 @@ def test_activations_that_are_worked_out_twice_are_not_kept():
     # XLA would find the same computation twice and keep its result, if it were not told otherwise.
     def matrix_products(recompute):
         model = pretraining_model(tiny_config(num_layers=3, dropout=0.3), recompute=recompute)
-        model.compile(**pretraining_objective(steps=10))
+        model.compile(**pretraining_objective(steps=10), jit_compile=True)
         x, y, weight = random_batch()
         model.train_on_batch(x, y, weight)
-        batch = keras.tree.map_structure(
-            tf.constant, (x, y, weight, weight, np.arange(5, dtype=np.int32))
+        examples = np.arange(5, dtype=np.int32)
+        arguments = keras.tree.map_structure(
+            tf.constant, ((x, y, weight, weight, examples), 5.0, 0)
         )
-        hlo = model._gradients.experimental_get_compiler_ir(
-            batch, tf.constant(0), model._metric_values()
-        )("optimized_hlo")
+        hlo = model._gradients.experimental_get_compiler_ir(*arguments, model._metric_values())(
+            "optimized_hlo"
+        )
         return hlo.count(" dot(")
 
     # Each of the products in a block that go forward is there once more: six, and seven in the
