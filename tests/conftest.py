@@ -26,6 +26,7 @@ import keras
 import pytest
 import tensorflow as tf
 
+import kbert.run.history
 from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
 from tfrecords.vocabulary import SPECIAL_TOKENS
@@ -55,6 +56,13 @@ def steps_without_xla():
     it: that takes ten times as long as the step's graph. Processes that tests start compile as a
     user's do; test_pretrainer.py shows that the step is the same."""
     Pretrainer.compile.__kwdefaults__["jit_compile"] = False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_pictures():
+    """A picture of the curves takes half a second at every evaluation; a test that looks at it
+    draws it."""
+    kbert.run.history.draw_curves = lambda *rows_to_path: rows_to_path[-1].write_bytes(b"\x89PNG")
 
 
 @pytest.fixture(autouse=True, scope="module")

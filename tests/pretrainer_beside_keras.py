@@ -131,7 +131,8 @@ def beside_plain(optimizer, **options):
     outcomes = []
     for kind in (Pretrainer, keras.Model):
         made = model(kind, **options)
-        made.compile(optimizer(), plain_losses(), jit_compile=kind is Pretrainer)
+        # Without XLA, which on TensorFlow takes most of the time of all optimizers.
+        made.compile(optimizer(), plain_losses(), jit_compile=False)
         losses = [float(made.train_on_batch(x, y)[0]) for _ in range(3)]
         outcomes.append((losses, [variable.numpy() for variable in made.trainable_variables]))
     return difference(*outcomes)

@@ -124,6 +124,7 @@ def test_a_cluster_of_one_worker_trains(machines, alone, tiny_records, tmp_path)
         np.testing.assert_array_equal(there[name], value, err_msg=name)
 
 
+@pytest.mark.long
 def test_two_workers_start_from_a_preset(machines, tiny_run, tiny_records, tmp_path):
     # To read it builds a KerasHub model, which must not come before the workers have met.
     preset = save(load(tiny_run.directory), tmp_path / "preset", "keras-hub")
@@ -136,6 +137,7 @@ def test_two_workers_start_from_a_preset(machines, tiny_run, tiny_records, tmp_p
     assert load_run(tmp_path / "run").results_of(2) is not None
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_devices(machines, alone, tiny_records, tmp_path):
     words = ("pretrain", tiny_records, f"--output={tmp_path / 'run'}", *SETTINGS)
     one = machines[0].start(*words)

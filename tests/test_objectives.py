@@ -80,10 +80,13 @@ def test_one_more_entry_is_one_more_objective(monkeypatch):
 
     monkeypatch.setitem(heads.HEADS, "full", head)
     model = pretraining_model(tiny_config(num_layers=1))
-    compile_model(model, PretrainingConfig(steps=60, batch_size=5, learning_rate=0.02))
+    compile_model(model, PretrainingConfig(steps=60, batch_size=5, learning_rate=0.005))
     x, y, weights = random_batch()
     y["full"] = x["padding_mask"][:, -1]
     weights["full"] = np.ones(5, np.float32)
-    logs = [model.train_on_batch(x, y, weights, return_dict=True) for _ in range(40)]
-    assert logs[-1]["full_cross_entropy"] < logs[0]["full_cross_entropy"] / 2
+    logs = []
+    for _ in range(40):
+        model.reset_metrics()
+        logs.append(model.train_on_batch(x, y, weights, return_dict=True))
+    assert logs[-1]["full_cross_entropy"] < logs[0]["full_cross_entropy"] / 4
     assert logs[0].keys() >= {"full_loss", "full_accuracy", "mlm_accuracy", "nsp_cross_entropy"}

@@ -36,8 +36,27 @@ def trained_bytes(size="tiny", vocabulary_size=VOCABULARY_SIZE, **changes):
     )
 
 
+FOUR_CHIPS = {"topology": "v5e:2x2", "batch_size": 64, "precision": "bfloat16"}
+
+
+def assert_sensible(plan, rows):
+    assert plan["chips"] == 4
+    assert trained_bytes() < plan["argument_bytes"] < 1.1 * trained_bytes()
+    assert plan["memory_bytes"] > plan["argument_bytes"] + plan["temporary_bytes"]
+    # The compiler counts the matrix products, and what is done to each value between them.
+    assert 0.95 < plan["flops"] / (rows * plan["model_flops"]) < 2
+
+
+def test_a_step_compiles_for_four_chips():
+    (plan,) = compiled("plan", FOUR_CHIPS)
+    assert_sensible(plan, rows=16)
+    assert "sequences in a step          64, 16 on each chip" in plan["table"]
+    assert "1,000 steps" in plan["table"]
+
+
+@pytest.mark.long
 def test_the_options_of_training_compile_for_four_chips():
-    shared = {"topology": "v5e:2x2", "batch_size": 64, "precision": "bfloat16"}
+    shared = FOUR_CHIPS
     plain, parts, recomputed, long = compiled(
         "plan",
         shared,
@@ -47,16 +66,10 @@ def test_the_options_of_training_compile_for_four_chips():
         | {"optimizer": "lamb", "sequence_length": 512, "max_predictions": 76, "batch_size": 8},
     )
     for plan, rows in ((plain, 16), (parts, 16), (recomputed, 16), (long, 2)):
-        assert plan["chips"] == 4
-        assert trained_bytes() < plan["argument_bytes"] < 1.1 * trained_bytes()
-        assert plan["memory_bytes"] > plan["argument_bytes"] + plan["temporary_bytes"]
-        # The compiler counts the matrix products, and what is done to each value between them.
-        assert 0.95 < plan["flops"] / (rows * plan["model_flops"]) < 2
+        assert_sensible(plan, rows)
     # Micro-batches are the same work, with less at a time; recomputation is more of it.
     assert parts["flops"] == pytest.approx(plain["flops"], rel=0.1)
     assert recomputed["flops"] > 1.15 * plain["flops"]
-    assert "sequences in a step          64, 16 on each chip" in plain["table"]
-    assert "1,000 steps" in plain["table"]
 
 
 @pytest.mark.long

@@ -113,10 +113,10 @@ def assert_same_training(one, other, atol=1e-5):
 @pytest.mark.parametrize(
     "options",
     [
-        {"accumulate": 4},
-        {"strategy": "mirrored", "devices": 2},
+        pytest.param({"accumulate": 4}, marks=pytest.mark.long),
+        pytest.param({"strategy": "mirrored", "devices": 2}, marks=pytest.mark.long),
         {"strategy": "mirrored", "devices": 2, "accumulate": 2},
-        {"strategy": "multi-worker", "accumulate": 2},
+        pytest.param({"strategy": "multi-worker", "accumulate": 2}, marks=pytest.mark.long),
     ],
     ids=["accumulation", "mirrored", "mirrored-accumulation", "multi-worker-accumulation"],
 )
@@ -129,12 +129,14 @@ def test_fifty_steps_are_the_same_however_they_are_shared_out(train, options, dr
     assert_same_training(one, other)
 
 
+@pytest.mark.long
 def test_clipping_and_dropout_have_a_part_in_those_fifty_steps(train):
     one, unclipped, dropped = train(dropout=0.0), train(dropout=0.0, clip=100.0), train(dropout=0.3)
     for other in (unclipped, dropped):
         assert np.abs(one["losses"] - other["losses"]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_lamb_is_shared_out_too(train):
     assert_same_training(
         train(optimizer="lamb", steps=10),
@@ -143,7 +145,13 @@ def test_lamb_is_shared_out_too(train):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"devices": 2, "strategy": "mirrored"}, {"accumulate": 2}], ids=str
+    "options",
+    [
+        {},
+        {"devices": 2, "strategy": "mirrored"},
+        pytest.param({"accumulate": 2}, marks=pytest.mark.long),
+    ],
+    ids=str,
 )
 def test_jax_trains_as_tensorflow_does(train, options):
     one = train(dropout=0.3)
@@ -153,7 +161,7 @@ def test_jax_trains_as_tensorflow_does(train, options):
 
 
 def compiled_model(
-    accumulate=1, jit_compile=True, run_eagerly=False, dropout=0.3, recompute=False
+    accumulate=1, jit_compile=False, run_eagerly=False, dropout=0.3, recompute=False
 ):
     model = pretraining_model(tiny_config(dropout=dropout), seed=7, recompute=recompute)
     randomize(model.trainable_variables, seed=3, scale=0.1)
@@ -166,36 +174,43 @@ def compiled_model(
     return model
 
 
+def three_steps(model):
+    """The logs of three updates, and the weights after them."""
+    batches = [random_batch(seed, batch_size=6) for seed in range(3)]
+    logs = [model.train_on_batch(*batch, return_dict=True) for batch in batches]
+    return logs, values_of(model.trainable_variables)
+
+
+@pytest.fixture(scope="module")
+def three_steps_by_xla():
+    return three_steps(compiled_model(jit_compile=True))
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"jit_compile": False},
         {"run_eagerly": True},
         {"accumulate": 3, "run_eagerly": True},
-        {"recompute": True},
-        {"recompute": True, "accumulate": 2},
+        {"recompute": True, "jit_compile": True},
+        {"recompute": True, "jit_compile": True, "accumulate": 2},
         {"recompute": True, "jit_compile": False},
     ],
     ids=str,
 )
-def test_a_step_is_the_same_without_xla_eagerly_and_with_activations_worked_out_twice(options):
-    batches = [random_batch(seed, batch_size=6) for seed in range(3)]
-    models = [compiled_model(), compiled_model(**options)]
-    logs = [
-        [model.train_on_batch(*batch, return_dict=True) for batch in batches] for model in models
-    ]
-    for one, other in zip(*logs, strict=True):
+def test_a_step_is_the_same_without_xla_eagerly_and_with_activations_worked_out_twice(
+    three_steps_by_xla, options
+):
+    logs, weights = three_steps(compiled_model(**options))
+    for one, other in zip(three_steps_by_xla[0], logs, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
-    one, other = (values_of(model.trainable_variables) for model in models)
-    for path, value in one.items():
-        np.testing.assert_allclose(other[path], value, atol=1e-5, err_msg=path)
+    for path, value in three_steps_by_xla[1].items():
+        np.testing.assert_allclose(weights[path], value, atol=1e-5, err_msg=path)
 
 
 def test_the_gradient_is_that_of_the_sums_over_the_whole_batch():
     # Against TensorFlow's own tape over the losses written out, without anything of Keras' trainer.
     x, y, weight = random_batch(batch_size=6)
-    model = compiled_model(accumulate=2, dropout=0.0)
-    model.train_on_batch(x, y, weight)  # builds
     model = compiled_model(accumulate=2, dropout=0.0)
     with tf.GradientTape() as tape:
         logits = model(x, training=True)
@@ -223,22 +238,23 @@ def test_the_gradient_is_that_of_the_sums_over_the_whole_batch():
 def test_activations_that_are_worked_out_twice_are_not_kept():
     # XLA would find the same computation twice and keep its result, if it were not told otherwise.
     def matrix_products(recompute):
-        model = pretraining_model(tiny_config(num_layers=3, dropout=0.3), recompute=recompute)
-        model.compile(**pretraining_objective(steps=10), jit_compile=True)
+        model = pretraining_model(tiny_config(num_layers=2, dropout=0.3), recompute=recompute)
+        model.compile(**pretraining_objective(steps=10))
         x, y, weight = random_batch()
-        model.train_on_batch(x, y, weight)
+        model.train_on_batch(x, y, weight)  # builds the metrics
         examples = np.arange(5, dtype=np.int32)
         arguments = keras.tree.map_structure(
             tf.constant, ((x, y, weight, weight, examples), 5.0, 0)
         )
-        hlo = model._gradients.experimental_get_compiler_ir(*arguments, model._metric_values())(
+        by_xla = tf.function(model._gradients_of_batch, jit_compile=True, autograph=False)
+        hlo = by_xla.experimental_get_compiler_ir(*arguments, model._metric_values())(
             "optimized_hlo"
         )
         return hlo.count(" dot(")
 
     # Each of the products in a block that go forward is there once more: six, and seven in the
     # last, whose queries are of fewer rows than its keys and values.
-    assert matrix_products(True) == matrix_products(False) + 2 * 6 + 7
+    assert matrix_products(True) == matrix_products(False) + 6 + 7
 
 
 def test_a_batch_without_a_masked_token_has_no_loss_of_them():
@@ -355,7 +371,7 @@ def test_steps_per_execution_makes_no_difference():
         )
 
 
-@pytest.fixture(scope="module", params=["tensorflow", "jax"])
+@pytest.fixture(scope="module", params=["tensorflow", pytest.param("jax", marks=pytest.mark.long)])
 def beside_keras(request):
     """What pretrainer_beside_keras.py says of each of its cases, on one backend."""
     done = subprocess.run(

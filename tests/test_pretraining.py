@@ -27,6 +27,7 @@ from kbert.prediction import load_predictor
 from kbert.pretraining import _segments, pretrain
 from kbert.run.baseline import baselines
 from kbert.run.checkpoints import list_checkpoints
+from kbert.run.curves import draw_curves
 from kbert.run.directory import load_run
 from kbert.run.errors import TrainingError
 from kbert.run.evaluation import evaluate, results_table
@@ -560,6 +561,7 @@ def test_a_third_objective_is_an_entry_a_head_and_its_labels(tiny_records, tmp_p
         return x, y | {"full": x["padding_mask"][:, -1]}, weights | {"full": weights["nsp"]}
 
     read = tfrecords.read
+    monkeypatch.setattr("kbert.run.history.draw_curves", draw_curves)
     monkeypatch.setattr("kbert.objectives.OBJECTIVES", (*OBJECTIVES, full))
     monkeypatch.setitem(HEADS, "full", head)
     monkeypatch.setattr(
