@@ -25,6 +25,7 @@ ORDER = [
     "tfrecords.python_docs",
     "tfrecords.workers",
     "tfrecords.progress",
+    "tfrecords.word_counts",
     "tfrecords.vocabulary_learning",
     "tfrecords.hashing",
     "tfrecords.pairs",

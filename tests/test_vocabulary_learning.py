@@ -4,14 +4,22 @@ import io
 import itertools
 import random
 import sys
+import tempfile
 
 import plain_tokenizer
 import pytest
 import tokenizers
 
-from tfrecords import Vocabulary, learn_vocabulary, python_documents, vocabulary_learning
+from tfrecords import (
+    Vocabulary,
+    learn_vocabulary,
+    python_documents,
+    vocabulary_learning,
+    word_counts,
+)
 from tfrecords.inputs import span_groups, spans_of
 from tfrecords.vocabulary import SPECIAL_TOKENS
+from tfrecords.word_counts import WordCounts
 
 TEXT = """The river runs past the old mill, and the miller's daughter counts the running water.
 Nobody counts the stones; the stones count the years!
@@ -62,7 +70,10 @@ def write(path, documents, compress=bytes):
 
 def count_words(some_spans, cased=False, workers=1):
     tasks = list(span_groups(some_spans, 150_000))
-    counted = vocabulary_learning._count_words(tasks, cased, "sentences", "strict", workers, False)
+    with tempfile.TemporaryDirectory() as directory:
+        counted = vocabulary_learning._count_words(
+            tasks, cased, "sentences", "strict", workers, False, directory
+        )
     # The line separator is a character that is a word of its own, and white space to what learns
     # from the words.
     return collections.Counter(
@@ -215,8 +226,12 @@ def test_two_processes_learn_what_one_does(tmp_path, real_text):
         count_words(spans_of(files, "sentences", 100_003), workers=workers) for workers in (1, 2)
     )
     assert one == two == plain_counts(real_text, False)
-    # In the same order too, which what is forgotten may depend on.
-    assert list(one) == list(two)
+
+
+def most_words(monkeypatch, number):
+    """At most so many different words in memory, and in the end."""
+    for home in (vocabulary_learning, word_counts):
+        monkeypatch.setattr(home, "MAX_WORDS", number)
 
 
 def test_the_rarest_words_are_forgotten(tmp_path, monkeypatch):
@@ -224,43 +239,83 @@ def test_the_rarest_words_are_forgotten(tmp_path, monkeypatch):
     (tmp_path / "text").write_text(text)
     some_spans = spans_of([tmp_path / "text"], "sentences")
     counts = {"a": 5, "b": 4, "c": 3, "d": 2, "e": 2, "f": 1, "g": 1}
-    for most, kept in [
-        (7, "abcdefg"),
-        (6, "abcde"),
-        (5, "abcde"),
-        (4, "abc"),
-        (3, "abc"),
-        (2, "ab"),
-        (1, "a"),
-    ]:
-        monkeypatch.setattr(vocabulary_learning, "MAX_WORDS", most)
-        assert count_words(some_spans) == {word: counts[word] for word in kept}
+    for most in range(1, 9):
+        most_words(monkeypatch, most)
+        assert count_words(some_spans) == {word: counts[word] for word in "abcdefg"[:most]}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_counts_are_exact_however_many_words_there_are(tmp_path, monkeypatch, compress, workers):
+    # Words that are rare in every part of the text and frequent in the whole of it: what forgot the
+    # rarest in each part would lose them.
+    draw = random.Random(3)
+    common = [f"w{number}" for number in range(80)]
+    sentences = [f"the mill {draw.random()} turns {draw.choice(common)}" for _ in range(5003)]
+    documents = [sentences[i : i + 7] for i in range(0, 5003, 7)]
+    expected = plain_counts(documents, False)
+    assert len(expected) > 5000
+    kept = sorted(expected, key=lambda word: (-expected[word], word))[:101]
+    assert set(common) < set(kept)
+    most_words(monkeypatch, 101)
+    monkeypatch.setattr(vocabulary_learning, "_CHARACTERS_PER_BATCH", 1009)
+    for parts in (documents, documents[::-1]):
+        some_spans = spans_of([write(tmp_path / "text", parts, compress)], "sentences", 30_011)
+        assert count_words(some_spans, workers=workers) == {word: expected[word] for word in kept}
 
 
 def test_different_words_without_end_take_bounded_memory(tmp_path, monkeypatch):
-    draw = random.Random(3)
-    sentences = [f"The mill {draw.random()} turns {number}abc" for number in range(5003)]
-    some_spans = spans_of(
-        [write(tmp_path / "text", [sentences[i : i + 7] for i in range(0, 5003, 7)])],
-        "sentences",
-        30_011,
-    )
-    monkeypatch.setattr(vocabulary_learning, "MAX_WORDS", 101)
-    monkeypatch.setattr(vocabulary_learning, "_CHARACTERS_PER_BATCH", 1009)
-    sizes = []
-    forget = vocabulary_learning._forget
-    monkeypatch.setattr(
-        vocabulary_learning, "_forget", lambda words: (sizes.append(len(words)), forget(words))
-    )
-    first, second = (count_words(some_spans) for _ in range(2))
-    assert first == second
-    assert len(first) <= 101
-    assert {word: first[word] for word in ["the", "mill", "turns", "."]} == dict.fromkeys(
-        ["the", "mill", "turns"], 5003
-    ) | {".": first["."]}
-    assert first["."] >= 5003
-    # Words of a batch, and of what was kept before.
-    assert 101 < max(sizes) < 2 * 101 + 1009
+    most_words(monkeypatch, 101)
+    counts = WordCounts(tmp_path)
+    for number in range(1000):
+        counts.add({f"{number}-{word}": 1 for word in range(50)} | {"the": 2})
+        assert len(counts._words) <= 101
+    kept = counts.most_frequent()
+    assert len(kept) == 101
+    assert kept["the"] == 2000
+    files = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert max(files) < 3 * sum(files) / len(files)  # each of them fits in memory
+
+
+ALPHABETS = ("abcdefgh", "αβγδεζηθ", "бвгдежзи")
+
+
+def tied_text(seed):
+    """A text in which almost every count occurs many times over: every word stands there twice."""
+    draw = random.Random(seed)
+    words = {
+        "".join(draw.choices(draw.choice(ALPHABETS), k=draw.randint(1, 9))) for _ in range(1500)
+    }
+    return sorted(words) * 2
+
+
+def test_the_same_words_give_the_same_vocabulary(tmp_path):
+    # Ties between merges are broken alike, whatever a process takes its hashes from.
+    words = tied_text(seed=5)
+    learned = set()
+    for turn in range(10):
+        random.Random(turn).shuffle(words)
+        lines = [" ".join(words[start : start + 7]) for start in range(0, len(words), 7)]
+        half = len(lines) // (turn % 3 + 1)
+        files = [tmp_path / f"{turn}-{name}" for name in ("one", "two")]
+        for file, part in zip(files, (lines[:half], lines[half:]), strict=True):
+            file.write_text("\n".join(part) + "\n")
+        learned.add(learn_vocabulary(files[:: (-1) ** turn], 613).text)
+    assert len(learned) == 1
+    assert 600 < len(learned.pop().splitlines()) <= 613
+
+
+def test_the_number_of_workers_makes_no_difference(tmp_path, real_text):
+    files = [write(tmp_path / str(number), real_text[number::5]) for number in range(5)]
+    vocabularies = [learn_vocabulary(files, 1500, workers=workers) for workers in (1, 2, 5)]
+    assert vocabularies[0] == vocabularies[1] == vocabularies[2]
+
+
+def test_rare_characters_are_left_out_alike(tmp_path, monkeypatch):
+    # Of five equally frequent ones, the first in the order of their text.
+    monkeypatch.setattr(vocabulary_learning, "_CHARACTERS", 4)
+    text = "ab ab ab xa ya za va wa\n"
+    assert learn(tmp_path, text, 12).tokens[5:] == ("ab", "##a", "v", "w", "##b", "a", "b")
 
 
 def test_counts_of_a_large_corpus_are_scaled_down(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import collections
 import os
+import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -18,10 +19,9 @@ from tfrecords.progress import progress_bar
 from tfrecords.sentences import span_documents
 from tfrecords.tokenizer import MAX_WORD_CHARACTERS, Tokenizer, normalize, set_words_apart
 from tfrecords.vocabulary import SPECIAL_TOKENS, Vocabulary
+from tfrecords.word_counts import MAX_WORDS, WordCounts, write_counts
 from tfrecords.workers import Workers, automatic_workers
 
-MAX_WORDS = 1 << 21
-"""The different words that are kept; when there are more, the rarest are forgotten."""
 LEARNED_WORDS = 20_000_000
 """The words that are learned from; the counts of a larger corpus are scaled down to that."""
 
@@ -45,14 +45,13 @@ def learn_vocabulary(
 ) -> Vocabulary:
     """Learns a vocabulary of at most `size` tokens from text files with the `tokenizers` library.
 
+    The same text gives the same vocabulary, for any number of workers and order of the files.
     The tokens stand in canonical order: the five special tokens, then by falling frequency in the
-    text, then by text. The library takes in the most frequent characters, 1,000 or a third of the
-    size if that is more; a word with a rarer one becomes [UNK]. It breaks ties between equally good
-    merges arbitrarily, so two runs may differ in a few rare tokens; records and models therefore
-    depend on a vocabulary's file, never on learning it again.
+    text, then by text. The most frequent characters are taken in, 1,000 or a third of the size if
+    that is more; a word with a rarer one becomes [UNK].
 
-    Memory is bounded: a process keeps at most MAX_WORDS different words, and the library learns
-    from LEARNED_WORDS.
+    Memory is bounded: a process keeps at most some word_counts.MAX_WORDS different words, with the
+    counts of more in temporary files, and the library learns from LEARNED_WORDS.
 
     Args:
         inputs: Text files, directories and patterns of them, "-" for standard input; see
@@ -84,30 +83,16 @@ def learn_vocabulary(
         )
 
     # Count the words.
-    with tempfile.NamedTemporaryFile(prefix="kbert-") as spooled:
-        files = spool(input_files(inputs), spooled.name)
+    with tempfile.TemporaryDirectory(prefix="kbert-") as directory:
+        files = spool(input_files(inputs), pathlib.Path(directory, "standard-input"))
         groups = list(span_groups(spans_of(files, format)))
-        words = _count_words(groups, cased, format, errors, workers, progress)
+        words = _count_words(groups, cased, format, errors, workers, progress, directory)
     if not words:
         raise InputError(
             "Expected text to learn a vocabulary from. Received: input files without a single word."
         )
 
-    # Learn from them, as a text in which each word stands as often as it was counted: the library
-    # takes texts alone.
-    scale = min(1.0, LEARNED_WORDS / words.total())
-    learner = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
-    learner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    trainer = tokenizers.trainers.WordPieceTrainer(
-        vocab_size=size,
-        min_frequency=max(1, round(min_frequency * scale)),
-        limit_alphabet=max(_CHARACTERS, size // 3),
-        special_tokens=list(SPECIAL_TOKENS),
-        continuing_subword_prefix="##",
-        show_progress=False,
-    )
-    learner.train_from_iterator(_repeated(words, scale), trainer)
-    found = [token for token in learner.get_vocab() if token not in SPECIAL_TOKENS]
+    found = _learn(words, size, min_frequency)
     if len(found) + len(SPECIAL_TOKENS) > size:
         raise InputError(
             "Expected a vocabulary size with room for every character of the text. Received: "
@@ -115,7 +100,7 @@ def learn_vocabulary(
             "more."
         )
 
-    # The library orders tokens as it merged them, ties included: sort by how often each is used.
+    # The library orders tokens as it merged them: sort by how often each is used.
     learned = Vocabulary(SPECIAL_TOKENS + tuple(found))
     counts = _count_tokens(words, Tokenizer(learned, cased=True))
     return Vocabulary(
@@ -131,36 +116,75 @@ def _count_words(
     errors: str,
     workers: int | None,
     progress: bool,
+    directory: str,
 ) -> collections.Counter[str]:
-    """How often each word stands in the text, normalized as BERT does."""
-    words = collections.Counter()
+    """How often each word stands in the text, normalized as BERT does; the most frequent ones."""
+    words = WordCounts(directory)
     total = sum(group.bytes for group in tasks)
     if workers is None:
         workers = automatic_workers(total / _TEXT_SPEED)
     with (
-        Workers(workers, _WordCounter, cased, format, errors) as pool,
+        Workers(workers, _WordCounter, cased, format, errors, directory) as pool,
         progress_bar("counting words", total, "B", progress) as bar,
     ):
-        for group, counted in pool.map(_WordCounter.count, tasks):
+        for group, (counted, files) in pool.map(_WordCounter.count, tasks):
             bar.update(group.bytes)
-            words.update(counted)
-            _forget(words)
-    return words
+            words.add(counted)
+            for file in files:
+                words.add_file(file)
+                pathlib.Path(file).unlink()
+        return words.most_frequent()
 
 
-def _forget(words: collections.Counter[str]) -> None:
-    """Drops the rarest words until at most MAX_WORDS are left."""
-    least = 0
-    while len(words) > MAX_WORDS:
-        least += 1
-        for word in [word for word, count in words.items() if count <= least]:
-            del words[word]
+def _learn(words: collections.Counter[str], size: int, min_frequency: int) -> list[str]:
+    """The tokens that the library learns, without the special ones.
+
+    It takes texts alone, so it gets one in which each word stands as often as it was counted.
+    Between equally frequent merges it prefers those of the tokens that it numbered first; it
+    numbers the characters within words as they turn up in a hash table, but special tokens as they
+    are listed (tokenizers 0.22, models/bpe/trainer.rs). So all characters are fixed here: those
+    that begin a word as its initial alphabet, which it sorts, and those within words as special
+    tokens.
+    """
+    scale = min(1.0, LEARNED_WORDS / words.total())
+    first, within = _characters(words, scale, limit=max(_CHARACTERS, size // 3))
+    learner = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    learner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=max(1, round(min_frequency * scale)),
+        initial_alphabet=first,
+        limit_alphabet=len(first),
+        special_tokens=[*SPECIAL_TOKENS, *within],
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    learner.train_from_iterator(_repeated(words, scale), trainer)
+    return [token for token in learner.get_vocab() if token not in SPECIAL_TOKENS]
+
+
+def _characters(
+    words: collections.Counter[str], scale: float, limit: int
+) -> tuple[list[str], list[str]]:
+    """The `limit` most frequent characters, and of these the ones that stand within words, with
+    "##" before them."""
+    counts: collections.Counter[str] = collections.Counter()
+    within = set()
+    for word, count in words.items():
+        count = round(count * scale)
+        if count > 0 and not word.isspace():  # U+2028 is a word, and white space to the library
+            for character in word:
+                counts[character] += count
+            within.update(word[1:])
+    order = sorted(counts, key=lambda character: (-counts[character], character))
+    kept = sorted(order[:limit])
+    return kept, [f"##{character}" for character in kept if character in within]
 
 
 class _WordCounter:
     """What a worker process owns: it counts the words of some spans of text."""
 
-    def __init__(self, cased: bool, format: str, errors: str):
+    def __init__(self, cased: bool, format: str, errors: str, directory: str):
         self._words_apart = tf.function(
             lambda texts: set_words_apart(normalize(texts, cased)),
             input_signature=[tf.TensorSpec([None], tf.string)],
@@ -168,10 +192,18 @@ class _WordCounter:
         )
         self._format = format
         self._errors = errors
+        self._directory = directory
 
-    def count(self, group: SpanGroup, report: Callable[..., object]) -> collections.Counter[str]:
-        """Counts the words of the group; nothing is reported."""
+    def count(
+        self, group: SpanGroup, report: Callable[..., object]
+    ) -> tuple[collections.Counter[str], list[str]]:
+        """Counts the words of the group; nothing is reported.
+
+        Returns:
+            Counts, and files of further counts: a compressed file may have any number of words.
+        """
         words, sentences, size = collections.Counter(), [], 0
+        files: list[str] = []
         for span in group.spans:
             for document in span_documents(span, self._format, self._errors, collections.Counter()):
                 sentences += document
@@ -179,15 +211,24 @@ class _WordCounter:
                 if size >= _CHARACTERS_PER_BATCH:
                     self._add(words, sentences)
                     sentences, size = [], 0
+                    if len(words) > MAX_WORDS:
+                        files.append(self._written(words))
+                        words.clear()
         self._add(words, sentences)
-        return words
+        return words, files
+
+    def _written(self, words: collections.Counter[str]) -> str:
+        """A new file of the counts."""
+        number, path = tempfile.mkstemp(prefix="counts-", dir=self._directory)
+        os.close(number)
+        write_counts(path, words.items())
+        return path
 
     def _add(self, words: collections.Counter[str], sentences: list[str]) -> None:
         if sentences:
             texts = self._words_apart(tf.constant(sentences)).numpy()
             found = b" ".join(texts).decode().split(" ")
             words.update(word for word in found if 0 < len(word) <= MAX_WORD_CHARACTERS)
-            _forget(words)
 
 
 def _repeated(words: collections.Counter[str], scale: float) -> Iterator[str]:
