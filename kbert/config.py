@@ -237,7 +237,7 @@ class PretrainingConfig:
     checkpoint_every: int = 1000
     """Updates between checkpoints; there is one at every evaluation too."""
     keep_checkpoints: int = 3
-    """How many checkpoints are kept: the newest ones."""
+    """How many checkpoints are kept: the newest ones; with `patience` the best stays too."""
 
     def __post_init__(self) -> None:
         _normalise(self)

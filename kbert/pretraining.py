@@ -15,7 +15,7 @@ from kbert.config import BertConfig, PretrainingConfig, resolve_bert
 from kbert.formats.initial import check_fit, check_initial, initial_model, initial_sha256
 from kbert.formats.pretrained import Pretrained, assign_weights
 from kbert.run.baseline import baselines
-from kbert.run.checkpoints import restore_checkpoint
+from kbert.run.checkpoints import list_checkpoints, restore_checkpoint
 from kbert.run.directory import CURVES, TENSORBOARD, VOCABULARY, Run
 from kbert.run.distribution import Devices, batches_for, check_shares, devices_of
 from kbert.run.errors import damaged_shards_named, one_line_errors
@@ -44,11 +44,11 @@ class Execution:
     """How a run is executed here and now. Nothing of it changes a result, so that each process of a
     run may have its own; the fields are the arguments of `pretrain`."""
 
-    strategy: str = "auto"
-    accumulate: int = 1
-    recompute: bool = False
-    tensorboard: bool = False
-    verbose: int = 1
+    strategy: str
+    accumulate: int
+    recompute: bool
+    tensorboard: bool
+    verbose: int
 
 
 def pretrain(
@@ -188,10 +188,13 @@ def _train(
         first_step = restore_checkpoint(run.checkpoints, model) or 0
 
     # All workers read the directory before the first step. After `check_same_step` none reads what
-    # the chief writes.
+    # the chief writes, but for the best checkpoint in the end: it is older than the last step, in
+    # which all took part.
     pace = Pace(first_step, pretraining.batch_size)
     losses = run.history.validation_losses(first_step)
-    patience = Patience(pace, pretraining.patience, losses, run.loss_weights)
+    patience = Patience(
+        pace, pretraining.patience, losses, run.loss_weights, saved=run.saved_steps()
+    )
     evaluation_due = validates and run.lacks_evaluation(first_step)
     is_finished = run.is_finished(first_step, patience.best_step)
     devices.check_same_step(first_step)
@@ -262,11 +265,11 @@ def _train(
     # Measure the weights that the run is about: with patience those of the best evaluation.
     best = patience.best_step
     if best not in (None, pace.step):
-        # It is another's where the best could not be written, to a full disk say.
-        best = restore_checkpoint(run.checkpoints, model, best)
-        if execution.verbose:
-            print(f"taking the weights of step {best:,}, the best in validation", flush=True)
-    results = evaluate(model, manifest, batch_size=pretraining.batch_size) if validates else None
+        best = run.restore_best(model, best, verbose=execution.verbose > 0)
+    # The rest of the validation split is read for the first time. All checkpoints are written.
+    with damaged_shards_named(manifest, lambda: list_checkpoints(run.checkpoints)[-1]):
+        batch_size = pretraining.batch_size
+        results = evaluate(model, manifest, batch_size=batch_size) if validates else None
     if devices.is_chief:
         run.save_results(pace.step, results, best)
     return model, results

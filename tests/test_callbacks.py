@@ -301,7 +301,7 @@ def test_patience_counts_what_was_before_a_resumption(run):
         run.history.append({"step": step, "val_loss": loss})
     pace = Pace(15, 8)
     # What came after step 15 is done once more.
-    patience = Patience(pace, 2, run.history.validation_losses(15), WEIGHTS)
+    patience = Patience(pace, 2, run.history.validation_losses(15), WEIGHTS, saved={5, 10, 15})
     patience.set_model(small_model())
     pace.step = 20
     patience.on_epoch_end(0, {"loss": 0.5})  # no evaluation
@@ -312,7 +312,7 @@ def test_patience_counts_what_was_before_a_resumption(run):
     )
     assert patience.model.stop_training
     assert patience.best_step == 10
-    assert Patience(pace, None, {10: 2.0}, WEIGHTS).best_step is None
+    assert Patience(pace, None, {10: 2.0}, WEIGHTS, saved={10}).best_step is None
 
 
 def test_the_validation_loss_is_weighted():
@@ -332,8 +332,8 @@ def test_the_validation_loss_is_weighted():
 )
 def test_a_lack_of_memory_is_one_line(error):
     message = (
-        r"^Out of memory in a training step\. Try --accumulate N \(micro-batches\), --recompute "
-        r"\(gradient checkpointing\), or a smaller --batch-size\.$"
+        r"^Out of memory\. Try --accumulate N \(micro-batches\), --recompute \(gradient "
+        r"checkpointing\), or, for evaluations too, a smaller --batch-size\.$"
     )
     with (
         pytest.raises(TrainingError, match=message),

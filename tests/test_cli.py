@@ -116,7 +116,7 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
         "--tensorboard",
         "--recompute",
     )
-    assert asked.stdout == f"{tmp_path / 'run'}: trained for 69 steps\n"
+    assert asked.stdout == f"{tmp_path / 'run'}: the weights of step 69\n"
     flags = {"--recompute", "--tensorboard"}
     assert {name for one in pretrain_options() for name in one.opts} == {
         *bert,
@@ -241,15 +241,15 @@ def sections(command):
 
 def test_options_stand_under_headings():
     assert sections("pretrain") == {
+        "Run": ["--output", "--seed"],
         "Model": [
-            "--output",
             "--init-from",
             "--size",
             "--dropout",
             "--attention-dropout",
             "--max-positions",
         ],
-        "Data": ["--batch-size", "--seed"],
+        "Data": ["--batch-size"],
         "Optimisation": [
             "--steps",
             "--optimizer",

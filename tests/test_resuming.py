@@ -96,6 +96,39 @@ def test_a_part_of_the_validation_split_is_said(tiny_records, tmp_path, capsys):
 # The best checkpoint.
 
 
+def test_the_best_is_one_whose_checkpoint_is_there(tiny_records, tmp_path, monkeypatch, stop_at):
+    # Patience is set when the checkpoint of the best evaluation, the first, is gone.
+    losses, begun = {4: 1.0, 8: 2.5, 12: 2.0, 16: 2.25}, Pace.on_test_begin
+    now = []
+    monkeypatch.setattr(
+        Pace, "on_test_begin", lambda pace, logs=None: (now.append(pace.step), begun(pace, logs))
+    )
+    for module in ("history", "stops"):
+        monkeypatch.setattr(f"kbert.run.{module}.validation_loss", lambda *_: losses[now[-1]])
+
+    def run(patience):
+        settings = dataclasses.replace(
+            SHORT, steps=16, evaluate_every=4, checkpoint_every=3, keep_checkpoints=1
+        )
+        return pretrain(
+            *(tiny_records, tmp_path / "run"),
+            bert=run_config(),
+            pretraining=dataclasses.replace(settings, patience=patience),
+            verbose=0,
+        )
+
+    stop_at(12)
+    with pytest.raises(KeyboardInterrupt):
+        run(None)
+    assert load_run(tmp_path / "run").saved_steps() == {9}
+    stop_at(None)
+    model, results = run(4)
+    assert int(model.optimizer.iterations.numpy()) == load_run(tmp_path / "run").best_step() == 12
+    # Finished is finished.
+    monkeypatch.setattr("kbert.pretraining.evaluate", lambda *_, **__: pytest.fail("again"))
+    assert run(4)[1] == results
+
+
 def test_patience_keeps_measures_and_returns_the_best(tiny_records, tmp_path, monkeypatch):
     # The losses of the evaluations are set: the second is the best, and later the sixth.
     losses, begun = [3.0, 2.0, 2.5, 2.75, 2.25, 1.5, 1.75], []
@@ -221,7 +254,7 @@ def test_a_damaged_history_is_named(tiny_records, tmp_path, refused, change, pla
     assert run.history.rows() == [{"step": 10, "seconds": 1.5, "val_loss": 2.5, "loss": 3.0}]
     path = run.directory / "history.csv"
     path.write_text(change(path.read_text()))
-    with refused(rf"history\.csv:{place}: expected numbers .* Received: .*; correct or remove"):
+    with refused(rf"history\.csv:{place}: expected numbers .* Received: .*; correct that file"):
         run.history.rows()
 
 

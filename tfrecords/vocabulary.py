@@ -13,6 +13,8 @@ import unicodedata
 from tfrecords.errors import InputError
 from tfrecords.files import write_text
 
+MIN_FREQUENCY = 2
+"""How often a pair of tokens occurs that learning merges into one."""
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

@@ -18,7 +18,7 @@ from tfrecords.inputs import SpanGroup, input_files, span_groups, spans_of, spoo
 from tfrecords.progress import progress_bar
 from tfrecords.sentences import span_documents
 from tfrecords.tokenizer import MAX_WORD_CHARACTERS, Tokenizer, normalize, set_words_apart
-from tfrecords.vocabulary import SPECIAL_TOKENS, Vocabulary
+from tfrecords.vocabulary import MIN_FREQUENCY, SPECIAL_TOKENS, Vocabulary
 from tfrecords.word_counts import MAX_WORDS, WordCounts, write_counts
 from tfrecords.workers import Workers, automatic_workers
 
@@ -37,7 +37,7 @@ def learn_vocabulary(
     size: int,
     *,
     cased: bool = False,
-    min_frequency: int = 2,
+    min_frequency: int = MIN_FREQUENCY,
     format: str = "sentences",
     errors: str = "strict",
     workers: int | None = 1,

@@ -13,6 +13,7 @@ from kbert.cli.options import INPUTS, PATH, Command, option, text_options
 from kbert.cli.start import load_package
 from kbert.config import RELEASED_VOCABULARY_SIZE
 from tfrecords.schema import COMPRESSIONS, MASK_UNITS, MASKINGS, PAIRS, RecordsConfig
+from tfrecords.vocabulary import MIN_FREQUENCY
 
 _SEQUENCES = "Sequences"
 _MASKS = "Masked tokens"
@@ -58,7 +59,7 @@ def corpus(output: pathlib.Path, packages: tuple[str, ...]) -> None:
 @option(
     "--min-frequency",
     type=click.IntRange(1),
-    default=2,
+    default=MIN_FREQUENCY,
     help="How often a pair of tokens must occur to be merged into one.",
 )
 @option("--cased/--uncased", default=False, help="Keep case and accents.")
@@ -150,7 +151,7 @@ def vocabulary(
     "--short-sequence-probability",
     of=RecordsConfig,
     section=_SEQUENCES,
-    help="Share of sequences with a random shorter length.",
+    help="Share of passes over a document that aim at a random shorter length.",
 )
 @option(
     "--masking",
@@ -193,7 +194,7 @@ def vocabulary(
     section=_TEXT,
     help="Keep case and accents.",
 )
-@text_options(section=_TEXT)
+@text_options(section=_TEXT, processes=_WORK)
 @option(
     "--engine",
     type=click.Choice(["local", "beam"]),

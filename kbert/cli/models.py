@@ -32,8 +32,8 @@ from kbert.formats.protocol import EXPORT_FORMATS
     help="Words that a SavedModel proposes for each [MASK].",
 )
 def export(model: pathlib.Path, output: pathlib.Path, format: str, top_k: int | None) -> None:
-    """Export a MODEL to a format. MODEL is a run, of which the newest checkpoint counts, or a model
-    in any of the formats."""
+    """Export a MODEL to a format. MODEL is a model in any of the formats, or a run, of which the
+    newest checkpoint counts, or with --patience the best."""
     if top_k and format != "saved-model":
         raise click.UsageError("Expected --top-k with --format saved-model alone.")
     kbert = load_package("kbert")

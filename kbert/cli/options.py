@@ -14,8 +14,17 @@ from typing import Any
 import click
 
 from kbert.cli.start import keras_backend
-from kbert.config import SIZES
+from kbert.config import (
+    DEFAULT_SIZE,
+    OPTIMIZERS,
+    PRECISIONS,
+    RELEASED_VOCABULARY_SIZE,
+    SIZES,
+    BertConfig,
+    PretrainingConfig,
+)
 from tfrecords.inputs import ERRORS, TEXT_FORMATS
+from tfrecords.schema import RecordsConfig
 
 PATH = click.Path(path_type=pathlib.Path)
 
@@ -88,11 +97,61 @@ def _of_field(configuration: type, name: str) -> dict[str, Any]:
     return {"type": kind} | default
 
 
+# Options that several commands have.
+SIZE = option("--size", default=DEFAULT_SIZE, section=MODEL, help=SIZES_HELP)
+VOCABULARY_SIZE = option(
+    "--vocabulary-size",
+    default=RELEASED_VOCABULARY_SIZE,
+    section=MODEL,
+    help="Number of tokens, special tokens included.",
+)
+DROPOUT = option("--dropout", of=BertConfig, section=MODEL, help=DROPOUT_HELP)
+SEQUENCE_LENGTH = option(
+    "--sequence-length", of=RecordsConfig, section=DATA, help="Length of a sequence in tokens."
+)
+MAX_PREDICTIONS = option(
+    "--max-predictions",
+    of=RecordsConfig,
+    section=DATA,
+    help="Most tokens to predict per sequence.",
+)
+OPTIMIZER = option(
+    "--optimizer",
+    of=PretrainingConfig,
+    type=click.Choice(OPTIMIZERS),
+    section=OPTIMISATION,
+    help="lamb is for batches of thousands.",
+)
+ACCUMULATE = option(
+    "--accumulate",
+    type=click.IntRange(1),
+    default=1,
+    section=DEVICES,
+    help="Micro-batches per update (gradient accumulation): less memory, more time.",
+)
+RECOMPUTE = option(
+    "--recompute",
+    is_flag=True,
+    section=DEVICES,
+    help="Gradient checkpointing: less memory, a third more time.",
+)
+
+
+def precision_option(default: str = PretrainingConfig.precision) -> Decorator:
+    return option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default=default,
+        section=DEVICES,
+        help="bfloat16: mixed precision, with float32 weights.",
+    )
+
+
 INPUTS = click.argument("inputs", nargs=-1, required=True, type=PATH)
 
 
-def text_options(section: str = "") -> Decorator:
-    """The options that say how text is read."""
+def text_options(section: str = "", processes: str = "") -> Decorator:
+    """The options that say how text is read, and under the heading `processes` by how many."""
     decorators = (
         option(
             "--format",
@@ -114,7 +173,7 @@ def text_options(section: str = "") -> Decorator:
             "--workers",
             type=click.IntRange(1),
             show_default="as many as there are processors, for enough text",
-            section=section,
+            section=processes,
             help="Processes, of about 500 MB each.",
         ),
     )

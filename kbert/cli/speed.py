@@ -9,38 +9,30 @@ from typing import Any
 import click
 
 from kbert.cli.options import (
+    ACCUMULATE,
     DATA,
     DEVICES,
-    DROPOUT_HELP,
-    MODEL,
+    DROPOUT,
+    MAX_PREDICTIONS,
     OPTIMISATION,
-    SIZES_HELP,
+    OPTIMIZER,
+    RECOMPUTE,
+    SEQUENCE_LENGTH,
+    SIZE,
+    VOCABULARY_SIZE,
     Command,
     option,
+    precision_option,
 )
 from kbert.cli.start import load_package
-from kbert.config import (
-    DEFAULT_SIZE,
-    OPTIMIZERS,
-    PRECISIONS,
-    RELEASED_VOCABULARY_SIZE,
-    STRATEGIES,
-    BertConfig,
-    PretrainingConfig,
-)
+from kbert.config import STRATEGIES, BertConfig, PretrainingConfig
 from tfrecords.errors import InputError
-from tfrecords.schema import RecordsConfig
 
 
 @click.command(cls=Command, short_help="Measure how fast this machine trains.")
-@option("--size", default=DEFAULT_SIZE, section=MODEL, help=SIZES_HELP)
-@option(
-    "--vocabulary-size",
-    default=RELEASED_VOCABULARY_SIZE,
-    section=MODEL,
-    help="Number of tokens, special tokens included.",
-)
-@option("--dropout", of=BertConfig, section=MODEL, help=DROPOUT_HELP)
+@SIZE
+@VOCABULARY_SIZE
+@DROPOUT
 @option(
     "--batch-size",
     "batch_sizes",
@@ -50,13 +42,8 @@ from tfrecords.schema import RecordsConfig
     section=DATA,
     help="Sequences in an update; may be given several times.",
 )
-@option("--sequence-length", of=RecordsConfig, section=DATA, help="Length of a sequence in tokens.")
-@option(
-    "--max-predictions",
-    of=RecordsConfig,
-    section=DATA,
-    help="Most tokens to predict per sequence.",
-)
+@SEQUENCE_LENGTH
+@MAX_PREDICTIONS
 @option("--steps", of=PretrainingConfig, section=OPTIMISATION, help="Updates of the run to time.")
 @option(
     "--strategy",
@@ -65,14 +52,8 @@ from tfrecords.schema import RecordsConfig
     section=DEVICES,
     help="Devices to train on, as for pretrain. They share each batch.",
 )
-@option(
-    "--precision",
-    of=PretrainingConfig,
-    type=click.Choice(PRECISIONS),
-    section=DEVICES,
-    help="bfloat16: mixed precision, with float32 weights.",
-)
-@option("--accumulate", default=1, section=DEVICES, help="Micro-batches per update.")
+@precision_option()
+@ACCUMULATE
 def benchmark(
     size: str, vocabulary_size: int, dropout: float, batch_sizes: tuple[int, ...], **options: Any
 ) -> None:
@@ -86,35 +67,18 @@ def benchmark(
 
 
 @click.command(cls=Command, short_help="Compile a training step for a TPU you do not have.")
-@option("--size", default=DEFAULT_SIZE, section=MODEL, help=SIZES_HELP)
-@option(
-    "--vocabulary-size",
-    default=RELEASED_VOCABULARY_SIZE,
-    section=MODEL,
-    help="Number of tokens, special tokens included.",
-)
-@option("--dropout", of=BertConfig, section=MODEL, help=DROPOUT_HELP)
+@SIZE
+@VOCABULARY_SIZE
+@DROPOUT
 @option(
     "--batch-size",
     of=PretrainingConfig,
     section=DATA,
     help="Sequences in an update, on all chips together.",
 )
-@option("--sequence-length", of=RecordsConfig, section=DATA, help="Length of a sequence in tokens.")
-@option(
-    "--max-predictions",
-    of=RecordsConfig,
-    type=click.IntRange(1),
-    section=DATA,
-    help="Tokens to predict per sequence.",
-)
-@option(
-    "--optimizer",
-    of=PretrainingConfig,
-    type=click.Choice(OPTIMIZERS),
-    section=OPTIMISATION,
-    help="lamb is for batches of thousands.",
-)
+@SEQUENCE_LENGTH
+@MAX_PREDICTIONS
+@OPTIMIZER
 @option(
     "--steps",
     type=int,
@@ -127,21 +91,9 @@ def benchmark(
     section=DEVICES,
     help="TPU chips (v4, v5e, v5p or v6e) and their layout.",
 )
-@option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="bfloat16",
-    section=DEVICES,
-    help="bfloat16: mixed precision, with float32 weights.",
-)
-@option(
-    "--accumulate",
-    type=click.IntRange(1),
-    default=1,
-    section=DEVICES,
-    help="Micro-batches per update.",
-)
-@option("--recompute", is_flag=True, section=DEVICES, help="Gradient checkpointing.")
+@precision_option(default="bfloat16")
+@ACCUMULATE
+@RECOMPUTE
 def plan(
     size: str,
     vocabulary_size: int,

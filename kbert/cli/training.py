@@ -9,27 +9,25 @@ from typing import Any
 import click
 
 from kbert.cli.options import (
+    ACCUMULATE,
     DATA,
     DEVICES,
     DROPOUT_HELP,
     MODEL,
     OPTIMISATION,
+    OPTIMIZER,
     PATH,
+    RECOMPUTE,
     SIZES_HELP,
     Command,
     option,
+    precision_option,
 )
 from kbert.cli.start import load_package
-from kbert.config import (
-    DEFAULT_SIZE,
-    OPTIMIZERS,
-    PRECISIONS,
-    STRATEGIES,
-    BertConfig,
-    PretrainingConfig,
-)
+from kbert.config import DEFAULT_SIZE, STRATEGIES, BertConfig, PretrainingConfig
 from tfrecords.schema import SPLITS
 
+_RUN = "Run"
 _EVALUATION = "Evaluation and checkpoints"
 
 
@@ -39,8 +37,14 @@ _EVALUATION = "Evaluation and checkpoints"
     "--output",
     required=True,
     type=PATH,
-    section=MODEL,
+    section=_RUN,
     help="The directory of the run. The same command again continues an interrupted run.",
+)
+@option(
+    "--seed",
+    of=PretrainingConfig,
+    section=_RUN,
+    help="Seed of the order of the records, the initial weights and dropout.",
 )
 @option(
     "--init-from",
@@ -76,20 +80,8 @@ _EVALUATION = "Evaluation and checkpoints"
     help="Number of position embeddings: the longest sequence that the model can ever take.",
 )
 @option("--batch-size", of=PretrainingConfig, section=DATA, help="Sequences in an update.")
-@option(
-    "--seed",
-    of=PretrainingConfig,
-    section=DATA,
-    help="Seed of the order of the records, the initial weights and dropout.",
-)
 @option("--steps", of=PretrainingConfig, section=OPTIMISATION, help="Updates of the weights.")
-@option(
-    "--optimizer",
-    of=PretrainingConfig,
-    type=click.Choice(OPTIMIZERS),
-    section=OPTIMISATION,
-    help="lamb is for batches of thousands.",
-)
+@OPTIMIZER
 @option("--learning-rate", of=PretrainingConfig, section=OPTIMISATION, help="Peak learning rate.")
 @option(
     "--warmup-steps",
@@ -153,7 +145,7 @@ _EVALUATION = "Evaluation and checkpoints"
     "--keep-checkpoints",
     of=PretrainingConfig,
     section=_EVALUATION,
-    help="Number of checkpoints to keep, the newest ones.",
+    help="Number of checkpoints to keep, the newest ones; with --patience the best stays too.",
 )
 @option(
     "--tensorboard",
@@ -169,26 +161,9 @@ _EVALUATION = "Evaluation and checkpoints"
     help="Devices to train on: one, all GPUs (mirrored), the processes of TF_CONFIG, or a TPU. "
     "They share each batch.",
 )
-@option(
-    "--precision",
-    of=PretrainingConfig,
-    type=click.Choice(PRECISIONS),
-    section=DEVICES,
-    help="bfloat16: mixed precision, with float32 weights.",
-)
-@option(
-    "--accumulate",
-    type=click.IntRange(1),
-    default=1,
-    section=DEVICES,
-    help="Micro-batches per update (gradient accumulation): less memory, more time.",
-)
-@option(
-    "--recompute",
-    is_flag=True,
-    section=DEVICES,
-    help="Gradient checkpointing: less memory, a third more time.",
-)
+@precision_option()
+@ACCUMULATE
+@RECOMPUTE
 def pretrain(
     records: pathlib.Path,
     output: pathlib.Path,
@@ -228,9 +203,14 @@ def pretrain(
         )
     except kbert.TrainingError as error:
         raise click.ClickException(str(error)) from None
-    # With patience there may be fewer than asked for; no results without a validation split.
-    click.echo(f"{output}: trained for {int(model.optimizer.iterations.numpy()):,} steps")
-    if results:
+    step = int(model.optimizer.iterations.numpy())
+    with_patience = options["patience"] is not None  # the best step's weights, not the last's
+    click.echo(
+        f"{output}: the weights of step {step:,}"
+        if with_patience
+        else f"{output}: trained for {step:,} steps"
+    )
+    if results:  # none without a validation split
         count = tfrecords.load_manifest(records).num_records("validation")
         click.echo(f"validation, all {count:,} records:")
         click.echo(kbert.results_table(results))
@@ -252,8 +232,8 @@ def pretrain(
     help="Sequences at once.",
 )
 def evaluate(run: pathlib.Path, records: pathlib.Path, split: str, batch_size: int) -> None:
-    """Measure the newest checkpoint of a RUN on a split of RECORDS, next to what is reached without
-    a model."""
+    """Measure the newest checkpoint of a RUN, or with --patience its best, on a split of RECORDS,
+    next to what is reached without a model."""
     kbert, tfrecords = load_package("kbert"), load_package("tfrecords")
     results = kbert.evaluate(run, records, split=split, batch_size=batch_size)
     count = tfrecords.load_manifest(records).num_records(split)

@@ -23,8 +23,8 @@ _EXPORTS: tuple[ExportFormat, ...] = (saved_model, keras_hub, huggingface, googl
 
 
 def load(path: str | os.PathLike[str]) -> Pretrained:
-    """Loads a pretrained model: the newest checkpoint of a run, or an export in any format, whether
-    by kbert or by the format's own tools.
+    """Loads a pretrained model: a run's newest checkpoint, or with patience its best, or an export
+    in any format, whether by kbert or by the format's own tools.
 
     Args:
         path: The directory of a run by `kbert pretrain`, of a SavedModel by `kbert export`, of a
@@ -95,7 +95,7 @@ def save(
     output = new_directory(output)
 
     # A pooler that no trained head stands on would export random numbers as if they were learned.
-    if pretrained.missing:
+    if NSP.head in pretrained.missing:
         warnings.warn(
             f"{pretrained.source} has no trained {NSP.head} head; its pooler is left out.",
             stacklevel=2,

@@ -1,4 +1,5 @@
-"""A run as a pretrained model: its newest weights, and in words how it was trained."""
+"""A run as a pretrained model: its newest weights, or with patience its
+best, and in words how it was trained."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def save_checkpoint(
             write_json(partial / STATE, {"step": step, "weights_sha256": sha256(partial / WEIGHTS)})
     checkpoints = list_checkpoints(directory)
     for old in checkpoints[: max(0, checkpoints.index(path) + 1 - keep)]:
-        if _step_of(old) != best:
+        if step_of(old) != best:
             shutil.rmtree(old)
     return path
 
@@ -84,10 +84,10 @@ def save_checkpoint(
 def list_checkpoints(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
     """The checkpoints below `directory`, oldest first."""
     paths = [path for path in pathlib.Path(directory).glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(paths, key=_step_of)
+    return sorted(paths, key=step_of)
 
 
-def _step_of(path: pathlib.Path) -> int:
+def step_of(path: pathlib.Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
@@ -133,7 +133,7 @@ def newest_checkpoint(
     checkpoints = list_checkpoints(directory)
 
     def rank(path: pathlib.Path) -> tuple[bool, int]:
-        return _step_of(path) == preferred, _step_of(path)
+        return step_of(path) == preferred, step_of(path)
 
     for path in sorted(checkpoints, key=rank, reverse=True):
         try:
@@ -154,7 +154,7 @@ def _read(path: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
     """The step and the values of the checkpoint at `path`, verified; InputError if it is not
     intact."""
     state = read_json(path / STATE, "the state of a checkpoint")
-    expected = {"step": _step_of(path), "weights_sha256": None}
+    expected = {"step": step_of(path), "weights_sha256": None}
     try:
         expected["weights_sha256"] = sha256(path / WEIGHTS)
         if state != expected:

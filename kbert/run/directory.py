@@ -7,12 +7,18 @@ import dataclasses
 import json
 import os
 import pathlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.model.bert import pretraining_model
 from kbert.objectives import objectives_of
-from kbert.run.checkpoints import newest_checkpoint, restore_checkpoint
+from kbert.run.checkpoints import (
+    list_checkpoints,
+    newest_checkpoint,
+    restore_checkpoint,
+    step_of,
+)
 from kbert.run.history import HistoryFile
 from kbert.run.stops import best_step, is_exhausted
 from tfrecords import InputError, Vocabulary
@@ -177,11 +183,32 @@ class Run:
         return found
 
     def best_step(self) -> int | None:
-        """The step whose weights are the run's: with patience that of the best evaluation so far;
-        None, without patience, for the newest checkpoint's."""
+        """The step whose weights are the run's: with patience that of the best evaluation so far
+        whose checkpoint is there; None, without patience, for the newest checkpoint's."""
         if self.pretraining.patience is None:
             return None
-        return best_step(self.history.validation_losses(self.pretraining.steps))
+        losses = self.history.validation_losses(self.pretraining.steps)
+        return best_step({step: losses[step] for step in losses if step in self.saved_steps()})
+
+    def restore_best(self, model: Pretrainer, best: int, verbose: bool) -> int:
+        """Loads the checkpoint of the best evaluation into `model`, or the newest, with a warning,
+        where that one could not be written; returns its step."""
+        found = restore_checkpoint(self.checkpoints, model, best)
+        assert found is not None  # the last step has a checkpoint
+        if found != best:
+            warnings.warn(
+                f"The checkpoint of step {best:,}, the best in validation, is not there: a full "
+                f"disk, perhaps. The weights are those of step {found:,}.",
+                stacklevel=2,
+            )
+        elif verbose:
+            print(f"taking the weights of step {best:,}, the best in validation", flush=True)
+        return found
+
+    def saved_steps(self) -> set[int]:
+        """The steps of the checkpoints. Where patience was set later, that of an evaluation may be
+        gone."""
+        return {step_of(path) for path in list_checkpoints(self.checkpoints)}
 
     def _no_checkpoint(self) -> InputError:
         return InputError(
@@ -217,7 +244,7 @@ class Run:
         Args:
             step: The last step.
             results: Of `evaluate`; None where there is no validation split.
-            best: The step whose weights were evaluated, where it is not the last.
+            best: With patience the step whose weights were evaluated; None without.
         """
         steps = {"step": step} if best is None else {"step": step, "best_step": best}
         write_json(self.directory / RESULTS, {**steps, "held_out": results})

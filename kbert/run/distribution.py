@@ -227,7 +227,9 @@ def _cluster(required: bool) -> list[str]:
 
 def check_shares(batch_size: int, replicas: int, accumulate: int) -> None:
     """Raises InputError if a batch cannot be shared out evenly over replicas and their
-    micro-batches."""
+    micro-batches, or there is less than one micro-batch."""
+    if accumulate < 1:
+        raise InputError(f"Expected at least 1 micro-batch. Received: accumulate={accumulate}.")
     shares = replicas * accumulate
     if batch_size % shares:
         nearest = max(1, round(batch_size / shares)) * shares

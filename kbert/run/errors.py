@@ -65,8 +65,8 @@ def one_line_errors(strategy: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise TrainingError(
-            "Out of memory in a training step. Try --accumulate N (micro-batches), --recompute "
-            "(gradient checkpointing), or a smaller --batch-size."
+            "Out of memory. Try --accumulate N (micro-batches), --recompute (gradient "
+            "checkpointing), or, for evaluations too, a smaller --batch-size."
         ) from None
 
 

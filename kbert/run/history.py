@@ -54,8 +54,8 @@ class HistoryFile:
                 line = max(1, reader.reader.line_num)
                 raise InputError(
                     f"{self.path}:{line}: expected numbers under the names of "
-                    f"the first line, with a step. Received: {error!r}; correct or remove that "
-                    "file, which holds figures alone."
+                    f"the first line, with a step. Received: {error!r}; correct that file. "
+                    "Without it the run loses its figures, and with --patience its best step."
                 ) from None
         return rows
 

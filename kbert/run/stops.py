@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -94,6 +94,7 @@ class Patience(keras.callbacks.Callback):
         losses: The validation losses so far, by step, oldest first. All workers read them before
             the first step, and each counts for itself afterwards: only one of them writes.
         weights: The weights of the objectives' losses, by objective.
+        saved: The steps that have a checkpoint; of those so far, only one of these can be the best.
     """
 
     def __init__(
@@ -102,17 +103,19 @@ class Patience(keras.callbacks.Callback):
         patience: int | None,
         losses: Mapping[int, float],
         weights: Mapping[str, float],
+        saved: Collection[int],
     ) -> None:
         super().__init__()
         self._pace = pace
         self._patience = patience
         self._losses = dict(losses)
+        self._candidates = {step: loss for step, loss in losses.items() if step in saved}
         self._weights = weights
 
     @property
     def best_step(self) -> int | None:
         """The step whose checkpoint is to be kept; None without patience."""
-        return None if self._patience is None else best_step(self._losses)
+        return None if self._patience is None else best_step(self._candidates)
 
     @property
     def is_exhausted(self) -> bool:
@@ -121,7 +124,8 @@ class Patience(keras.callbacks.Callback):
     def count(self, logs: Mapping[str, Any]) -> None:
         """Takes note of an evaluation, from its figures with val_ before their names."""
         # Rounded as in history.csv, so that a resumed run counts alike.
-        self._losses[self._pace.step] = round(validation_loss(logs, self._weights), 6)
+        loss = round(validation_loss(logs, self._weights), 6)
+        self._losses[self._pace.step] = self._candidates[self._pace.step] = loss
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if logs and "val_loss" in logs:

@@ -25,8 +25,8 @@ def check_tensorboard() -> None:
 
 
 class TensorBoard(keras.callbacks.Callback):
-    """Writes the figures of every row of history.csv for TensorBoard, as two runs beside each
-    other: train and validation.
+    """Writes the figures of every evaluation, and of some steps between them, for TensorBoard, as
+    two runs beside each other: train and validation.
 
     Keras' own counts epochs, begins anew in a resumed run, and writes the graph with its weights
     (keras/src/callbacks/tensorboard.py, Keras 3.15).

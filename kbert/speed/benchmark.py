@@ -179,10 +179,9 @@ def _checked(
             f"Expected a sequence length of at most {bert.max_positions}, the positions of the "
             f"model. Received: {sequence_length}."
         )
-    if accumulate < 1:
-        raise InputError(f"Expected at least 1 micro-batch. Received: accumulate={accumulate}.")
+    shares = devices.num_replicas * accumulate
+    check_shares(shares, devices.num_replicas, accumulate)  # there is a micro-batch
     if batch_sizes is None:
-        shares = devices.num_replicas * accumulate
         return sorted({max(1, size // shares) * shares for size in BATCH_SIZES})
     sizes = sorted({PretrainingConfig(batch_size=size).batch_size for size in batch_sizes})
     for batch_size in sizes:
