@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import cast
 
 import nupunkt
+import regex
 
 from tfrecords.decompression import opened
 from tfrecords.errors import InputError
@@ -26,9 +27,14 @@ _DOCUMENT_CHARACTERS = 1 << 20
 _PARAGRAPH_CHARACTERS = 1 << 20
 _ROWS_PER_BATCH = 1024
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# Full stops that nupunkt does not know, and that need no white space after them: CJK, Devanagari,
-# Arabic, Ethiopic, Armenian.
-_OTHER_STOPS = re.compile(r"(?<=[。！？｡।॥؟۔።։])(?![。！？｡।॥؟۔።։」』”’）\"'])\s*")
+# Ends of sentences that nupunkt does not know, by Unicode's property: of CJK, Devanagari, Arabic,
+# Khmer, Burmese, Ethiopic and many more. White space after them is not needed, but closing brackets
+# and quotation marks belong to the sentence, and a wide full stop may be a decimal point.
+_OTHER_STOPS = regex.compile(
+    r"(?<=[\p{Sentence_Terminal}--[.!?]])"
+    r"(?![[\p{Sentence_Terminal}\p{Pe}\p{Pf}\p{M}\"']--[.!?]])(?<![．﹒․](?=\d))\s*",
+    regex.VERSION1,
+)
 
 
 def read_documents(
@@ -275,8 +281,8 @@ def _short_paragraphs(text: str, counts) -> Iterator[str]:
 
 
 def break_sentences(paragraph: str) -> list[str]:
-    """Breaks running text into sentences with nupunkt, and at the full stops of scripts that
-    nupunkt has no rules for.
+    """Breaks running text into sentences with nupunkt, whose abbreviations are English, and at the
+    ends of sentences that other scripts have.
 
     >>> break_sentences("See e.g. Dr. Smith. It is late!")
     ['See e.g. Dr. Smith.', 'It is late!']
@@ -284,5 +290,9 @@ def break_sentences(paragraph: str) -> list[str]:
     ['这是一支笔。', '那是一本书。']
     """
     found = cast("list[str]", nupunkt.sent_tokenize(paragraph))  # tuples only if asked for
-    sentences = (part for sentence in found for part in _OTHER_STOPS.split(sentence))
+    sentences = (
+        part
+        for sentence in found
+        for part in ([sentence] if sentence.isascii() else _OTHER_STOPS.split(sentence))
+    )
     return [sentence.strip() for sentence in sentences if sentence.strip()]

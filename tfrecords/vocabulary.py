@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import string
 import unicodedata
 
 from tfrecords.errors import InputError
@@ -116,16 +117,13 @@ class Vocabulary:
 
     @functools.cached_property
     def cased(self) -> bool:
-        """Whether any token, other than the special ones (all in brackets), has an upper-case
-        letter or an accent.
+        """Whether any token that text can give has an upper-case letter or an accent.
 
-        Vowel signs of Indic scripts and composed Hangul count too: an uncased vocabulary has none,
-        since BERT drops or decomposes them with the accents."""
-        return any(
-            token != _uncased(token)
-            for token in self.tokens
-            if not (token[0] == "[" and token[-1] == "]")
-        )
+        Special tokens do not count, nor does what else a vocabulary holds and no text gives, since
+        punctuation is a word of its own: [unused1], or <S> in Google's Chinese one. Vowel signs of
+        Indic scripts and composed Hangul count: an uncased vocabulary has none, since BERT drops or
+        decomposes them with the accents."""
+        return any(token != _uncased(token) for token in self.tokens if _is_of_text(token))
 
     @property
     def pad_id(self) -> int:
@@ -149,6 +147,16 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def _is_of_text(token: str) -> bool:
+    """Whether the token is a single character, with or without ##, or has no punctuation, which
+    tokenization sets apart."""
+    word = token.removeprefix("##")
+    return len(word) <= 1 or not any(
+        character in string.punctuation or unicodedata.category(character)[0] == "P"
+        for character in word
+    )
 
 
 def _uncased(text: str) -> str:
