@@ -59,6 +59,14 @@ def steps_without_xla():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def libraries_are_not_searched():
+    """The garbage collector passes over what the libraries made while they were imported: a million
+    objects, which it would look through again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
 def no_pictures():
     """A picture of the curves takes half a second at every evaluation; a test that looks at it
     draws it."""

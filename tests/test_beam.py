@@ -75,7 +75,9 @@ def test_refusals_and_failures_of_workers_are_one_line(tmp_path, refused):
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
-    "options", [["--runner=FnApiRunner"], SEVERAL_PROCESSES], ids=["one process", "two processes"]
+    "options",
+    [["--runner=FnApiRunner"], pytest.param(SEVERAL_PROCESSES, marks=pytest.mark.long)],
+    ids=["one process", "two processes"],
 )
 def test_beam_writes_the_bytes_of_the_local_build(
     tmp_path, corpus, vocabulary, config, records, options

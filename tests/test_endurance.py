@@ -45,7 +45,8 @@ def train(records, output, steps):
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="reads /proc")
-@pytest.mark.parametrize("steps", [500, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("steps", [500, 2000])
 def test_memory_and_open_files_stay_flat(tiny_records, tmp_path, steps):
     # In a process of its own: what other tests have left in this one moves its memory.
     done = subprocess.run(

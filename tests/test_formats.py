@@ -99,6 +99,7 @@ def test_a_form_that_a_format_has_not_is_refused(tiny_vocabulary, tmp_path, form
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_every_chain_of_two_formats(pretrained, exported, tmp_path):
     for first, second in itertools.permutations(EXPORT_FORMATS, 2):
         output = save(load(exported[first]), tmp_path / f"{first}-{second}", second)

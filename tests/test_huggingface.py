@@ -214,6 +214,7 @@ def test_a_model_by_transformers_predicts_the_same(foreign):
     )
 
 
+@pytest.mark.long
 def test_a_model_by_transformers_continues_pretraining(foreign, tiny_corpus, tmp_path):
     path, _ = foreign
     start = load(path)

@@ -106,6 +106,7 @@ def test_the_tokenizer_of_keras_hub_gives_our_ids(tiny_vocabulary, tmp_path, cas
     assert x["token_ids"].shape == (5, S)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings(
     "ignore:`shuffle=True` was passed:UserWarning"
 )  # KerasHub makes a Dataset of arrays

@@ -128,7 +128,7 @@ def test_what_goes_to_the_host_is_found_in_a_program(line, refused):
 @pytest.mark.parametrize(
     "options",
     [
-        {"precision": "bfloat16", "accumulate": 2},
+        pytest.param({"precision": "bfloat16", "accumulate": 2}, marks=pytest.mark.long),
         pytest.param(
             {"optimizer": "lamb", "parts": ["gradients", "update"]}, marks=pytest.mark.long
         ),

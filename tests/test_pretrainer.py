@@ -148,7 +148,7 @@ def test_lamb_is_shared_out_too(train):
     "options",
     [
         {},
-        {"devices": 2, "strategy": "mirrored"},
+        pytest.param({"devices": 2, "strategy": "mirrored"}, marks=pytest.mark.long),
         pytest.param({"accumulate": 2}, marks=pytest.mark.long),
     ],
     ids=str,
@@ -193,7 +193,9 @@ def three_steps_by_xla():
         {"run_eagerly": True},
         {"accumulate": 3, "run_eagerly": True},
         {"recompute": True, "jit_compile": True},
-        {"recompute": True, "jit_compile": True, "accumulate": 2},
+        pytest.param(
+            {"recompute": True, "jit_compile": True, "accumulate": 2}, marks=pytest.mark.long
+        ),
         {"recompute": True, "jit_compile": False},
     ],
     ids=str,
@@ -371,7 +373,7 @@ def test_steps_per_execution_makes_no_difference():
         )
 
 
-@pytest.fixture(scope="module", params=["tensorflow", pytest.param("jax", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["tensorflow", "jax"])
 def beside_keras(request):
     """What pretrainer_beside_keras.py says of each of its cases, on one backend."""
     done = subprocess.run(
@@ -391,6 +393,7 @@ def beside_keras(request):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.long
 def test_what_keras_takes_gives_what_keras_gives(beside_keras):
     refused = {
         "labels_of_another_shape": "Expected labels of shape (6, 3), one for each row of the "

@@ -220,6 +220,7 @@ def test_the_kind_of_pairs_decides_what_a_run_learns(other_run):
     assert evaluate(loaded, other_run.records, batch_size=SHORT.batch_size) == other_run.results
 
 
+@pytest.mark.long
 def test_a_run_of_other_pairs_is_continued(other_run, tmp_path, stop_at):
     def run():
         return pretrain(

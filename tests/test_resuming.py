@@ -198,6 +198,7 @@ def test_without_patience_the_last_step_counts(tiny_run):
 # What a resumed run does without.
 
 
+@pytest.mark.long
 def test_a_run_resumes_without_the_model_that_it_began_with(
     tiny_run, tiny_records, tmp_path, stop_at
 ):

@@ -199,6 +199,7 @@ def test_a_loss_that_is_not_a_number_ends_the_command(tiny_records, tmp_path, mo
 # Patience.
 
 
+@pytest.mark.long
 def test_patience_stops_early_and_resumes_with_the_same_count(tiny_records, tmp_path, monkeypatch):
     # Without a learning rate no evaluation is better than the first: the third in a row is the
     # last.

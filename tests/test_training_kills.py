@@ -146,6 +146,7 @@ def test_kills_while_checkpoints_are_written(processes, tmp_path, num_kills):
     assert torn >= num_kills // 5
 
 
+@pytest.mark.long
 def test_a_signal_saves_a_checkpoint_of_the_very_step(processes, whole, tiny_records, tmp_path):
     directory, last = tmp_path / "run", 0
     for number, code, mark in (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import math
 import pathlib
 import warnings
@@ -143,9 +142,6 @@ class History(keras.callbacks.Callback):
             if draw:
                 with atomic_path(self._curves) as partial:
                     draw_curves(self._file.rows(), self._pairs, self._baselines, partial)
-                # A picture leaves 6 MB in reference cycles, which Python seldom collects among the
-                # many objects of TensorFlow.
-                gc.collect()
         except ImportError:
             warnings.warn(
                 "No curves.png without matplotlib: pip install '.[plots]' in the clone.",
