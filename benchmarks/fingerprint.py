@@ -41,7 +41,8 @@ RECORDS = {
 BACKENDS = ("tensorflow", "jax")
 STEPS = 50
 BATCH_SIZE = 16
-FORMATS = ("saved-model", "keras-hub", "huggingface", "google")
+FORMATS_OF_JAX = ("keras-hub", "huggingface", "google")
+FORMATS = ("saved-model", *FORMATS_OF_JAX)
 NOT_COMPARED = {
     "README.md",  # the model card
     "fingerprint.pb",  # TensorFlow's own, with a random id
@@ -56,7 +57,9 @@ def main() -> None:
     parser.add_argument(
         "--text", type=pathlib.Path, required=True, help="Sentences, one per line; a MB is enough."
     )
-    parser.add_argument("--vocabulary", type=pathlib.Path, help="The vocab.txt of the records.")
+    parser.add_argument(
+        "--vocabulary", type=pathlib.Path, required=True, help="The vocab.txt of the records."
+    )
     # The process of one backend, in the directory where the records are.
     parser.add_argument("--backend", choices=BACKENDS, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=pathlib.Path, help=argparse.SUPPRESS)
@@ -68,7 +71,7 @@ def main() -> None:
             place = pathlib.Path(directory)
             lines = list(of_records(arguments.text.resolve(), arguments.vocabulary, place))
             for backend in BACKENDS:
-                lines += of_backend(arguments.text, place, backend)
+                lines += of_backend(place, backend)
     for name, value in sorted(lines):
         print(json.dumps({"name": name, "value": value}))
 
@@ -91,7 +94,7 @@ def of_records(
             yield f"records, {name}: {path.name}", digest(path.read_bytes())
 
 
-def of_backend(text: pathlib.Path, directory: pathlib.Path, backend: str) -> list[Line]:
+def of_backend(directory: pathlib.Path, backend: str) -> list[Line]:
     """The lines of `of_training`, from a process of its own: a process has one backend."""
     spec = importlib.util.find_spec("kbert")
     assert spec is not None and spec.origin is not None
@@ -103,7 +106,7 @@ def of_backend(text: pathlib.Path, directory: pathlib.Path, backend: str) -> lis
         # The same kbert as here, whether it was found by PYTHONPATH or by the current directory.
         "PYTHONPATH": str(pathlib.Path(spec.origin).parent.parent),
     }
-    command = [sys.executable, __file__, "--text", str(text), "--backend", backend]
+    command = [sys.executable, __file__, *sys.argv[1:], "--backend", backend]
     done = subprocess.run(
         [*command, "--directory", str(directory)],
         env=os.environ | environment,
@@ -120,7 +123,7 @@ def of_training(directory: pathlib.Path, backend: str) -> Iterator[Line]:
     """Trains on the records in `directory`, in this process."""
     yield from of_steps(directory / "static nsp", backend)
     for name in ("static nsp", "none dynamic"):
-        yield from of_run(directory / name, directory / f"{backend} {name}", f"{backend}, {name}")
+        yield from of_run(directory / name, directory / f"{backend} {name}", backend)
 
 
 def of_steps(records: pathlib.Path, backend: str) -> Iterator[Line]:
@@ -140,10 +143,11 @@ def of_steps(records: pathlib.Path, backend: str) -> Iterator[Line]:
         yield f"losses, {backend}: {figure}", [repr(float(value)) for value in values]
 
 
-def of_run(records: pathlib.Path, output: pathlib.Path, name: str) -> Iterator[Line]:
+def of_run(records: pathlib.Path, output: pathlib.Path, backend: str) -> Iterator[Line]:
     """Weights, results and exported files of the main job."""
     import kbert
 
+    name = f"{backend}, {records.name}"
     pretraining = kbert.PretrainingConfig(
         steps=12, batch_size=BATCH_SIZE, learning_rate=1e-3, evaluate_every=6, seed=7
     )
@@ -160,7 +164,7 @@ def of_run(records: pathlib.Path, output: pathlib.Path, name: str) -> Iterator[L
     yield f"weights, {name}: shapes", shapes
     joined = b"".join(weights[key].tobytes() for key in sorted(weights))
     yield f"weights, {name}: values", digest(joined)
-    for format in FORMATS[name.startswith("jax") :]:  # the first needs Keras on TensorFlow
+    for format in FORMATS if backend == "tensorflow" else FORMATS_OF_JAX:
         exported = kbert.save(pretrained, output.with_name(f"{output.name} {format}"), format)
         for path in sorted(pathlib.Path(exported).rglob("*")):
             if path.is_file() and path.name not in NOT_COMPARED:

@@ -142,19 +142,18 @@ def _learn(words: collections.Counter[str], size: int, min_frequency: int) -> li
     It takes texts alone, so it gets one in which each word stands as often as it was counted.
     Between equally frequent merges it prefers those of the tokens that it numbered first; it
     numbers the characters within words as they turn up in a hash table, but special tokens as they
-    are listed (tokenizers 0.22, models/bpe/trainer.rs). So all characters are fixed here: those
-    that begin a word as its initial alphabet, which it sorts, and those within words as special
-    tokens.
+    are listed (tokenizers/src/models/bpe/trainer.rs). So all characters are fixed here: plain as
+    its initial alphabet, which it sorts, and as they stand within words as special tokens.
     """
     scale = min(1.0, LEARNED_WORDS / words.total())
-    first, within = _characters(words, scale, limit=max(_CHARACTERS, size // 3))
+    alphabet, within = _characters(words, scale, limit=max(_CHARACTERS, size // 3))
     learner = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     learner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=size,
         min_frequency=max(1, round(min_frequency * scale)),
-        initial_alphabet=first,
-        limit_alphabet=len(first),
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         special_tokens=[*SPECIAL_TOKENS, *within],
         continuing_subword_prefix="##",
         show_progress=False,

@@ -187,8 +187,9 @@ class Run:
         whose checkpoint is there; None, without patience, for the newest checkpoint's."""
         if self.pretraining.patience is None:
             return None
+        saved = self.saved_steps()
         losses = self.history.validation_losses(self.pretraining.steps)
-        return best_step({step: losses[step] for step in losses if step in self.saved_steps()})
+        return best_step({step: loss for step, loss in losses.items() if step in saved})
 
     def restore_best(self, model: Pretrainer, best: int, verbose: bool) -> int:
         """Loads the checkpoint of the best evaluation into `model`, or the newest, with a warning,

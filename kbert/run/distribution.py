@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kbert.config import STRATEGIES
+from kbert.step.micro_batches import check_accumulate
 from tfrecords.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -228,8 +229,7 @@ def _cluster(required: bool) -> list[str]:
 def check_shares(batch_size: int, replicas: int, accumulate: int) -> None:
     """Raises InputError if a batch cannot be shared out evenly over replicas and their
     micro-batches, or there is less than one micro-batch."""
-    if accumulate < 1:
-        raise InputError(f"Expected at least 1 micro-batch. Received: accumulate={accumulate}.")
+    check_accumulate(accumulate)
     shares = replicas * accumulate
     if batch_size % shares:
         nearest = max(1, round(batch_size / shares)) * shares

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import signal
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -103,19 +103,23 @@ class Patience(keras.callbacks.Callback):
         patience: int | None,
         losses: Mapping[int, float],
         weights: Mapping[str, float],
-        saved: Collection[int],
+        saved: Set[int],
     ) -> None:
         super().__init__()
         self._pace = pace
         self._patience = patience
         self._losses = dict(losses)
-        self._candidates = {step: loss for step, loss in losses.items() if step in saved}
+        self._gone = losses.keys() - saved
         self._weights = weights
 
     @property
     def best_step(self) -> int | None:
         """The step whose checkpoint is to be kept; None without patience."""
-        return None if self._patience is None else best_step(self._candidates)
+        if self._patience is None:
+            return None
+        return best_step(
+            {step: loss for step, loss in self._losses.items() if step not in self._gone}
+        )
 
     @property
     def is_exhausted(self) -> bool:
@@ -124,8 +128,7 @@ class Patience(keras.callbacks.Callback):
     def count(self, logs: Mapping[str, Any]) -> None:
         """Takes note of an evaluation, from its figures with val_ before their names."""
         # Rounded as in history.csv, so that a resumed run counts alike.
-        loss = round(validation_loss(logs, self._weights), 6)
-        self._losses[self._pace.step] = self._candidates[self._pace.step] = loss
+        self._losses[self._pace.step] = round(validation_loss(logs, self._weights), 6)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if logs and "val_loss" in logs:

@@ -25,6 +25,7 @@ from kbert.speed.machine import (
     peak_memory,
     training_flops,
 )
+from kbert.step.micro_batches import check_accumulate
 from kbert.step.objective import compile_model
 from tfrecords import InputError, RecordsConfig
 from tfrecords.batch import Batch, BatchSpec, random_batch
@@ -179,9 +180,9 @@ def _checked(
             f"Expected a sequence length of at most {bert.max_positions}, the positions of the "
             f"model. Received: {sequence_length}."
         )
-    shares = devices.num_replicas * accumulate
-    check_shares(shares, devices.num_replicas, accumulate)  # there is a micro-batch
+    check_accumulate(accumulate)
     if batch_sizes is None:
+        shares = devices.num_replicas * accumulate
         return sorted({max(1, size // shares) * shares for size in BATCH_SIZES})
     sizes = sorted({PretrainingConfig(batch_size=size).batch_size for size in batch_sizes})
     for batch_size in sizes:

@@ -10,6 +10,12 @@ from keras import ops
 from tfrecords import InputError
 
 
+def check_accumulate(accumulate: int) -> None:
+    """Raises InputError unless it is a number of micro-batches."""
+    if accumulate < 1:
+        raise InputError(f"Expected at least 1 micro-batch. Received: accumulate={accumulate}.")
+
+
 def split_batch(batch: Any, parts: int) -> Any:
     """Parts the rows of a batch: part i has every row whose number is i modulo the number of parts.
 

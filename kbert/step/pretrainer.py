@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from kbert.step.micro_batches import check_accumulate
 from tfrecords import InputError
 
 # The type checker knows that of TensorFlow alone; their methods have the same names.
@@ -64,8 +65,7 @@ class Pretrainer(Step, keras.Model):
                 moving average or a loss scale of its own, or is several; or a loss is no mean over
                 the batch.
         """
-        if accumulate < 1:
-            raise InputError(f"Expected at least 1 micro-batch. Received: accumulate={accumulate}.")
+        check_accumulate(accumulate)
         for layer in self.layers:
             check_precision(layer.compute_dtype)
         super().compile(
