@@ -18,7 +18,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not long"
 
 test-all: $(VENV)/.installed-dev
-	$(PYTEST)
+	$(PYTEST) -m "not small"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

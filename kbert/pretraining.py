@@ -14,7 +14,7 @@ import tfrecords
 from kbert.config import BertConfig, PretrainingConfig, resolve_bert
 from kbert.formats.initial import check_fit, check_initial, initial_model, initial_sha256
 from kbert.formats.pretrained import Pretrained, assign_weights
-from kbert.run.baseline import baselines
+from kbert.run.baseline import Baselines, baselines
 from kbert.run.checkpoints import list_checkpoints, restore_checkpoint
 from kbert.run.directory import CURVES, TENSORBOARD, VOCABULARY, Run
 from kbert.run.distribution import Devices, batches_for, check_shares, devices_of
@@ -29,6 +29,7 @@ from kbert.run.tensorboard import TensorBoard, check_tensorboard
 from kbert.speed.machine import in_words, matrix_product_rate, training_flops
 from kbert.step.objective import compile_model
 from tfrecords.files import locked
+from tfrecords.reader import check_request
 from tfrecords.schema import MANIFEST
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def pretrain(
 
     # What cannot be read or distributed is refused before anything is written.
     manifest.verify()
-    train_batches(manifest, pretraining, start_step=0)
+    check_request(manifest, "train", pretraining.batch_size)
     check_shares(pretraining.batch_size, devices.num_replicas, accumulate)
 
     weights = initial if isinstance(initial, Pretrained) else None
@@ -218,7 +219,8 @@ def _train(
         best=lambda: patience.best_step,
         writes=devices.is_chief,
     )
-    history = _history(run, manifest, pace) if devices.is_chief else None
+    reference = baselines(manifest) if validates else None
+    history = _history(run, pace, reference) if devices.is_chief else None
     stop_on_signal = StopOnSignal(checkpoints.save, verbose=execution.verbose > 0)
     # The order matters: the pace is read by all others; the bar ends its line before others print;
     # the history has the row of an evaluation, and the patience has counted it, before the
@@ -268,22 +270,18 @@ def _train(
         best = run.restore_best(model, best, verbose=execution.verbose > 0)
     # The rest of the validation split is read for the first time. All checkpoints are written.
     with damaged_shards_named(manifest, lambda: list_checkpoints(run.checkpoints)[-1]):
-        batch_size = pretraining.batch_size
-        results = evaluate(model, manifest, batch_size=batch_size) if validates else None
+        results = reference and evaluate(
+            model, manifest, batch_size=pretraining.batch_size, reference=reference
+        )
     if devices.is_chief:
         run.save_results(pace.step, results, best)
     return model, results
 
 
-def _history(run: Run, manifest: Manifest, pace: Pace) -> History:
-    reference = baselines(manifest) if manifest.num_records("validation") else None
+def _history(run: Run, pace: Pace, reference: Baselines | None) -> History:
+    curves = run.directory / CURVES
     return History(
-        run.history,
-        pace,
-        run.loss_weights,
-        pairs=run.pairs,
-        curves=run.directory / CURVES,
-        baselines=reference,
+        run.history, pace, run.loss_weights, pairs=run.pairs, curves=curves, baselines=reference
     )
 
 

@@ -449,9 +449,10 @@ def test_the_whole_chain(tmp_path, monkeypatch):
     exported = run("export", directory, "--output", saved_model, "--top-k", 3).stdout
     assert exported.startswith(f"{saved_model}: saved-model, ")
     assert f"MB; {saved_model / 'README.md'} says how to use it" in exported
-    for model, top_k in ((saved_model, 3), (directory, 5)):
-        lines = run("predict", model, "Return the [MASK] of [MASK].", "[MASK]").stdout.splitlines()
-        assert [lines[0], lines[3]] == ["Return the [MASK] of [MASK].", "[MASK]"]
+    texts = ("Return the [MASK] of [MASK].", "[MASK]")
+    filled = [run("predict", model, *texts).stdout for model in (saved_model, directory)]
+    for lines, top_k in zip(map(str.splitlines, filled), (3, 5), strict=True):
+        assert (lines[0], lines[3]) == texts
         answers = [lines[n].removeprefix("  [MASK] ").split() for n in (1, 2, 4)]
         assert [len(answer) for answer in answers] == [
             2 * top_k
@@ -466,10 +467,7 @@ def test_the_whole_chain(tmp_path, monkeypatch):
 
     for format in ("keras-hub", "huggingface", "google"):
         run("export", saved_model, "--output", tmp_path / format, "--format", format)
-        lines = run(
-            "predict", tmp_path / format, "--top-k", 3, "Return the [MASK] of [MASK].", "[MASK]"
-        ).stdout
-        assert lines == run("predict", saved_model, "Return the [MASK] of [MASK].", "[MASK]").stdout
+        assert run("predict", tmp_path / format, "--top-k", 3, *texts).stdout == filled[0]
         assert run("predict", tmp_path / format, "--pair", *pair).stdout == answers[0]
 
 

@@ -176,6 +176,7 @@ def test_fifty_kills_at_random_moments(place, tmp_path):
     assert set(phases) >= {"tokenizing", "partitioning", "writing"}, phases
 
 
+@pytest.mark.small
 def test_a_kill_in_every_phase(place, tmp_path):
     code, num_steps = run_attempt(place, tmp_path / "whole")
     assert code == 0
@@ -269,7 +270,10 @@ needs_proc = pytest.mark.skipif(
 @needs_proc
 @pytest.mark.parametrize(
     "moments",
-    [(texts_of,), pytest.param((workers_of, texts_of, shards_of), marks=pytest.mark.long)],
+    [
+        pytest.param((texts_of,), marks=pytest.mark.small),
+        pytest.param((workers_of, texts_of, shards_of), marks=pytest.mark.long),
+    ],
     ids=["one", "all"],
 )
 def test_kills_of_a_command_with_workers(place, tmp_path, moments):
@@ -288,7 +292,7 @@ def test_kills_of_a_command_with_workers(place, tmp_path, moments):
 @pytest.mark.parametrize(
     ("number", "code", "moment"),
     [
-        (signal.SIGINT, 130, workers_of),
+        pytest.param(signal.SIGINT, 130, workers_of, marks=pytest.mark.long),
         (signal.SIGINT, 130, texts_of),
         (signal.SIGTERM, 143, texts_of),
     ],

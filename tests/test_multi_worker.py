@@ -116,6 +116,7 @@ def test_two_workers_train_as_one_process(alone, whole):
     assert_same_run(whole[0], alone)
 
 
+@pytest.mark.long
 def test_a_cluster_of_one_worker_trains(machines, alone, tiny_records, tmp_path):
     (worker,) = start(machines[:1], tiny_records, tmp_path / "run")
     assert worker.wait() == 0, worker.said()

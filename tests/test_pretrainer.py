@@ -192,7 +192,7 @@ def three_steps_by_xla():
         {"jit_compile": False},
         {"run_eagerly": True},
         {"accumulate": 3, "run_eagerly": True},
-        {"recompute": True, "jit_compile": True},
+        pytest.param({"recompute": True, "jit_compile": True}, marks=pytest.mark.long),
         pytest.param(
             {"recompute": True, "jit_compile": True, "accumulate": 2}, marks=pytest.mark.long
         ),

@@ -165,6 +165,7 @@ def stop_at(monkeypatch):
     return stop
 
 
+@pytest.mark.long
 def test_stopped_twice_and_continued_it_ends_with_the_same_weights(
     tiny_run, tiny_records, tmp_path, stop_at, capsys
 ):
@@ -429,7 +430,7 @@ def poisoned(monkeypatch):
 
 @pytest.mark.parametrize(
     ("poisoned_step", "named"),
-    [(5, {6}), (6, {6, 7})],
+    [pytest.param(5, {6}, marks=pytest.mark.long), (6, {6, 7})],
     ids=["between checkpoints", "at a checkpoint"],
 )
 def test_a_loss_that_is_not_a_number_stops_the_run(
@@ -461,6 +462,7 @@ def test_a_run_without_a_checkpoint_does_not_promise_one(tiny_records, tmp_path,
         pretrain(tiny_records, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0)
 
 
+@pytest.mark.long
 def test_a_full_disk_costs_checkpoints_and_no_training(tiny_records, tmp_path, monkeypatch):
     save = safetensors.numpy.save_file
 

@@ -96,6 +96,7 @@ def test_a_part_of_the_validation_split_is_said(tiny_records, tmp_path, capsys):
 # The best checkpoint.
 
 
+@pytest.mark.long
 def test_the_best_is_one_whose_checkpoint_is_there(tiny_records, tmp_path, monkeypatch, stop_at):
     # Patience is set when the checkpoint of the best evaluation, the first, is gone.
     losses, begun = {4: 1.0, 8: 2.5, 12: 2.0, 16: 2.25}, Pace.on_test_begin

@@ -548,6 +548,7 @@ def test_an_address_in_use_is_one_line(tiny_records, tmp_path):
 # TensorBoard.
 
 
+@pytest.mark.long
 def test_points_between_evaluations(tiny_records, tmp_path, monkeypatch):
     for module in ("history", "tensorboard"):
         monkeypatch.setattr(f"kbert.run.{module}.ROWS_EVERY", 0.0)

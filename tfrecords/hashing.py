@@ -19,11 +19,16 @@ SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
 _NUMBER_STEP = np.uint64(0xD1342543DE82EF95)
 
 
+@tf.function(
+    input_signature=[tf.TensorSpec(shape, tf.int64) for shape in ([], [], [None])], autograph=False
+)
 def record_keys(
     seed: int | tf.Tensor, stream: int | tf.Tensor, numbers: np.ndarray | tf.Tensor
 ) -> tf.Tensor:
-    """The keys of records, as TensorFlow operations, each a pure function of (seed, stream,
-    number).
+    """The keys of records, each a pure function of (seed, stream, number).
+
+    A function of TensorFlow, which the graph of a pipeline calls: its sixty operations are made
+    once in a process.
 
     Args:
         seed: int64, the seed of all randomness.

@@ -42,11 +42,12 @@ def parse(
         values["y", "nsp"] = tf.cast(features[schema.NEXT_SENTENCE_LABELS][:, 0], tf.int32)
         values["sample_weight", "nsp"] = tf.ones_like(values["y", "nsp"], tf.float32)
 
+    missing = [0, batch_size - tf.size(serialized)]
+    paddings = {rank: tf.stack([missing, [0, 0]][:rank]) for rank in (1, 2)}
+
     def filled(feature: Feature, shape: tuple[int | None, ...]) -> tf.Tensor:
         value = values[feature.part, feature.name]
-        missing = batch_size - tf.shape(value)[0]
-        value = tf.pad(value, [[0, missing]] + [[0, 0]] * (value.shape.rank - 1))
-        return tf.ensure_shape(value, shape)
+        return tf.ensure_shape(tf.pad(value, paddings[value.shape.rank]), shape)
 
     return BatchSpec.of(manifest).build(filled, batch_size)
 

@@ -86,7 +86,7 @@ def read(
     """
     manifest = manifest_of(records)
     shuffle = split == "train" if shuffle is None else shuffle
-    _check_request(manifest, split, batch_size, start_step, shuffle, vocabulary_size)
+    check_request(manifest, split, batch_size, start_step, shuffle, vocabulary_size)
     num_records = manifest.num_records(split)
 
     # The order: global batches of serialized records, the same ones on every machine.
@@ -133,15 +133,15 @@ def read(
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
-def _check_request(
+def check_request(
     manifest: Manifest,
     split: str,
     batch_size: int,
-    start_step: int,
-    shuffle: bool,
-    vocabulary_size: int | None,
+    start_step: int = 0,
+    shuffle: bool = True,
+    vocabulary_size: int | None = None,
 ) -> None:
-    """Raises InputError unless the records have what is asked for."""
+    """Raises InputError unless the records have what `read` is asked for."""
     if split not in schema.SPLITS:
         raise InputError(f"Expected a split among {', '.join(schema.SPLITS)}. Received: {split!r}.")
     sizes = vocabulary_size, manifest.vocabulary_size

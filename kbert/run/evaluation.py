@@ -13,7 +13,7 @@ import keras
 import tfrecords
 from kbert.config import PretrainingConfig
 from kbert.objectives import NSP, objectives_in, objectives_of
-from kbert.run.baseline import baselines
+from kbert.run.baseline import Baselines, baselines
 from kbert.run.directory import Run, load_run
 from kbert.run.distribution import batches_for
 from kbert.step.objective import pretraining_objective
@@ -30,6 +30,7 @@ def evaluate(
     *,
     split: str = "validation",
     batch_size: int = PretrainingConfig.batch_size,
+    reference: Baselines | None = None,
     verbose: int = 0,
 ) -> dict[str, Any]:
     """Measures a pretraining model on a split of records, every record once.
@@ -41,6 +42,7 @@ def evaluate(
         records: A directory of records, or a Manifest.
         split: The split to measure on.
         batch_size: Sequences at once; no influence on the results but by rounding.
+        reference: The Baselines of the split, where they are known already; None computes them.
         verbose: As for `keras.Model.evaluate`.
 
     Returns:
@@ -79,8 +81,8 @@ def evaluate(
     for objective in objectives:
         for figure in objective.figures:
             results[objective.key(figure)] = figure.value(logs[objective.metric(figure)])
-    reference = dataclasses.asdict(baselines(manifest, split))
-    return results | {name: value for name, value in reference.items() if value is not None}
+    reached = dataclasses.asdict(reference or baselines(manifest, split))
+    return results | {name: value for name, value in reached.items() if value is not None}
 
 
 def _measured(
