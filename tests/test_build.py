@@ -34,7 +34,7 @@ from tfrecords import (
     schema,
 )
 from tfrecords.decompression import opened
-from tfrecords.inputs import span_groups
+from tfrecords.text.spans import span_groups
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 

@@ -15,17 +15,12 @@ import time
 
 import pytest
 
-from tfrecords import InputError, inputs, read_documents
+from tfrecords import InputError, read_documents
 from tfrecords.decompression import compression, opened
-from tfrecords.inputs import (
-    Span,
-    input_files,
-    line_blocks,
-    span_groups,
-    spans_of,
-    spool,
-)
-from tfrecords.sentences import span_documents
+from tfrecords.inputs import input_files, spool
+from tfrecords.text import spans
+from tfrecords.text.formats import span_documents, spans_of
+from tfrecords.text.spans import Span, line_blocks, span_groups
 
 zstd = importlib.import_module(
     "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
@@ -396,7 +391,7 @@ def plain_documents(content):
 @pytest.mark.parametrize("line_bytes", [11, 61, 1 << 20])
 @pytest.mark.parametrize("format", ["sentences", "text", "jsonl"])
 def test_documents_of_spans_are_those_of_the_file(tmp_path, monkeypatch, format, line_bytes):
-    monkeypatch.setattr(inputs, "LINE_BYTES", line_bytes)
+    monkeypatch.setattr(spans, "LINE_BYTES", line_bytes)
     draw = random.Random(line_bytes)
     path = tmp_path / "text"
     numbers = collections.Counter()
@@ -467,7 +462,7 @@ def blocks_of(tmp_path, content, start=0, end=None):
 
 
 def test_long_lines_come_in_parts_in_full(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "LINE_BYTES", 16)
+    monkeypatch.setattr(spans, "LINE_BYTES", 16)
     assert blocks_of(tmp_path, b"short\nabc def ghi jkl m no\nend\nof it") == [
         (0, b"short\n", 0), (6, b"abc def ghi jkl ", 1), (22, b"m no\n", 2),
         (27, b"end\n", 0), (31, b"of it", 0),
@@ -492,7 +487,7 @@ def test_long_lines_come_in_parts_in_full(tmp_path, monkeypatch):
 
 
 def test_a_span_ends_where_it_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "LINE_BYTES", 16)
+    monkeypatch.setattr(spans, "LINE_BYTES", 16)
     content = b"a\n" * 10 + b"x" * 40 + b"\n" + b"b\n" * 10
     assert blocks_of(tmp_path, content, 18, 65) == [
         (18, b"a\n", 0), (20, b"x" * 15, 1), (35, b"x" * 15, 2),
@@ -502,7 +497,7 @@ def test_a_span_ends_where_it_ends(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("white", [" ", "\t", "\r", "\u00a0", "\u3000"])
 def test_a_long_white_line_ends_a_document_once(tmp_path, monkeypatch, white):
-    monkeypatch.setattr(inputs, "LINE_BYTES", 16)
+    monkeypatch.setattr(spans, "LINE_BYTES", 16)
     (tmp_path / "a").write_text(f"One.\n{white * 101}\nTwo.\n", newline="")
     assert list(read_documents([tmp_path / "a"])) == [["One."], ["Two."]]
     # One white line ends a paragraph, two a document.
@@ -514,14 +509,14 @@ def test_a_long_white_line_ends_a_document_once(tmp_path, monkeypatch, white):
 @pytest.mark.parametrize("white", [" ", "\t", "\u00a0", "\u3000"])
 @pytest.mark.parametrize("format", ["sentences", "text"])
 def test_white_space_inside_a_long_line_ends_nothing(tmp_path, monkeypatch, white, format):
-    monkeypatch.setattr(inputs, "LINE_BYTES", 16)
+    monkeypatch.setattr(spans, "LINE_BYTES", 16)
     (tmp_path / "a").write_text(f"{white * 53}One{white * 101}two{white * 53}\nthree")
     (document,) = read_documents([tmp_path / "a"], format)
     assert " ".join(document).split() == ["One", "two", "three"]
 
 
 def test_blocks_are_the_file_wherever_its_lines_stand(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "LINE_BYTES", 31)
+    monkeypatch.setattr(spans, "LINE_BYTES", 31)
     draw = random.Random(7)
     for _ in range(101):
         lines = [
@@ -553,7 +548,7 @@ def test_blocks_are_the_file_wherever_its_lines_stand(tmp_path, monkeypatch):
 
 def test_memory_for_long_words_is_bounded(tmp_path, monkeypatch):
     # Words of more than half a part: reading must not run ahead of what is given out.
-    monkeypatch.setattr(inputs, "LINE_BYTES", 1000)
+    monkeypatch.setattr(spans, "LINE_BYTES", 1000)
     (tmp_path / "a").write_bytes((b"x" * 599 + b" ") * 503)
     with open(tmp_path / "a", "rb", buffering=0) as file:
         for offset, block, _ in line_blocks(file, Span("a")):

@@ -21,7 +21,7 @@ import pytest
 import tfrecords.build.recipe
 import tfrecords.build.tokenizing
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records, load_manifest
-from tfrecords.inputs import span_groups
+from tfrecords.text.spans import span_groups
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 ROOT = pathlib.Path(__file__).parent.parent

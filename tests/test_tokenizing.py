@@ -12,8 +12,8 @@ import pytest
 from tfrecords import RecordsConfig, Vocabulary
 from tfrecords.build import tokenizing
 from tfrecords.build.tokenizing import COUNTERS, CorpusTokenizer
-from tfrecords.inputs import Span, spans_of
-from tfrecords.sentences import span_documents
+from tfrecords.text.formats import span_documents, spans_of
+from tfrecords.text.spans import Span
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 LETTERS = [*"abcdefghijkmnopqrstuvwxyABCDEé中!?.,'-0123456789"]  # no l, no z
@@ -200,8 +200,8 @@ def test_small_texts_in_full(tmp_path, content, documents, expected):
 
 
 def test_counts_of_reading_are_added(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfrecords.sentences._DOCUMENT_CHARACTERS", 3)
-    monkeypatch.setattr("tfrecords.inputs.LINE_BYTES", 8)
+    monkeypatch.setattr("tfrecords.text.running_text._DOCUMENT_CHARACTERS", 3)
+    monkeypatch.setattr("tfrecords.text.spans.LINE_BYTES", 8)
     (tmp_path / "a").write_bytes(b"a\xff\nb c d e f g h i j k\n")
     counts = collections.Counter(documents=100)
     tokenizer = tokenizer_of(False, errors="replace")
@@ -236,7 +236,7 @@ LONG_LINE = """
 import collections, json, resource, sys
 from tfrecords import RecordsConfig, Vocabulary
 from tfrecords.build.tokenizing import CorpusTokenizer
-from tfrecords.inputs import Span
+from tfrecords.text.spans import Span
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 vocabulary = Vocabulary((*SPECIAL_TOKENS, "word", "##s"))

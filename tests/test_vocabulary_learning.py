@@ -17,7 +17,8 @@ from tfrecords import (
     vocabulary_learning,
     word_counts,
 )
-from tfrecords.inputs import span_groups, spans_of
+from tfrecords.text.formats import spans_of
+from tfrecords.text.spans import span_groups
 from tfrecords.vocabulary import SPECIAL_TOKENS
 from tfrecords.word_counts import WordCounts
 

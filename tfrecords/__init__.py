@@ -20,7 +20,7 @@ _HOMES = {
     "manifest_of": "tfrecords.reader",
     "python_documents": "tfrecords.python_docs",
     "read": "tfrecords.reader",
-    "read_documents": "tfrecords.sentences",
+    "read_documents": "tfrecords.text.formats",
 }
 """The module that each public name is defined in."""
 

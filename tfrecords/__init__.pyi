@@ -9,7 +9,7 @@ from tfrecords.reader import read as read
 from tfrecords.schema import Manifest as Manifest
 from tfrecords.schema import RecordsConfig as RecordsConfig
 from tfrecords.schema import load_manifest as load_manifest
-from tfrecords.sentences import read_documents as read_documents
+from tfrecords.text.formats import read_documents as read_documents
 from tfrecords.tokenizer import Tokenizer as Tokenizer
 from tfrecords.vocabulary import Vocabulary as Vocabulary
 from tfrecords.vocabulary_learning import learn_vocabulary as learn_vocabulary

@@ -36,6 +36,8 @@ _MAGIC = {
     "xz": re.compile(rb"\xfd7zXZ\x00"),
     "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
 }
+_ZSTD_WINDOW_LOG = 31
+"""Of the longest windows that there are, 2 GiB, made by `zstd --ultra --long=31`."""
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
 
@@ -51,27 +53,56 @@ def opened(path: str | os.PathLike) -> Iterator[tuple[io.BufferedIOBase, io.Buff
         InputError: The file cannot be read, or turns out to be damaged or cut while it is read
             inside the block.
     """
-    kind = None
     try:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(open(path, "rb"))
-            kind = compression(file)
-            yield (file if kind is None else stack.enter_context(_decompressed(file, kind))), file
+        with open(path, "rb") as file, decompressed(file, path) as text:
+            yield text, file
     except OSError as error:
         if error.errno in UNREADABLE:
             raise InputError(
                 f"Expected a readable text file. Received: {path} ({error.strerror})."
             ) from None
-        if kind and error.errno is None:  # raised by a decompressor, not by the system
-            raise _damaged(path, kind, error) from None
         # Of a disk or a network: no other text would help, but the file should be named.
         error.filename = error.filename or str(path)
         raise
+
+
+@contextlib.contextmanager
+def decompressed(file: io.BufferedReader, name: str | os.PathLike) -> Iterator[io.BufferedIOBase]:
+    """Yields an open file as it is, or decompressed if it is compressed; `name` is what errors call
+    it.
+
+    Raises:
+        InputError: It turns out to be damaged or cut while it is read inside the block.
+    """
+    kind = compression(file)
+    if kind is None:
+        yield file
+        return
+    try:
+        with _decompressed(file, kind) as text:
+            yield text
+    except OSError as error:
+        if error.errno is None:  # raised by a decompressor, not by the system
+            raise _damaged(name, kind, error) from None
+        raise
     except Exception as error:
         # The class of zstd's errors is in a module that is imported only when it is needed.
-        if kind and (isinstance(error, _DAMAGE) or type(error).__name__ == "ZstdError"):
-            raise _damaged(path, kind, error) from None
+        if isinstance(error, _DAMAGE) or type(error).__name__ == "ZstdError":
+            raise _damaged(name, kind, error) from None
         raise
+
+
+def first_bytes(path: str | os.PathLike, size: int) -> bytes:
+    """The first `size` bytes of a file, decompressed.
+
+    Raises:
+        InputError: As of `opened`.
+    """
+    with opened(path) as (file, _):
+        start = b""
+        while len(start) < size and (more := file.read(size - len(start))):
+            start += more
+        return start
 
 
 def _damaged(path, kind: str, error: Exception) -> InputError:
@@ -95,8 +126,11 @@ def _decompressed(file, kind: str):
         return io.BufferedReader(_Streams(file, bz2.BZ2Decompressor), 1 << 16)
     if kind == "xz":
         return io.BufferedReader(_Streams(file, lzma.LZMADecompressor), 1 << 16)
-    module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-    return importlib.import_module(module).open(file)
+    zstd = importlib.import_module(
+        "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+    )
+    # The library refuses windows of more than 128 MiB unless it is told that they are wanted.
+    return zstd.open(file, options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
 
 
 class _Streams(io.RawIOBase):

@@ -77,14 +77,13 @@ def is_gzip(path: str | os.PathLike) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-def sha256(path: str | os.PathLike, report: Callable[[int], object] = lambda _: None) -> str:
-    """The SHA-256 of a file's content, in hexadecimal; `report` is called with the number of bytes
-    after every MiB."""
+def sha256(path: str | os.PathLike, visit: Callable[[bytes], object] = lambda _: None) -> str:
+    """The SHA-256 of a file's content, in hexadecimal; `visit` is called with every MiB of it."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-            report(len(block))
+            visit(block)
     return digest.hexdigest()
 
 

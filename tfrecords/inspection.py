@@ -108,6 +108,7 @@ _COUNTED = {
         "times a document longer than a million characters was cut: do empty lines separate the "
         "documents?"
     ),
+    "empty_texts": "rows or documents without text were passed over",
     "broken_lines": "lines longer than 1 MiB were read in parts",
     "replaced_characters": "characters stand for invalid UTF-8, which tokenization drops",
 }

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tfrecords.errors import InputError
-from tfrecords.sentences import Document, break_sentences
+from tfrecords.sentences import break_sentences
+from tfrecords.text.running_text import Document
 
 # Tests, vendored wheels, and modules that do something when imported.
 _SKIPPED = {

@@ -14,9 +14,12 @@ import tensorflow as tf
 import tokenizers
 
 from tfrecords.errors import InputError
-from tfrecords.inputs import SpanGroup, input_files, span_groups, spans_of, spool
+from tfrecords.inputs import input_files, spool
 from tfrecords.progress import progress_bar
-from tfrecords.sentences import span_documents
+from tfrecords.text.check import check_files
+from tfrecords.text.decoding import ERRORS, TEXT_FIELD
+from tfrecords.text.formats import DEFAULT_FORMAT, span_documents, spans_of
+from tfrecords.text.spans import SpanGroup, span_groups
 from tfrecords.tokenizer import MAX_WORD_CHARACTERS, Tokenizer, normalize, set_words_apart
 from tfrecords.vocabulary import MIN_FREQUENCY, SPECIAL_TOKENS, Vocabulary
 from tfrecords.word_counts import MAX_WORDS, WordCounts, write_counts
@@ -38,8 +41,10 @@ def learn_vocabulary(
     *,
     cased: bool = False,
     min_frequency: int = MIN_FREQUENCY,
-    format: str = "sentences",
-    errors: str = "strict",
+    format: str = DEFAULT_FORMAT,
+    errors: str = ERRORS[0],
+    text_field: str = TEXT_FIELD,
+    check: bool = True,
     workers: int | None = 1,
     progress: bool = False,
 ) -> Vocabulary:
@@ -59,8 +64,11 @@ def learn_vocabulary(
         size: The largest number of tokens, the special ones included.
         cased: Whether to keep case and accents.
         min_frequency: How often two tokens must stand side by side to be merged into one.
-        format: "sentences", "text", "jsonl" or "parquet"; see `sentences.read_documents`.
+        format: A format of `formats.read_documents`.
         errors: "strict" or "replace", for invalid UTF-8.
+        text_field: The field or column with the text, in formats that have some.
+        check: Whether to look first whether the beginning of every file fits the format; see
+            `check.check_files`.
         workers: The number of processes that count; with more than one, a script needs
             `if __name__ == "__main__":`. None: as many as there are processors, or fewer for a
             small corpus.
@@ -85,8 +93,10 @@ def learn_vocabulary(
     # Count the words.
     with tempfile.TemporaryDirectory(prefix="kbert-") as directory:
         files = spool(input_files(inputs), pathlib.Path(directory, "standard-input"))
+        check_files(files, format, errors, text_field, looks=check)
         groups = list(span_groups(spans_of(files, format)))
-        words = _count_words(groups, cased, format, errors, workers, progress, directory)
+        reading = (format, errors, text_field)
+        words = _count_words(groups, cased, reading, workers, progress, directory)
     if not words:
         raise InputError(
             "Expected text to learn a vocabulary from. Received: input files without a single word."
@@ -112,8 +122,7 @@ def learn_vocabulary(
 def _count_words(
     tasks: Sequence[SpanGroup],
     cased: bool,
-    format: str,
-    errors: str,
+    reading: tuple[str, str, str],
     workers: int | None,
     progress: bool,
     directory: str,
@@ -124,7 +133,7 @@ def _count_words(
     if workers is None:
         workers = automatic_workers(total / _TEXT_SPEED)
     with (
-        Workers(workers, _WordCounter, cased, format, errors, directory) as pool,
+        Workers(workers, _WordCounter, cased, reading, directory) as pool,
         progress_bar("counting words", total, "B", progress) as bar,
     ):
         for group, (counted, files) in pool.map(_WordCounter.count, tasks):
@@ -183,14 +192,13 @@ def _characters(
 class _WordCounter:
     """What a worker process owns: it counts the words of some spans of text."""
 
-    def __init__(self, cased: bool, format: str, errors: str, directory: str):
+    def __init__(self, cased: bool, reading: tuple[str, str, str], directory: str):
         self._words_apart = tf.function(
             lambda texts: set_words_apart(normalize(texts, cased)),
             input_signature=[tf.TensorSpec([None], tf.string)],
             autograph=False,
         )
-        self._format = format
-        self._errors = errors
+        self._format, self._errors, self._text_field = reading
         self._directory = directory
 
     def count(
@@ -204,7 +212,9 @@ class _WordCounter:
         words, sentences, size = collections.Counter(), [], 0
         files: list[str] = []
         for span in group.spans:
-            for document in span_documents(span, self._format, self._errors, collections.Counter()):
+            for document in span_documents(
+                span, self._format, self._errors, collections.Counter(), self._text_field
+            ):
                 sentences += document
                 size += sum(map(len, document))
                 if size >= _CHARACTERS_PER_BATCH:

@@ -23,8 +23,9 @@ from kbert.config import (
     BertConfig,
     PretrainingConfig,
 )
-from tfrecords.inputs import ERRORS, TEXT_FORMATS
 from tfrecords.schema import RecordsConfig
+from tfrecords.text.decoding import ERRORS, TEXT_FIELD
+from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS
 
 PATH = click.Path(path_type=pathlib.Path)
 
@@ -155,12 +156,26 @@ def text_options(section: str = "", processes: str = "") -> Decorator:
     decorators = (
         option(
             "--format",
-            type=click.Choice(TEXT_FORMATS),
-            default=TEXT_FORMATS[0],
+            type=click.Choice(list(TEXT_FORMATS)),
+            default=DEFAULT_FORMAT,
             section=section,
-            help="sentences: one per line, an empty line between documents. text: paragraphs, two "
-            "empty lines between documents. jsonl: a JSON object with a field 'text' per line and "
-            "document. parquet: a column 'text'. All but parquet may be compressed.",
+            help="What the files hold. "
+            + " ".join(f"{name}: {one.document}." for name, one in TEXT_FORMATS.items())
+            + " All but parquet may be compressed, or in tar and zip archives.",
+        ),
+        option(
+            "--text-field",
+            default=TEXT_FIELD,
+            section=section,
+            help="The field or column with the text, of "
+            + ", ".join(name for name, one in TEXT_FORMATS.items() if one.rows)
+            + "; a.b is b inside of a.",
+        ),
+        option(
+            "--check/--no-check",
+            default=True,
+            section=section,
+            help="Look first whether the beginning of every file fits the format.",
         ),
         option(
             "--errors",

@@ -18,6 +18,8 @@ from tfrecords.errors import InputError
 from tfrecords.files import PARTIAL_SUFFIX, sha256
 from tfrecords.inputs import input_files, spool
 from tfrecords.progress import progress_bar
+from tfrecords.text.decoding import Utf8
+from tfrecords.text.members import is_plain_text
 
 
 def corpus_files(
@@ -72,9 +74,22 @@ def full_disk_explained(path: pathlib.Path) -> Iterator[None]:
         ) from None
 
 
-def corpus_digest(files: Sequence[pathlib.Path], workers: int, progress: bool) -> str:
+def corpus_digest(
+    files: Sequence[pathlib.Path], workers: int, progress: bool, is_text: bool = False
+) -> str:
     """The SHA-256 of the SHA-256s of the files, in hexadecimal. Files are read in threads: hashing
-    releases Python's lock."""
+    releases Python's lock.
+
+    Args:
+        files: The files.
+        workers: The number of threads.
+        progress: Whether to show a progress bar.
+        is_text: Whether files that are neither compressed nor archives have to be UTF-8. An invalid
+            byte in the last of them is told here, before hours of work.
+
+    Raises:
+        InputError: A byte is invalid.
+    """
     digest = hashlib.sha256()
     num_bytes = sum(file.stat().st_size for file in files)
     stopped = threading.Event()
@@ -83,13 +98,23 @@ def corpus_digest(files: Sequence[pathlib.Path], workers: int, progress: bool) -
         progress_bar("reading", num_bytes, "B", progress) as bar,
     ):
 
-        def advance(num_read):
-            bar.update(num_read)
-            if stopped.is_set():
-                raise InterruptedError
+        def digest_of(file):
+            decoder = Utf8(str(file)) if is_text and is_plain_text(file) else None
+
+            def visit(block):
+                bar.update(len(block))
+                if stopped.is_set():
+                    raise InterruptedError
+                if decoder:
+                    decoder.check(block)
+
+            digest = sha256(file, visit)
+            if decoder:
+                decoder.check(b"", is_last=True)
+            return digest
 
         try:
-            for one in pool.map(lambda file: sha256(file, advance), files):
+            for one in pool.map(digest_of, files):
                 digest.update(bytes.fromhex(one))
         finally:
             # After Ctrl-C the end of the block would otherwise wait for whole files.

@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +30,12 @@ from tfrecords.build.tasks import BuildWorker, Text
 from tfrecords.build.tokenizing import COUNTERS
 from tfrecords.errors import InputError
 from tfrecords.files import claim_directory, locked, with_defaults
-from tfrecords.inputs import STANDARD_INPUT, span_groups, spans_of
+from tfrecords.inputs import STANDARD_INPUT
 from tfrecords.schema import Manifest, RecordsConfig, load_manifest
+from tfrecords.text.check import check_files
+from tfrecords.text.decoding import ERRORS, TEXT_FIELD
+from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS, spans_of
+from tfrecords.text.spans import span_groups
 from tfrecords.vocabulary import Vocabulary
 from tfrecords.workers import Pool, Workers, automatic_workers
 
@@ -48,8 +53,10 @@ def build_records(
     output: str | os.PathLike,
     config: RecordsConfig,
     *,
-    format: str = "sentences",
-    errors: str = "strict",
+    format: str = DEFAULT_FORMAT,
+    errors: str = ERRORS[0],
+    text_field: str = TEXT_FIELD,
+    check: bool = True,
     workers: int | None = 1,
     beam_options: Sequence[str] | None = None,
     progress: bool = False,
@@ -68,8 +75,11 @@ def build_records(
         output: The directory to make.
         config: How records are made. A later release with new fields continues what an earlier one
             began: their defaults are the behaviour before they existed.
-        format: "sentences", "text", "jsonl" or "parquet"; see `sentences.read_documents`.
+        format: A format of `formats.read_documents`.
         errors: "strict" or "replace", for invalid UTF-8.
+        text_field: The field or column with the text, in formats that have some.
+        check: Whether to look first whether the beginning of every file fits the format; see
+            `check.check_files`.
         workers: The number of processes; with more than one, a script needs
             `if __name__ == "__main__":`. None: as many as there are processors, or fewer for a
             small corpus.
@@ -97,6 +107,7 @@ def build_records(
         files = [file if file == STANDARD_INPUT else file.resolve() for file in files]
 
     with locked(output), spooled(files, output) as files:
+        check_files(files, format, errors, text_field, looks=check)
         # The directory is this job's from here on: everything that the records depend on is in its
         # identity, the text by its hash.
         num_bytes = sum(file.stat().st_size for file in files)
@@ -108,24 +119,30 @@ def build_records(
             "kind": "records",
             "version": schema.VERSION,
             "input_bytes": num_bytes,
-            "input_sha256": corpus_digest(files, workers, progress),
+            "input_sha256": corpus_digest(
+                files, workers, progress, is_text=errors == "strict" and format != "parquet"
+            ),
             "format": format,
             "errors": errors,
+            "text_field": text_field,
             "vocabulary_sha256": vocabulary.sha256,
             **dataclasses.asdict(config),
         }
         with full_disk_explained(output):
             # Options of Beam are checked before anything is written.
-            job = (vocabulary, config, output, output / unfinished.NAME, format, errors)
+            job = (vocabulary, config, output, output / unfinished.NAME, format, errors, text_field)
             pool = _pool(workers, beam_options, output / unfinished.NAME, job)
-            claim_directory(
-                output, identity, CONFIGURATION, lambda there: with_defaults(there, RecordsConfig)
-            )
+            claim_directory(output, identity, CONFIGURATION, _with_defaults)
             if not (output / schema.MANIFEST).exists():
                 _build(files, vocabulary, output, config, format, pool, progress)
         # A kill between the manifest and this line leaves it for the next call.
         shutil.rmtree(output / unfinished.NAME, ignore_errors=True)
         return load_manifest(output)
+
+
+def _with_defaults(there: dict[str, Any]) -> dict[str, Any]:
+    """An identity that an earlier release wrote, with the fields that there are today."""
+    return {"text_field": TEXT_FIELD} | with_defaults(there, RecordsConfig)
 
 
 def _pool(workers: int, beam_options: Sequence[str] | None, results: pathlib.Path, job) -> Pool:
@@ -153,7 +170,7 @@ def _build(
             tasks = [Text(number, group) for number, group in enumerate(groups)]
             texts = tokenize_text(pool, tasks, spill, progress)
             counts = {name: sum(text["counts"].get(name, 0) for text in texts) for name in COUNTERS}
-            config = _with_shards(config, counts)
+            config = _with_shards(config, counts, format)
 
             # Every document to the bucket that its number in the corpus gives.
             partition_documents(pool, texts, config, spill)
@@ -181,7 +198,7 @@ def _build(
     ).save()
 
 
-def _with_shards(config: RecordsConfig, counts: dict[str, int]) -> RecordsConfig:
+def _with_shards(config: RecordsConfig, counts: dict[str, int], format: str) -> RecordsConfig:
     """The configuration with its number of shards.
 
     Raises:
@@ -194,8 +211,8 @@ def _with_shards(config: RecordsConfig, counts: dict[str, int]) -> RecordsConfig
         alone = " with --validation-fraction 0." if config.validation_fraction else "."
         raise InputError(
             "Next sentence prediction needs another document to draw from: expected at least 2 "
-            "documents. Received: 1; separate the documents with empty lines, or choose --pairs "
-            f"sop or --pairs none, for which one is enough{alone}"
+            f"documents. Received: 1; {TEXT_FORMATS[format].more_documents}, or choose --pairs sop "
+            f"or --pairs none, for which one is enough{alone}"
         )
     if config.num_shards is None:
         num_shards = automatic_shards(counts["tokens"], documents, config)
@@ -213,12 +230,12 @@ def _with_shards(config: RecordsConfig, counts: dict[str, int]) -> RecordsConfig
         raise InputError(
             f"{why if least == 2 else 'Expected'} at least {least} "
             f"document{'s' * (least > 1)} in every shard. Received: {sizes.min()} of {documents} "
-            f"documents in {split} shard {index}; {_advice(split, documents)}."
+            f"documents in {split} shard {index}; {_advice(split, documents, format)}."
         )
     return config
 
 
-def _advice(split: str, documents: int) -> str:
+def _advice(split: str, documents: int, format: str) -> str:
     """What to do about a shard of the split with too few documents."""
     advice = "give more text or fewer --shards"
     if split == "validation":
@@ -226,6 +243,6 @@ def _advice(split: str, documents: int) -> str:
         if documents >= 10:  # about five documents in the split make a gap improbable
             fraction = min(0.5, 5 / documents)
             advice = f"set --validation-fraction to {fraction:.2g}, or to 0 for no validation split"
-    if documents < 10:
-        advice += ", and check that empty lines separate the documents"
+    if documents < 10 and (separator := TEXT_FORMATS[format].separator):
+        advice += f", and check that {separator} separate the documents"
     return advice

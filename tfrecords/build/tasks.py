@@ -18,8 +18,8 @@ from tfrecords.build.buckets import bucket_of, partition, read_bucket, save_part
 from tfrecords.build.shards import ShardMaker
 from tfrecords.build.tokenizing import CorpusTokenizer
 from tfrecords.files import write_json
-from tfrecords.inputs import SpanGroup
 from tfrecords.schema import RecordsConfig
+from tfrecords.text.spans import SpanGroup
 from tfrecords.vocabulary import Vocabulary
 
 _PARTITIONED = "-by-bucket"
@@ -79,8 +79,9 @@ class BuildWorker:
         config: A RecordsConfig; its number of shards is not used, the tasks have it.
         output: The directory of the records.
         unfinished: The directory of unfinished work.
-        format: A format of `sentences.read_documents`.
+        format: A format of `formats.read_documents`.
         errors: "strict" or "replace".
+        text_field: The field with the text.
     """
 
     def __init__(
@@ -91,13 +92,14 @@ class BuildWorker:
         unfinished: pathlib.Path,
         format: str,
         errors: str,
+        text_field: str,
     ):
         self._vocabulary = vocabulary
         self._output = output
         self._unfinished = unfinished
         # Each is made when a step needs it, since it takes seconds or memory.
         self._tokenizer = functools.cache(
-            lambda: CorpusTokenizer(vocabulary, config, format, errors)
+            lambda: CorpusTokenizer(vocabulary, config, format, errors, text_field)
         )
         self._shard_maker = functools.cache(lambda with_shards: ShardMaker(vocabulary, with_shards))
 

@@ -11,9 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecords.documents import Documents
-from tfrecords.inputs import Span
 from tfrecords.schema import RecordsConfig
-from tfrecords.sentences import Document, span_documents
+from tfrecords.text.decoding import TEXT_FIELD
+from tfrecords.text.formats import span_documents
+from tfrecords.text.running_text import Document
+from tfrecords.text.spans import Span
 from tfrecords.tokenizer import Tokenizer
 from tfrecords.vocabulary import Vocabulary
 
@@ -29,6 +31,7 @@ COUNTERS = (
     "cut_documents",
     "broken_lines",
     "replaced_characters",
+    "empty_texts",
 )
 _SENTENCES_PER_BATCH = 4096
 _CHARACTERS_PER_BATCH = 1 << 19
@@ -42,11 +45,19 @@ class CorpusTokenizer:
     Args:
         vocabulary: A Vocabulary.
         config: A RecordsConfig.
-        format: A format of `sentences.read_documents`.
+        format: A format of `formats.read_documents`.
         errors: "strict" or "replace".
+        text_field: The field with the text.
     """
 
-    def __init__(self, vocabulary: Vocabulary, config: RecordsConfig, format: str, errors: str):
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        config: RecordsConfig,
+        format: str,
+        errors: str,
+        text_field: str = TEXT_FIELD,
+    ):
         tokenizer = Tokenizer(vocabulary, config.cased)
         self._tokenize = {
             simple: tf.function(
@@ -60,6 +71,7 @@ class CorpusTokenizer:
         self._longest = config.longest_text
         self._format = format
         self._errors = errors
+        self._text_field = text_field
 
     def parts(
         self,
@@ -102,7 +114,9 @@ class CorpusTokenizer:
         were read of all of them."""
         for place, span in enumerate(spans):
             found, before, documents = collections.Counter(), reading["bytes_read"], 0
-            for document in span_documents(span, self._format, self._errors, found):
+            for document in span_documents(
+                span, self._format, self._errors, found, self._text_field
+            ):
                 documents += 1
                 reading["bytes_read"] = before + found["bytes_read"]
                 yield document

@@ -1,0 +1,154 @@
+"""Whether text files are what their format says, found before any work by a look at the beginning
+of each."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+from tfrecords.decompression import compression, first_bytes, opened
+from tfrecords.errors import InputError
+from tfrecords.text.archives import archive_errors
+from tfrecords.text.decoding import Reading
+from tfrecords.text.formats import TEXT_FORMATS, check_options
+from tfrecords.text.looks import (
+    HEAD_BYTES,
+    Look,
+    binary_look,
+    office_look,
+    other_encoding,
+    text_look,
+)
+from tfrecords.text.members import kind_of_archive, read_members
+from tfrecords.text.rows import missing_field
+from tfrecords.text.spans import Span
+
+_MEMBERS = 1000
+_ARCHIVE_BYTES = 1 << 26
+
+
+def check_files(
+    files: Iterable[str | os.PathLike],
+    format: str,
+    errors: str,
+    text_field: str,
+    looks: bool = True,
+) -> None:
+    """Checks that every file looks like text of the format, as far as its beginning tells, and that
+    a field with text is there.
+
+    Args:
+        files: The files.
+        format: A format of `formats.read_documents`.
+        errors: "strict" or "replace".
+        text_field: The field with the text.
+        looks: Whether to look; the field is checked anyway.
+
+    Raises:
+        InputError: A file looks like something else; the message says what, and what to do about
+            it. Or a file with rows has not one with the field, and the message names those there
+            are.
+    """
+    check_options(format, errors, text_field)
+    for path in files:
+        path = str(path)
+        if looks:
+            _look_at(path, format, errors)
+        if TEXT_FORMATS[format].rows:
+            try:
+                _check_field(path, format, Reading(errors, text_field))
+            except InputError:
+                if looks:
+                    _look_for_format(path, format)
+                raise
+
+
+def _look_for_format(path: str, format: str) -> None:
+    """Raises InputError if a file whose rows cannot be read looks like text of another format."""
+    look = text_look(first_bytes(path, HEAD_BYTES))
+    if look and look.format != format:
+        raise _refusal(path, look, format) from None
+
+
+def _check_field(path: str, format: str, reading: Reading) -> None:
+    """Reads rows up to the first that has the field."""
+    rows = TEXT_FORMATS[format].rows
+    assert rows is not None, "the caller has looked"
+    names: dict[str, None] = {}
+    for row in rows(Span(path), reading):
+        if row.value is not None:
+            return
+        if len(names) < 100:  # rows of JSON may have any names
+            names |= dict.fromkeys(row.fields)
+    if names:
+        raise missing_field(path, reading.field, names, "in at least one row")
+
+
+def _look_at(path: str, format: str, errors: str) -> None:
+    with opened(path) as (file, raw):
+        if kind := kind_of_archive(file, raw, path):
+            _look_at_members(file, kind, path, format, errors)
+            return
+        with open(path, "rb") as start:
+            compressed = compression(start)
+        _judge(path, _read(file, HEAD_BYTES), format, errors, compressed)
+
+
+def _look_at_members(
+    file: io.BufferedIOBase, kind: str, path: str, format: str, errors: str
+) -> None:
+    """Looks at the first files of an archive; those after a bound are not read for it."""
+    if kind == "zip":
+        import zipfile
+
+        with (
+            archive_errors(path, kind),
+            zipfile.ZipFile(cast("io.BytesIO", file)) as archive,
+        ):
+            if look := office_look(archive.namelist()):
+                raise _refusal(path, look, format)
+
+    def heads(member: io.BufferedIOBase, span: Span, _: Reading) -> Iterator[tuple[str, bytes]]:
+        yield span.path, _read(member, HEAD_BYTES)
+
+    found = read_members(heads, file, kind, Span(path), Reading(errors))
+    for where, head in itertools.islice(found, _MEMBERS):
+        _judge(where, head, format, errors, None)
+        if kind == "tar" and file.tell() > _ARCHIVE_BYTES:
+            return
+
+
+def _read(file: io.BufferedIOBase, size: int) -> bytes:
+    start = b""
+    while len(start) < size and (more := file.read(size - len(start))):
+        start += more
+    return start
+
+
+def _judge(where: str, head: bytes, format: str, errors: str, compressed: str | None) -> None:
+    """Raises InputError if a file that begins with `head` is not of the format."""
+    look = binary_look(head) or (other_encoding(head) if errors == "strict" else None)
+    if look and look.format == format:
+        return
+    if look:
+        if look.format and compressed:  # of Parquet
+            look = look._replace(mend=f"decompress it and {look.mend}")
+        raise _refusal(where, look, format)
+    # Rows are read up to the first with the field, and may hold any text; see `_check_field`.
+    if TEXT_FORMATS[format].rows is None:
+        look = text_look(head)
+        if look and look.format != format:
+            raise _refusal(where, look, format, is_text=True)
+        if look is None and format == "wikiextractor" and head.strip():
+            raise _refusal(where, Look("other text", "pass its --format"), format)
+
+
+def _refusal(where: str, look: Look, format: str, is_text: bool = False) -> InputError:
+    anyway = ", or --no-check to read it as it is" if is_text else ""
+    return InputError(
+        f"{where}: expected {TEXT_FORMATS[format].document} (--format {format}). Received: what "
+        f"looks like {look.what}; {look.mend}{anyway}."
+    )

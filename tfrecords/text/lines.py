@@ -1,0 +1,93 @@
+"""The formats in which lines are sentences, paragraphs or documents."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Iterator
+
+from tfrecords.errors import InputError
+from tfrecords.text.decoding import BYTE_ORDER_MARK, Reading, text_lines
+from tfrecords.text.running_text import (
+    Document,
+    break_sentences,
+    paragraph_documents,
+    sentence_documents,
+)
+from tfrecords.text.spans import Beginning, Span
+
+_WIKI_BEGINS = re.compile(rb"\s*<doc\s+id=")
+_WIKI_TAG = re.compile(r"\s*<(doc\s+id=.*|/doc)>\s*")
+
+
+def _every_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[str]:
+    return itertools.chain.from_iterable(lines for lines, _ in text_lines(file, span, reading))
+
+
+def sentence_per_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[Document]:
+    """Lines are sentences; an empty line ends a document."""
+    return sentence_documents(_every_line(file, span, reading), reading)
+
+
+def paragraphs_of_lines(
+    file: io.BufferedIOBase, span: Span, reading: Reading
+) -> Iterator[Document]:
+    """An empty line ends a paragraph, two end a document."""
+    return paragraph_documents(_every_line(file, span, reading), reading)
+
+
+def paragraph_per_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[Document]:
+    """Lines are paragraphs; an empty line ends a document."""
+    sentences = (
+        sentence
+        for line in _every_line(file, span, reading)
+        for sentence in (break_sentences(line) if line else [""])
+    )
+    return sentence_documents(sentences, reading)
+
+
+def document_per_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[Document]:
+    """Lines are documents; empty lines are nothing."""
+
+    def sentences():
+        for lines, part in text_lines(file, span, reading):
+            for line in lines:
+                if part <= 1:  # the other parts of a long line go on with its document
+                    yield ""
+                yield from break_sentences(line)
+
+    return sentence_documents(sentences(), reading)
+
+
+def begins_after(white_lines: int) -> Beginning:
+    """Where documents begin that are set apart by this many white lines, for `spans_of_lines`."""
+    return lambda line, white: white >= white_lines
+
+
+def wiki_begins(line: bytes, white: int) -> bool:
+    """Whether a document of wikiextractor begins at a line, for `spans_of_lines`."""
+    return _WIKI_BEGINS.match(line) is not None
+
+
+def wikiextractor(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[Document]:
+    """Documents stand between lines `<doc id=...>` and `</doc>`; their lines are paragraphs."""
+
+    def sentences():
+        inside, empty = False, True
+        for line in _every_line(file, span, reading):
+            if tag := _WIKI_TAG.fullmatch(line):
+                reading.counts["empty_texts"] += inside and empty
+                inside, empty = tag[1] != "/doc", True
+                yield ""
+            elif line and line != BYTE_ORDER_MARK:
+                if not inside:
+                    raise InputError(
+                        f"{span.path}: expected text between <doc id=...> and </doc>, as "
+                        f"wikiextractor writes it. Received: {line[:60]!r} outside of them."
+                    )
+                empty = False
+                yield from break_sentences(line)
+        reading.counts["empty_texts"] += inside and empty
+
+    return sentence_documents(sentences(), reading)

@@ -1,0 +1,252 @@
+"""What a file looks like, by its first bytes and lines: binary files, other encodings, and text
+that is data or markup and not prose."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+HEAD_BYTES = 1 << 16
+"""As many of a file's first bytes, decompressed, are looked at."""
+
+_LINES = 1000
+
+
+class Look(NamedTuple):
+    """What a file looks like."""
+
+    what: str
+    mend: str
+    """What to do about it."""
+    format: str = ""
+    """The format that reads it, if there is one."""
+
+
+_UNPACK = "unpack it: "
+_BINARY = (
+    (rb"PAR1", Look("Parquet", "pass --format parquet", "parquet")),
+    (rb"ARROW1|FEA1|\xff{4}.{3}\0", Look("Arrow or Feather", "write it as Parquet, which "
+     "datasets and pyarrow can, and pass --format parquet")),
+    (rb"SQLite format 3\0", Look("an SQLite database", "export the text: sqlite3 -csv -header")),
+    (rb"%PDF-", Look("PDF", "extract the text, for example with pdftotext")),
+    (rb"%!PS", Look("PostScript", "extract the text, for example with ps2ascii")),
+    (rb"\{\\rtf", Look("RTF", "convert it: libreoffice --headless --convert-to txt:Text")),
+    (rb"\xd0\xcf\x11\xe0", Look("an Office document", "convert it: libreoffice --headless "
+     "--convert-to txt:Text")),
+    (rb"7z\xbc\xaf\x27\x1c", Look("a 7z archive", f"{_UNPACK}7z x")),
+    (rb"Rar!\x1a\x07", Look("a RAR archive", f"{_UNPACK}unrar x")),
+    (rb"\x04\x22\x4d\x18", Look("lz4", f"{_UNPACK}lz4 -d")),
+    (rb"LZIP\x01", Look("lzip", f"{_UNPACK}lzip -d")),
+    (rb"\x5d\0\0[\0-\xff]{2}", Look("an LZMA file of the old kind", f"{_UNPACK}unlzma")),
+    (rb"\x1f[\x9d\xa0]", Look("a file by compress", f"{_UNPACK}uncompress")),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP|BM.{4}\0{4}|.{4}ftyp",
+     Look("a picture or a film", "leave it out")),
+    (rb"ID3|RIFF.{4}WAVE|OggS|fLaC", Look("sound", "leave it out")),
+    (rb"\x89HDF|\x93NUMPY|\x80[\x02-\x05]\x95?|\x7fELF|MZ.{1,99}\0|\xca\xfe\xba\xbe",
+     Look("a binary file", "leave it out")),
+)  # fmt: skip
+_MAGIC = [(re.compile(magic, re.DOTALL), look) for magic, look in _BINARY]
+_OFFICE = Look("an Office document or a book", "convert it: libreoffice --headless --convert-to "
+               "txt:Text, or pandoc -t plain")  # fmt: skip
+
+
+def binary_look(head: bytes) -> Look | None:
+    """What a file with these first HEAD_BYTES is if it is no text in UTF-8; None if it may be.
+
+    A few invalid bytes do not count: reading tells where they are."""
+    for magic, look in _MAGIC:
+        if magic.match(head):
+            return look
+    if encoding := _wide_encoding(head):
+        return Look(encoding, f"convert it: iconv -f {encoding} -t UTF-8")
+    if b"\0" in head:
+        return Look("a binary file, with NUL bytes", "leave it out, or remove them: tr -d '\\000'")
+    return None
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """UTF-16 or UTF-32, with a mark or without."""
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    nuls = [head[place::4].count(0) for place in range(4)]
+    if not any(nuls):
+        return None
+    # Of every four bytes, two or three are NULs; of every two, often one, and never the other.
+    quarter = 0.9 * (len(head) // 4)
+    if len(head) >= 8 and min(nuls[2:]) >= quarter and nuls[0] < quarter:
+        return "UTF-32LE"
+    if len(head) >= 8 and min(nuls[:2]) >= quarter and nuls[3] < quarter:
+        return "UTF-32BE"
+    first, second = nuls[0] + nuls[2], nuls[1] + nuls[3]
+    few = 0.02 * max(first, second)
+    if min(first, second) > few or (sum(nuls) < 0.2 * len(head) and _is_utf8(head)):
+        return None
+    encoding = "UTF-16LE" if second > first else "UTF-16BE"
+    decoded = head[: len(head) // 2 * 2].decode(encoding, errors="replace")
+    return encoding if decoded.count("\ufffd") <= 0.01 * len(decoded) else None
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        return error.start > len(head) - 4  # the last character may be cut
+    return True
+
+
+def other_encoding(head: bytes) -> Look | None:
+    """Whether text is in an older encoding: most of what is not ASCII is invalid UTF-8."""
+    if _is_utf8(head):
+        return None
+    text = head.decode(errors="replace")
+    invalid = text.count("\ufffd") - head.count(b"\xef\xbf\xbd")
+    others = sum(not character.isascii() for character in text) - invalid
+    if invalid < 10 or invalid < others:
+        return None
+    return Look(
+        "text in another encoding, such as Latin-1",
+        "convert it: iconv -f WINDOWS-1252 -t UTF-8, or whatever it is in",
+    )
+
+
+def text_look(head: bytes) -> Look | None:
+    """What text with these first HEAD_BYTES looks like if it is data or markup; None for prose, and
+    for everything that is not clearly something else."""
+    text = head.decode(errors="replace").removeprefix("\ufeff")
+    lines = text.split("\n")
+    if len(head) >= HEAD_BYTES and len(lines) > 1:
+        del lines[-1]  # it may be cut
+    lines = [line.strip("\r") for line in lines if line.strip()][:_LINES]
+    if not lines:
+        return None
+    return next((look for looks in _TEXT if (look := looks(text, lines))), None)
+
+
+def _share(lines: list[str], fits: Callable[[str], object]) -> float:
+    return sum(map(bool, map(fits, lines))) / len(lines)
+
+
+_JSON_KEY = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:')
+_JSON_ARRAY = re.compile(r'\s*\[\s*(\{\s*["}]|\[\s*["\[]|"(?:[^"\\]|\\.)*"\s*[,\]])')
+
+
+def _json(text: str, lines: list[str]) -> Look | None:
+    if _JSON_ARRAY.match(text):
+        return Look("a JSON array", "write its elements one per line, jq -c '.[]', and pass "
+                    "--format jsonl")  # fmt: skip
+    if lines[0].lstrip().startswith('"'):
+        # Dialogue has quotation marks as well, but no escapes.
+        quoted = _share(lines, lambda line: line.strip()[-1:] in '",' and line.strip()[0] == '"')
+        if quoted == 1 and re.search(r"\\u[0-9a-fA-F]{4}|\\n", text):
+            return Look("JSON strings", "write their texts without escapes: jq -r")
+    if not _JSON_KEY.match(text):
+        return None
+    if _share(lines, _JSON_KEY.match) >= 0.9 and (len(lines) > 1 or text.count("\n") <= 1):
+        return Look("JSON lines", "pass --format jsonl", "jsonl")
+    try:
+        json.loads(lines[0])
+    except ValueError:
+        return Look("JSON over several lines", "write an object per line, jq -c ., and pass "
+                    "--format jsonl")  # fmt: skip
+    return None
+
+
+_WIKI = re.compile(r"\s*<doc\s+id=")
+_MARKUP = re.compile(r"\s*<(\?xml|!doctype|html|mediawiki|tei|rss|svg)\b", re.IGNORECASE)
+_TAG = re.compile(r"\s*</?[A-Za-z!][^<>]*>")
+_HTML_TAG = re.compile(r"</(p|div|span|td|tr|li|ul|a|table|script|body|head)>", re.IGNORECASE)
+
+
+def _markup(text: str, lines: list[str]) -> Look | None:
+    if _WIKI.match(text):
+        return Look("wikiextractor's output", "pass --format wikiextractor", "wikiextractor")
+    if text.startswith("WARC/"):
+        return Look("a web archive", "extract the text, for example with trafilatura")
+    if "<" not in text:
+        return None
+    # Speakers of a chat are in such brackets too, but nothing ends with </...> there.
+    closing = text.count("</")
+    marked = closing > 0.2 * len(lines) and _share(lines, _TAG.match) >= 0.5
+    html = closing >= 0.8 * len(lines) and len(_HTML_TAG.findall(text)) >= 0.5 * closing
+    if marked or html or _MARKUP.match(text):
+        if "<mediawiki" in text[:1000]:
+            return Look("a dump of MediaWiki", "extract the text with wikiextractor")
+        return Look("HTML or XML", "extract the text, for example with trafilatura or html2text")
+    return None
+
+
+_TIME = re.compile(r"\s*(\d+:)?\d{1,2}:\d\d[.,]\d{1,3}\s+-->\s")
+
+
+def _subtitles(text: str, lines: list[str]) -> Look | None:
+    if text.startswith(("WEBVTT", "[Script Info]")) or (
+        "-->" in text and _share(lines, _TIME.match) >= 0.1
+    ):
+        return Look("subtitles", "keep their text alone, for example sed -E '/^[0-9]+.?$|-->/d'")
+    return None
+
+
+_LABEL = re.compile(r"(O|[BIESLU]-[A-Za-z_-]+)$")
+
+
+def _tokens(text: str, lines: list[str]) -> Look | None:
+    """CoNLL and other formats with a token per line."""
+    rows = [line.split("\t" if "\t" in line else None) for line in lines if line[0] != "#"]
+    same = len({len(row) for row in rows}) <= 2 and len(rows) >= 3
+    universal = same and max(map(len, rows)) == 10 and all(row[0][:1].isdigit() for row in rows)
+    labels = sum(len(row) > 1 and _LABEL.match(row[-1]) is not None for row in rows)
+    if universal or (same and labels >= 0.9 * len(rows)) or text.startswith("-DOCSTART-"):
+        return Look("CoNLL, a token per line", "write sentences; those of CoNLL-U are in its "
+                    "lines '# text = ...'")  # fmt: skip
+    return None
+
+
+def _tabs(text: str, lines: list[str]) -> Look | None:
+    if "\t" not in text or len(lines) < 3:
+        return None
+    # Indentation does not count.
+    columns = [line.strip().count("\t") for line in lines]
+    usual = max(set(columns), key=columns.count)
+    if usual and columns.count(usual) >= 0.9 * len(lines) and columns.count(0) <= 0.05 * len(lines):
+        return Look("a table with tabs", "pass --format tsv --text-field NAME if its first row "
+                    "names the columns, else keep one: cut -f N", "tsv")  # fmt: skip
+    return None
+
+
+_HEADER = re.compile(r'"?\w[\w .\-/()]{0,39}"?([,;]"?[\w .\-/()]{0,40}"?)+')
+
+
+def _commas(text: str, lines: list[str]) -> Look | None:
+    if len(lines) < 3 or not _HEADER.fullmatch(lines[0]) or ", " in lines[0]:
+        return None
+    delimiter = "," if lines[0].count(",") >= lines[0].count(";") else ";"
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter))
+    except csv.Error:
+        return None
+    # A quoted text may be cut at the end of what is looked at.
+    columns = [len(row) for row in rows[:-1]] or [0]
+    if columns[0] > 1 and columns.count(columns[0]) >= 0.95 * len(columns) and len(rows) >= 3:
+        return Look("CSV", "pass --format csv --text-field NAME", "csv")
+    return None
+
+
+def _vocabulary(text: str, lines: list[str]) -> Look | None:
+    if {"[UNK]", "[CLS]", "[SEP]", "[MASK]"} <= set(lines):
+        return Look("a WordPiece vocabulary", "leave it out")
+    return None
+
+
+_TEXT = (_vocabulary, _json, _markup, _subtitles, _tokens, _tabs, _commas)
+
+
+def office_look(names: list[str]) -> Look | None:
+    """Whether the names in a zip archive are those of an office document or a book."""
+    if {"[Content_Types].xml", "mimetype", "META-INF/container.xml"} & set(names[:20]):
+        return _OFFICE
+    return None

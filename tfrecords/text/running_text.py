@@ -1,0 +1,117 @@
+"""Running text to documents: paragraphs are broken into sentences as they grow, and long documents
+are cut."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+
+from tfrecords.text.decoding import BYTE_ORDER_MARK, Reading, without_surrogates
+
+Document = list[str]
+"""A non-empty list of non-empty sentences."""
+
+_DOCUMENT_CHARACTERS = 1 << 20
+_PARAGRAPH_CHARACTERS = 1 << 20
+
+
+@functools.cache
+def _breaker() -> Callable[[str], list[str]]:
+    from tfrecords.sentences import break_sentences  # its libraries take a third of a second
+
+    return break_sentences
+
+
+def break_sentences(paragraph: str) -> list[str]:
+    """The sentences of running text; see sentences.py."""
+    return _breaker()(paragraph)
+
+
+def sentence_documents(sentences: Iterable[str], reading: Reading) -> Iterator[Document]:
+    """Groups sentences to documents, which end at an empty one."""
+    document, size = [], 0
+    for sentence in sentences:
+        if sentence == BYTE_ORDER_MARK:
+            continue
+        if sentence:
+            if size >= _DOCUMENT_CHARACTERS:
+                yield document
+                document, size = [], 0
+                reading.counts["cut_documents"] += 1
+            document.append(sentence)
+            size += len(sentence)
+        elif document:
+            yield document
+            document, size = [], 0
+    if document:
+        yield document
+
+
+def paragraph_documents(lines: Iterable[str], reading: Reading) -> Iterator[Document]:
+    """The documents of lines that end paragraphs at an empty line, and documents at two or more. A
+    paragraph may be a whole book, so it is broken into sentences as it grows."""
+    paragraph, empty_lines = [], 0
+    document, size, growth = [], 0, 0
+
+    def end_paragraph():
+        nonlocal paragraph, growth
+        document.extend(break_sentences(" ".join(paragraph)))
+        paragraph, growth = [], 0
+
+    for line in lines:
+        if not line:
+            end_paragraph()
+            empty_lines += 1
+            continue
+
+        # Empty lines end a document only here, once a line follows them: how many there are does
+        # not matter, and those at the end of a file begin no other document.
+        if document and (empty_lines >= 2 or size >= _DOCUMENT_CHARACTERS):
+            reading.counts["cut_documents"] += empty_lines < 2
+            yield document
+            document, size = [], 0
+        empty_lines = 0
+        if line == BYTE_ORDER_MARK:
+            continue
+        paragraph.append(line)
+        size += len(line)
+        growth += len(line)
+
+        if growth >= _PARAGRAPH_CHARACTERS:
+            end_paragraph()
+            # The last sentence may go on in the next line. One as long as the limit may not, or it
+            # would be broken again and again, in quadratic time.
+            if document and len(document[-1]) < _PARAGRAPH_CHARACTERS:
+                paragraph = [document.pop()]
+    end_paragraph()
+    if document:
+        yield document
+
+
+def text_documents(text: str, where: str, reading: Reading) -> Iterator[Document]:
+    """Yields the document of a text in which every line is a paragraph: one document, unless the
+    text is very long; none of a text of white space, which is counted."""
+    if not text.strip().strip(BYTE_ORDER_MARK):
+        reading.counts["empty_texts"] += 1
+        return
+    text = without_surrogates(text, where, reading)
+    sentences = (
+        sentence
+        for paragraph in _short_paragraphs(text, reading)
+        for sentence in break_sentences(paragraph)
+    )
+    yield from sentence_documents(sentences, reading)
+
+
+def _short_paragraphs(text: str, reading: Reading) -> Iterator[str]:
+    """Yields the lines of a text; a line of more than _PARAGRAPH_CHARACTERS in parts, cut at spaces
+    where there are some."""
+    for line in text.split("\n"):
+        start = 0
+        while len(line) - start > _PARAGRAPH_CHARACTERS:
+            reading.counts["broken_lines"] += not start
+            end = start + _PARAGRAPH_CHARACTERS
+            end = line.rfind(" ", start, end) + 1 or end
+            yield line[start:end].strip()
+            start = end
+        yield line[start:].strip()
