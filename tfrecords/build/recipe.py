@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +31,9 @@ from tfrecords.build.tokenizing import COUNTERS
 from tfrecords.errors import InputError
 from tfrecords.files import claim_directory, locked, with_defaults
 from tfrecords.inputs import STANDARD_INPUT, span_groups, spans_of
+from tfrecords.normalization import Normalization
 from tfrecords.schema import Manifest, RecordsConfig, load_manifest
-from tfrecords.vocabulary import Vocabulary
+from tfrecords.vocabulary import Vocabulary, warn_of_impossible
 from tfrecords.workers import Pool, Workers, automatic_workers
 
 CONFIGURATION = "config.json"
@@ -88,8 +90,9 @@ def build_records(
     """
     if workers is not None and workers < 1:
         raise InputError(f"Expected at least 1 worker. Received: {workers}.")
-    if config.cased is None:
-        config = dataclasses.replace(config, cased=vocabulary.cased)
+    normalization = config.normalization(vocabulary)
+    config = dataclasses.replace(config, **dataclasses.asdict(normalization))
+    warn_of_impossible(vocabulary, normalization)
     output = pathlib.Path(output)
     files = corpus_files(inputs, output)
     if beam_options is not None:  # other machines have other working directories
@@ -118,14 +121,17 @@ def build_records(
             # Options of Beam are checked before anything is written.
             job = (vocabulary, config, output, output / unfinished.NAME, format, errors)
             pool = _pool(workers, beam_options, output / unfinished.NAME, job)
-            claim_directory(
-                output, identity, CONFIGURATION, lambda there: with_defaults(there, RecordsConfig)
-            )
+            claim_directory(output, identity, CONFIGURATION, _completed)
             if not (output / schema.MANIFEST).exists():
                 _build(files, vocabulary, output, config, format, pool, progress)
         # A kill between the manifest and this line leaves it for the next call.
         shutil.rmtree(output / unfinished.NAME, ignore_errors=True)
         return load_manifest(output)
+
+
+def _completed(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that an earlier build wrote, with those that its release did not know yet."""
+    return with_defaults(with_defaults(fields, RecordsConfig), Normalization)
 
 
 def _pool(workers: int, beam_options: Sequence[str] | None, results: pathlib.Path, job) -> Pool:

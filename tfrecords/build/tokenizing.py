@@ -47,7 +47,7 @@ class CorpusTokenizer:
     """
 
     def __init__(self, vocabulary: Vocabulary, config: RecordsConfig, format: str, errors: str):
-        tokenizer = Tokenizer(vocabulary, config.cased)
+        tokenizer = Tokenizer(vocabulary, config.normalization(vocabulary))
         self._tokenize = {
             simple: tf.function(
                 functools.partial(tokenizer, printable_ascii=simple),
