@@ -142,7 +142,7 @@ def pretrain(
         bert=bert,
         pretraining=pretraining,
         sequence_length=manifest.sequence_length,
-        cased=bool(manifest.config.cased),
+        normalization=manifest.normalization,
         pairs=manifest.pairs,
         records_sha256=hashlib.sha256((manifest.directory / MANIFEST).read_bytes()).hexdigest(),
         initial_sha256=initial_sha256(initial),

@@ -17,6 +17,7 @@ from kbert.run.pace import Pace, Timer
 from kbert.run.progress import Lines, ProgressBar, duration
 from kbert.run.saving import Checkpoints
 from kbert.run.stops import Patience, is_exhausted
+from tfrecords import Normalization
 
 WEIGHTS = {"mlm": 1.0, "nsp": 1.0}
 TRAIN = {
@@ -56,7 +57,7 @@ def run(tmp_path):
         bert=BertConfig(vocabulary_size=53, **shape),
         pretraining=PretrainingConfig(steps=60, batch_size=8, checkpoint_every=4, patience=2),
         sequence_length=23,
-        cased=False,
+        normalization=Normalization(cased=False),
         pairs="nsp",
         records_sha256="0" * 64,
     )

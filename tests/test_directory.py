@@ -11,7 +11,7 @@ from kbert.model.bert import pretraining_model
 from kbert.run.checkpoints import save_checkpoint
 from kbert.run.directory import Run, load_run
 from kbert.step.objective import pretraining_objective
-from tfrecords import InputError
+from tfrecords import InputError, Normalization
 
 pytest_plugins = ["model_fixtures"]
 
@@ -23,7 +23,7 @@ def run(tmp_path):
         bert=tiny_config(num_layers=1),
         pretraining=PretrainingConfig(steps=70, precision="bfloat16", seed=5),
         sequence_length=23,
-        cased=False,
+        normalization=Normalization(cased=False),
         pairs="sop",
         records_sha256="ab" * 32,
     )

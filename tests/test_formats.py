@@ -22,7 +22,7 @@ from kbert.formats.protocol import EXPORT_FORMATS
 from kbert.model.bert import pretraining_model
 from kbert.run.checkpoints import save_checkpoint
 from kbert.run.directory import Run, load_run
-from tfrecords import InputError, Vocabulary
+from tfrecords import InputError, Normalization, Vocabulary
 from tfrecords.schema import PAIRS
 
 pytest_plugins = ["model_fixtures"]
@@ -159,7 +159,7 @@ def test_the_command_of_a_run_in_the_card(tmp_path, tiny_vocabulary, changes, in
         bert=BertConfig.of_size("mini", vocabulary_size=53, dropout=0.2, **changes),
         pretraining=PretrainingConfig(steps=70, batch_size=24, optimizer="lamb"),
         sequence_length=23,
-        cased=False,
+        normalization=Normalization(cased=False),
         pairs="nsp",
         records_sha256="0" * 64,
         initial_sha256=initial,

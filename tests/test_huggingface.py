@@ -31,7 +31,7 @@ from kbert.formats.pretrained import Pretrained
 from kbert.model.bert import pretraining_model
 from kbert.prediction import load_predictor, predictor_of
 from kbert.pretraining import pretrain
-from tfrecords import InputError, RecordsConfig, Tokenizer, Vocabulary, build_records
+from tfrecords import InputError, Normalization, RecordsConfig, Tokenizer, Vocabulary, build_records
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 pytest_plugins = ["model_fixtures"]
@@ -147,7 +147,7 @@ def test_the_tokenizer_of_transformers_gives_our_ids(tiny_vocabulary, tmp_path, 
     )
     assert theirs.model_max_length == S
     assert len(theirs) == len(vocabulary)
-    expected = Tokenizer(vocabulary, cased)(list(TEXTS)).to_list()
+    expected = Tokenizer(vocabulary, Normalization(cased))(list(TEXTS)).to_list()
     for text, ids in zip(TEXTS, expected, strict=True):
         assert theirs(text)["input_ids"] == [vocabulary.cls_id, *ids, vocabulary.sep_id], text
     assert theirs("[MASK]")["input_ids"][1] == vocabulary.mask_id

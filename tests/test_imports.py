@@ -14,6 +14,7 @@ ORDER = [
     "tfrecords.quiet",
     "tfrecords.files",
     "tfrecords.compilation",
+    "tfrecords.normalization",
     "tfrecords.vocabulary",
     "tfrecords.schema",
     "tfrecords.batch",

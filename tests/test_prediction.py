@@ -15,7 +15,7 @@ from kbert.formats.text_model import TextModel
 from kbert.prediction import Predictor, Word, load_predictor, predictor_of
 from kbert.run.checkpoints import save_checkpoint
 from kbert.run.directory import Run, load_run
-from tfrecords import InputError
+from tfrecords import InputError, Normalization
 
 pytest_plugins = ["model_fixtures"]
 
@@ -63,7 +63,7 @@ def test_a_model_of_single_segments_fills_masks_alone(tiny_vocabulary, tmp_path)
         bert=tiny_config(num_layers=1),
         pretraining=RUN_SETTINGS,
         sequence_length=23,
-        cased=False,
+        normalization=Normalization(cased=False),
         pairs="none",
         records_sha256="ab" * 32,
     )

@@ -31,7 +31,7 @@ from kbert.run.curves import draw_curves
 from kbert.run.directory import load_run
 from kbert.run.errors import TrainingError
 from kbert.run.evaluation import evaluate, results_table
-from tfrecords import InputError, RecordsConfig, build_records
+from tfrecords import InputError, Normalization, RecordsConfig, build_records
 from tfrecords.files import locked
 
 pytest_plugins = ["model_fixtures"]
@@ -76,11 +76,11 @@ def test_a_run_leaves_all_that_belongs_to_it(tiny_run, tiny_vocabulary):
         "records.json",
     }
     run = load_run(tiny_run.directory)
-    assert (run.bert, run.pretraining, run.sequence_length, run.cased) == (
+    assert (run.bert, run.pretraining, run.sequence_length, run.normalization) == (
         run_config(),
         RUN_SETTINGS,
         23,
-        False,
+        Normalization(cased=False),
     )
     assert run.vocabulary == tiny_vocabulary
     assert [path.name for path in list_checkpoints(run.checkpoints)] == [

@@ -15,7 +15,7 @@ from kbert.run.checkpoints import list_checkpoints, save_checkpoint
 from kbert.run.directory import Run, load_run
 from kbert.run.evaluation import evaluate
 from kbert.run.pace import Pace
-from tfrecords import InputError
+from tfrecords import InputError, Normalization
 
 pytest_plugins = ["model_fixtures"]
 
@@ -273,7 +273,7 @@ def small_run(tmp_path):
         bert=run_config(),
         pretraining=SHORT,
         sequence_length=23,
-        cased=False,
+        normalization=Normalization(cased=False),
         pairs="nsp",
         records_sha256="0" * 64,
     )

@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 import tokenizers
 
-from tfrecords import Tokenizer, Vocabulary
-from tfrecords.tokenizer import MAX_WORD_CHARACTERS, normalize, set_words_apart
+from tfrecords import Normalization, Tokenizer, Vocabulary
+from tfrecords.normalization import MAX_WORD_CHARACTERS
+from tfrecords.tokenizer import normalize, set_words_apart
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 
@@ -110,7 +111,7 @@ def cased(request):
 
 @pytest.fixture(scope="module")
 def tokenizer(every_character, cased):
-    return Tokenizer(every_character, cased)
+    return Tokenizer(every_character, Normalization(cased))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,7 @@ def test_worked_example():
         [5, 12, 5],
         [1],
     ]
-    cased = Tokenizer(vocabulary, cased=True)(tf.constant(texts))
+    cased = Tokenizer(vocabulary, Normalization(cased=True))(tf.constant(texts))
     assert cased.to_list() == [[1, 5, 7, 8], [], [1], [9, 1, 10, 1], [5, 12, 5], [1]]
 
 
@@ -222,7 +223,7 @@ def test_known_differences_of_the_library(every_character, text, ours, librarys)
         vocab=every_character.ids, lowercase=True, strip_accents=True
     )
     assert (
-        pieces(Tokenizer(every_character, False), [text])
+        pieces(Tokenizer(every_character, Normalization(cased=False)), [text])
         == plain([text], every_character, False)
         == [ours]
     )
@@ -381,8 +382,8 @@ def test_case_follows_the_vocabulary_unless_told():
     lower, upper = Vocabulary((*SPECIAL_TOKENS, "a")), Vocabulary((*SPECIAL_TOKENS, "a", "A"))
     assert pieces(Tokenizer(lower), ["A a"]) == [["a", "a"]]
     assert pieces(Tokenizer(upper), ["A a"]) == [["A", "a"]]
-    assert pieces(Tokenizer(lower, cased=True), ["A a"]) == [["[UNK]", "a"]]
-    assert pieces(Tokenizer(upper, cased=False), ["A a"]) == [["a", "a"]]
+    assert pieces(Tokenizer(lower, Normalization(cased=True)), ["A a"]) == [["[UNK]", "a"]]
+    assert pieces(Tokenizer(upper, Normalization(cased=False)), ["A a"]) == [["a", "a"]]
 
 
 def test_vocabulary_of_special_tokens_alone_is_refused(refused):
@@ -429,13 +430,13 @@ def test_printable_ascii_takes_the_short_way_to_the_same(tokenizer, every_charac
 @pytest.mark.parametrize("printable_ascii", [True, False])
 def test_normalize_ascii_in_full(printable_ascii):
     texts = tf.constant(["Run, RUN!", "", " a  B ~", "[MASK]"])
-    assert normalize(texts, True, printable_ascii).numpy().tolist() == [
+    assert normalize(texts, Normalization(cased=True), printable_ascii).numpy().tolist() == [
         b"Run, RUN!",
         b"",
         b" a  B ~",
         b"[MASK]",
     ]
-    assert normalize(texts, False, printable_ascii).numpy().tolist() == [
+    assert normalize(texts, Normalization(cased=False), printable_ascii).numpy().tolist() == [
         b"run, run!",
         b"",
         b" a  b ~",
@@ -445,10 +446,12 @@ def test_normalize_ascii_in_full(printable_ascii):
 
 def test_normalize_and_set_words_apart_in_full():
     text = "Müller\u00a0I\u0307\t\0A\u200b 中国\ufffd。a-b x\u2028y"
-    cased, uncased = (normalize(tf.constant([text]), cased) for cased in (True, False))
-    assert cased[0].numpy().decode() == "Müller I\u0307 A 中国。a-b x\u2028y"
-    assert uncased[0].numpy().decode() == "muller i a 中国。a-b x\u2028y"
-    assert set_words_apart(uncased)[0].numpy().decode() == "muller i a  中  国  。 a - b x \u2028 y"
+    cased, uncased = (
+        normalize(tf.constant([text]), Normalization(cased)) for cased in (True, False)
+    )
+    assert cased[0].numpy().decode() == "Müller I\u0307 A 中国。a-b x y"
+    assert uncased[0].numpy().decode() == "muller i a 中国。a-b x y"
+    assert set_words_apart(uncased)[0].numpy().decode() == "muller i a  中  国  。 a - b x y"
 
 
 def test_words_set_apart_are_those_of_plain_python(characters, cased):
@@ -458,6 +461,6 @@ def test_words_set_apart_are_those_of_plain_python(characters, cased):
         "".join(draw.choices(everything, k=29)) + " " + "".join(draw.choices("aB.-中é ", k=29))
         for _ in range(503)
     ]
-    ours = set_words_apart(normalize(tf.constant(texts), cased)).numpy()
+    ours = set_words_apart(normalize(tf.constant(texts), Normalization(cased))).numpy()
     for text, apart in zip(texts, ours, strict=True):
         assert apart.decode().split() == plain_tokenizer.split_words(text, cased), ascii(text)

@@ -11,6 +11,7 @@ import pytest
 import tokenizers
 
 from tfrecords import (
+    Normalization,
     Vocabulary,
     learn_vocabulary,
     python_documents,
@@ -72,14 +73,16 @@ def write(path, documents, compress=bytes):
 def count_words(some_spans, cased=False, workers=1):
     tasks = list(span_groups(some_spans, 150_000))
     with tempfile.TemporaryDirectory() as directory:
-        counted = vocabulary_learning._count_words(
-            tasks, cased, "sentences", "strict", workers, False, directory
+        return vocabulary_learning._count_words(
+            tasks,
+            Normalization(cased),
+            "sentences",
+            "strict",
+            workers,
+            False,
+            directory,
+            collections.Counter(),
         )
-    # The line separator is a character that is a word of its own, and white space to what learns
-    # from the words.
-    return collections.Counter(
-        {word: count for word, count in counted.items() if not word.isspace()}
-    )
 
 
 def learn(tmp_path, text, size, **options):

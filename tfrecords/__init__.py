@@ -9,6 +9,7 @@ _HOMES = {
     "BatchSpec": "tfrecords.batch",
     "InputError": "tfrecords.errors",
     "Manifest": "tfrecords.schema",
+    "Normalization": "tfrecords.normalization",
     "RecordsConfig": "tfrecords.schema",
     "Tokenizer": "tfrecords.tokenizer",
     "Vocabulary": "tfrecords.vocabulary",

@@ -3,6 +3,7 @@ from tfrecords.build.recipe import build_records as build_records
 from tfrecords.errors import InputError as InputError
 from tfrecords.errors import WorkerError as WorkerError
 from tfrecords.inspection import inspect as inspect
+from tfrecords.normalization import Normalization as Normalization
 from tfrecords.python_docs import python_documents as python_documents
 from tfrecords.reader import manifest_of as manifest_of
 from tfrecords.reader import read as read

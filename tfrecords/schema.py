@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tfrecords.errors import InputError, check_choice, check_range
 from tfrecords.files import read_json, sha256, write_json
+from tfrecords.normalization import ACCENTS, LONG_WORDS, Normalization
 from tfrecords.vocabulary import Vocabulary
 
 T = TypeVar("T", "Manifest", "RecordsConfig", "Shard")
@@ -90,7 +91,12 @@ class RecordsConfig:
     seed: int = 12345
     """The seed of every random choice."""
     cased: bool | None = None
-    """Whether case and accents are kept; None takes what the vocabulary suggests."""
+    """Whether case is kept; None takes what the vocabulary shows, of accents too."""
+    accents: str | None = None
+    """"keep" or "strip"; None as BERT: "strip" with uncased text, "keep" with cased."""
+    long_words: str = LONG_WORDS[0]
+    """What becomes of words of more than 200 characters, as of text without spaces: "unknown", a
+    token [UNK] each, as in BERT, or "split", several words."""
 
     def __post_init__(self) -> None:
         # Masks that are drawn on reading differ in every epoch, so one pass over the text suffices.
@@ -101,6 +107,9 @@ class RecordsConfig:
         check_choice(self, "masking", MASKINGS)
         check_choice(self, "mask_unit", MASK_UNITS)
         check_choice(self, "compression", COMPRESSIONS)
+        check_choice(self, "long_words", LONG_WORDS)
+        if self.accents is not None:
+            check_choice(self, "accents", ACCENTS)
         check_range(self, "sequence_length", 5, 1 << 16)
         check_range(self, "max_predictions", 1, self.sequence_length)
         check_range(self, "duplicates", 1, 1 << 16)
@@ -117,6 +126,15 @@ class RecordsConfig:
         if self.num_shards is not None:
             check_range(self, "num_shards", 1, 1 << 16)
         check_range(self, "seed", 0, (1 << 63) - 1)
+
+    def normalization(self, vocabulary: Vocabulary | None = None) -> Normalization:
+        """How text is normalized: as chosen, or as the vocabulary shows where `cased` is None;
+        uncased without a vocabulary."""
+        cased, accents = self.cased, self.accents
+        if cased is None and vocabulary is not None:
+            shown = vocabulary.normalization
+            cased, accents = shown.cased, accents or shown.accents
+        return Normalization(bool(cased), accents, self.long_words)
 
     @property
     def longest_text(self) -> int:
@@ -181,6 +199,12 @@ class Manifest:
     def pairs(self) -> str:
         """The kind of pairs: "nsp", "sop" or "none"; "nsp" for records by another tool."""
         return "nsp" if self.config is None else self.config.pairs
+
+    @property
+    def normalization(self) -> Normalization:
+        """How text was normalized; uncased as in BERT for records by another tool, which do not
+        tell."""
+        return Normalization(cased=False) if self.config is None else self.config.normalization()
 
     @property
     def is_dynamic(self) -> bool:

@@ -12,22 +12,18 @@ from __future__ import annotations
 import tensorflow as tf
 import tensorflow_text as tf_text
 
+from tfrecords.normalization import CJK, LONG_WORD_PARTS, MAX_WORD_CHARACTERS, Normalization
 from tfrecords.vocabulary import UNK, Vocabulary
 
 # To a type checker, TensorFlow's classes as tensorflow_text's sources import them are others than
 # those of TensorFlow's stubs. Where the two meet, this file has a "pyright: ignore".
 
-MAX_WORD_CHARACTERS = 200
-"""A longer word becomes [UNK], as in Google's WordpieceTokenizer (max_input_chars_per_word)."""
-
-# All of category Zs except the space itself, with which RE2 would rewrite every word of the text.
-_OTHER_SPACE = r"[\t\n\r\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}]"
+# White space except the space itself, with which RE2 would rewrite every word of the text:
+# categories Zs, and Zl and Zp, at which Google's tokenizer splits by str.split.
+_OTHER_SPACE = r"[\t\n\r\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
 _CONTROL = r"[\p{Cc}\p{Cf}\x{fffd}]"
-_CJK = (
-    r"\x{4e00}-\x{9fff}\x{3400}-\x{4dbf}\x{20000}-\x{2a6df}\x{2a700}-\x{2b73f}"
-    r"\x{2b740}-\x{2b81f}\x{2b820}-\x{2ceaf}\x{f900}-\x{faff}\x{2f800}-\x{2fa1f}"
-)
-_WORD_ENDS = r"([!-/:-@\[-`{-~\p{P}\p{Zl}\p{Zp}" + _CJK + "])"
+_CJK = "".join(rf"\x{{{first:x}}}-\x{{{last:x}}}" for first, last in CJK)
+_WORD_ENDS = r"([!-/:-@\[-`{-~\p{P}" + _CJK + "])"
 _LONG_WORD = f"[^ ]{{{MAX_WORD_CHARACTERS + 1},}}"
 _MAX_WORD_BYTES = 4 * MAX_WORD_CHARACTERS
 
@@ -45,13 +41,13 @@ class Tokenizer(tf.Module):
 
     Args:
         vocabulary: A Vocabulary.
-        cased: Whether to keep case and accents; None for what the vocabulary itself shows.
+        normalization: How texts are normalized; None for what the vocabulary itself shows.
     """
 
-    def __init__(self, vocabulary: Vocabulary, cased: bool | None = None):
+    def __init__(self, vocabulary: Vocabulary, normalization: Normalization | None = None):
         super().__init__()
         self.vocabulary = vocabulary
-        self.cased = vocabulary.cased if cased is None else cased
+        self.normalization = normalization or vocabulary.normalization
         self._wordpiece = tf_text.FastWordpieceTokenizer(
             vocab=list(vocabulary.tokens),
             unknown_token=UNK,
@@ -65,20 +61,23 @@ class Tokenizer(tf.Module):
         `printable_ascii` promises that the texts consist of the characters from space to "~", and
         skips the steps that those do not need."""
         return self._wordpiece.tokenize(  # pyright: ignore[reportReturnType]
-            _reject_long_words(normalize(texts, self.cased, printable_ascii))
+            _limit_words(normalize(texts, self.normalization, printable_ascii), self.normalization)
         )
 
 
-def normalize(texts: tf.Tensor, cased: bool, printable_ascii: bool = False) -> tf.Tensor:
-    """Cleans `texts` (string [B], valid UTF-8) as BERT does before it splits words; uncased also
-    lowers case and strips accents."""
+def normalize(
+    texts: tf.Tensor, normalization: Normalization, printable_ascii: bool = False
+) -> tf.Tensor:
+    """Cleans `texts` (string [B], valid UTF-8) as BERT does before it splits words, then lowers
+    case and strips accents where the Normalization says so. Words stay as long as they are."""
     if printable_ascii:
-        return texts if cased else tf.strings.lower(texts)
+        return texts if normalization.cased else tf.strings.lower(texts)
     texts = tf.strings.regex_replace(texts, _OTHER_SPACE, " ")
     texts = tf.strings.regex_replace(texts, _CONTROL, "")
-    if not cased:
+    if not normalization.cased:
         # ASCII first, by a lowering without a locale: in a Turkish one, ICU turns I into ı.
         texts = tf.strings.lower(tf.strings.lower(texts), encoding="utf-8")
+    if normalization.strips:
         texts = tf_text.normalize_utf8(texts, "NFD")  # pyright: ignore[reportAssignmentType]
         texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
     return texts
@@ -90,19 +89,28 @@ def set_words_apart(texts: tf.Tensor) -> tf.Tensor:
     return tf.strings.regex_replace(texts, _WORD_ENDS, r" \1 ")
 
 
-def _reject_long_words(texts: tf.Tensor) -> tf.Tensor:
-    """Replaces every word of more than MAX_WORD_CHARACTERS characters by one that certainly becomes
-    [UNK].
+def split_long_words(texts: tf.Tensor) -> tf.Tensor:
+    """Splits every word of more than MAX_WORD_CHARACTERS in normalized `texts` (string [B]), whose
+    words are set apart, into several of at most that many."""
+    for part in LONG_WORD_PARTS:
+        texts = tf.strings.regex_replace(texts, part, r"\0 ")
+    return texts
+
+
+def _limit_words(texts: tf.Tensor, normalization: Normalization) -> tf.Tensor:
+    """Splits every word of more than MAX_WORD_CHARACTERS characters, or replaces it by one that
+    certainly becomes [UNK].
 
     The WordPiece operation limits bytes, BERT limits characters. Putting spaces around a text's
     words changes no token, and is done only if some text has a long enough run without a space
     (1 line in 10,000); and such runs are searched only in texts of enough bytes (1 in 40)."""
 
-    def replace():
-        return tf.strings.regex_replace(
-            set_words_apart(texts), _LONG_WORD, "x" * (_MAX_WORD_BYTES + 1)
-        )
+    def limited() -> tf.Tensor:
+        apart = set_words_apart(texts)
+        if normalization.long_words == "split":
+            return split_long_words(apart)
+        return tf.strings.regex_replace(apart, _LONG_WORD, "x" * (_MAX_WORD_BYTES + 1))
 
     long_texts = tf.boolean_mask(texts, tf.strings.length(texts) > MAX_WORD_CHARACTERS)
     some = tf.reduce_any(tf.strings.regex_full_match(long_texts, rf"(?s).*{_LONG_WORD}.*"))
-    return tf.cond(some, replace, lambda: texts)
+    return tf.cond(some, limited, lambda: texts)

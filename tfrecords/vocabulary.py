@@ -8,15 +8,23 @@ import functools
 import hashlib
 import os
 import pathlib
-import string
-import unicodedata
+import re
+import warnings
 
 from tfrecords.errors import InputError
 from tfrecords.files import write_text
+from tfrecords.normalization import ACCENTS, Normalization, is_split, without_accents
 
 MIN_FREQUENCY = 2
 """How often a pair of tokens occurs that learning merges into one."""
+MAX_TOKEN_BYTES = 256
+"""The longest token in UTF-8, "##" aside, that tensorflow-text's WordPiece operation takes."""
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+_UNUSED = re.compile(r"\[unused\d+\]", re.IGNORECASE)
+_NAMES = 5
+_FEW_IMPOSSIBLE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +36,8 @@ class Vocabulary:
     (7, 4, False)
 
     Raises:
-        InputError: A special token is missing, or a token is empty, padded with white space or
-            repeated.
+        InputError: A special token is missing, or a token is empty, too long or repeated, or has
+            white space in it.
     """
 
     tokens: tuple[str, ...]
@@ -43,16 +51,7 @@ class Vocabulary:
         lines = {}
         for number, token in enumerate(self.tokens, start=1):
             where = f"{self.source}:{number}"
-            if token.endswith("\r"):
-                raise InputError(
-                    f"{where}: expected Unix line ends. Received: a carriage return; convert the "
-                    "file."
-                )
-            if not token or token != token.strip(" \t\n"):
-                raise InputError(
-                    f"{where}: expected one token without white space around it. Received: "
-                    f"{token!r}."
-                )
+            _check_token(token, where)
             if token in lines:
                 raise InputError(
                     f"{where}: expected each token once. Received: {token!r}, as in line "
@@ -116,14 +115,50 @@ class Vocabulary:
         return {token: index for index, token in enumerate(self.tokens)}
 
     @functools.cached_property
-    def cased(self) -> bool:
-        """Whether any token that text can give has an upper-case letter or an accent.
+    def normalization(self) -> Normalization:
+        """The normalization that the tokens show: a guess, which says nothing of long words.
 
-        Special tokens do not count, nor does what else a vocabulary holds and no text gives, since
-        punctuation is a word of its own: [unused1], or <S> in Google's Chinese one. Vowel signs of
-        Indic scripts and composed Hangul count: an uncased vocabulary has none, since BERT drops or
-        decomposes them with the accents."""
-        return any(token != _uncased(token) for token in self.tokens if _is_of_text(token))
+        Upper-case letters are kept if some token has one, and accents if some token has one; vowel
+        signs of Indic scripts and composed Hangul count as such, since BERT strips or decomposes
+        them with the accents. Special tokens do not count, nor does what else a vocabulary holds
+        and no text gives: [unused1] and <S>, since punctuation is a word of its own, or an added
+        Flywheel where there is a token f and none F, since learning takes in every character."""
+        words = {token.removeprefix("##") for token in self.tokens if _is_of_text(token)}
+        alphabet = {word for word in words if len(word) == 1}
+        found = {
+            character
+            for character in set().union(*words)
+            if character in alphabet or without_accents(character).lower()[:1] not in alphabet
+        }
+        cased = any(character != character.lower() for character in found)
+        keeps = any(character != without_accents(character) for character in found)
+        # In a script without case, text with accents is cased: then nothing of it is changed.
+        has_case = cased or any(word != word.upper() for word in words)
+        return Normalization(cased or (keeps and not has_case), ACCENTS[0] if keeps else None)
+
+    @property
+    def cased(self) -> bool:
+        """Whether the tokens show that case is kept; see `normalization`."""
+        return self.normalization.cased
+
+    def impossible(self, normalization: Normalization) -> tuple[str, ...]:
+        """The tokens with letters or digits that no normalized text gives, special tokens and such
+        as [unused1] aside; in the order of their ids.
+
+        Added to a vocabulary by hand, covid-19 is one, since punctuation is a word of its own, and
+        Flywheel is one in an uncased model. Single characters are not listed: many vocabularies
+        have ##! and ##中, as their learning took in every character in both forms. Nor is "...",
+        which the released ones have.
+        """
+        return tuple(
+            token
+            for token in self.tokens
+            if len(token.removeprefix("##")) > 1
+            and token not in SPECIAL_TOKENS
+            and not _UNUSED.fullmatch(token)
+            and any(map(str.isalnum, token))
+            and not normalization.is_possible(token.removeprefix("##"))
+        )
 
     @property
     def pad_id(self) -> int:
@@ -149,18 +184,51 @@ class Vocabulary:
         return len(self.tokens)
 
 
+def warn_of_impossible(vocabulary: Vocabulary, normalization: Normalization) -> None:
+    """Warns of the tokens that no text gives, in one line with their number and the first ones, and
+    with the options under which text would give most of them."""
+    tokens = vocabulary.impossible(normalization)
+    if not tokens:
+        return
+    # Few are added by hand. Many are a sign of the wrong options.
+    others = [Normalization(cased, accents) for cased in (False, True) for accents in ACCENTS]
+    advice = "they are never trained on"
+    if len(tokens) > _FEW_IMPOSSIBLE * len(vocabulary):
+        best = min(others, key=lambda other: len(vocabulary.impossible(other)))
+        if 2 * len(vocabulary.impossible(best)) < len(tokens):
+            advice = f"the vocabulary was made for {best.options}"
+    names = ", ".join(tokens[:_NAMES]) + (", ..." if len(tokens) > _NAMES else "")
+    warnings.warn(
+        f"{vocabulary.source}: {len(tokens):,} of {len(vocabulary):,} tokens are never given by "
+        f"text with {normalization.options}: {names}; {advice}.",
+        stacklevel=3,
+    )
+
+
+def _check_token(token: str, where: str) -> None:
+    """Raises InputError unless a token can stand in a vocabulary."""
+    if token.endswith("\r"):
+        raise InputError(
+            f"{where}: expected Unix line ends. Received: a carriage return; convert the file."
+        )
+    # A single character may be white space beyond ASCII: Google's Chinese vocabulary has U+2028.
+    word = token.removeprefix("##")
+    is_one_space = len(word) == 1 and not word.isascii()
+    if not token or (any(map(str.isspace, token)) and not is_one_space):
+        raise InputError(
+            f"{where}: expected one token without white space in it, since text is split there. "
+            f"Received: {token!r}."
+        )
+    if len(word.encode()) > MAX_TOKEN_BYTES:
+        raise InputError(
+            f"{where}: expected tokens of at most {MAX_TOKEN_BYTES} bytes. Received: one of "
+            f"{len(word.encode())}, {word[:20]!r}...; remove the line, or learn the vocabulary "
+            "again."
+        )
+
+
 def _is_of_text(token: str) -> bool:
     """Whether the token is a single character, with or without ##, or has no punctuation, which
     tokenization sets apart."""
     word = token.removeprefix("##")
-    return len(word) <= 1 or not any(
-        character in string.punctuation or unicodedata.category(character)[0] == "P"
-        for character in word
-    )
-
-
-def _uncased(text: str) -> str:
-    """Lowers case and strips accents, as uncased BERT does."""
-    return "".join(
-        c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn"
-    )
+    return len(word) <= 1 or not is_split(word)

@@ -7,6 +7,7 @@ import collections
 import os
 import pathlib
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -15,13 +16,14 @@ import tokenizers
 
 from tfrecords.errors import InputError
 from tfrecords.inputs import input_files, spool
+from tfrecords.normalization import LONG_WORDS, MAX_WORD_CHARACTERS, Normalization
 from tfrecords.progress import progress_bar
 from tfrecords.text.check import check_files
 from tfrecords.text.decoding import ERRORS, TEXT_FIELD
 from tfrecords.text.formats import DEFAULT_FORMAT, span_documents, spans_of
 from tfrecords.text.spans import SpanGroup, span_groups
-from tfrecords.tokenizer import MAX_WORD_CHARACTERS, Tokenizer, normalize, set_words_apart
-from tfrecords.vocabulary import MIN_FREQUENCY, SPECIAL_TOKENS, Vocabulary
+from tfrecords.tokenizer import Tokenizer, normalize, set_words_apart, split_long_words
+from tfrecords.vocabulary import MAX_TOKEN_BYTES, MIN_FREQUENCY, SPECIAL_TOKENS, Vocabulary
 from tfrecords.word_counts import MAX_WORDS, WordCounts, write_counts
 from tfrecords.workers import Workers, automatic_workers
 
@@ -33,6 +35,7 @@ _TEXT_SPEED = 10e6
 _CHARACTERS_PER_BATCH = 1 << 19
 _WORDS_PER_BATCH = 1 << 16
 _CHARACTERS = 1000
+_MUCH_LEFT_OUT = 0.01
 
 
 def learn_vocabulary(
@@ -40,6 +43,8 @@ def learn_vocabulary(
     size: int,
     *,
     cased: bool = False,
+    accents: str | None = None,
+    long_words: str = LONG_WORDS[0],
     min_frequency: int = MIN_FREQUENCY,
     format: str = DEFAULT_FORMAT,
     errors: str = ERRORS[0],
@@ -62,7 +67,11 @@ def learn_vocabulary(
         inputs: Text files, directories and patterns of them, "-" for standard input; see
             `inputs.input_files`.
         size: The largest number of tokens, the special ones included.
-        cased: Whether to keep case and accents.
+        cased: Whether to keep case.
+        accents: "keep" or "strip"; None as BERT: "strip" with uncased, "keep" with cased.
+        long_words: What becomes of words of more than 200 characters, as of text without spaces:
+            "unknown", they are left out, since they become [UNK], with a warning if that is much
+            text; or "split", several words.
         min_frequency: How often two tokens must stand side by side to be merged into one.
         format: A format of `formats.read_documents`.
         errors: "strict" or "replace", for invalid UTF-8.
@@ -91,12 +100,15 @@ def learn_vocabulary(
         )
 
     # Count the words.
+    normalization = Normalization(cased, accents, long_words)
+    left_out: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory(prefix="kbert-") as directory:
         files = spool(input_files(inputs), pathlib.Path(directory, "standard-input"))
         check_files(files, format, errors, text_field, looks=check)
         groups = list(span_groups(spans_of(files, format)))
         reading = (format, errors, text_field)
-        words = _count_words(groups, cased, reading, workers, progress, directory)
+        words = _count_words(groups, normalization, reading, workers, progress, directory, left_out)
+    _warn_of_long_words(left_out)
     if not words:
         raise InputError(
             "Expected text to learn a vocabulary from. Received: input files without a single word."
@@ -112,7 +124,7 @@ def learn_vocabulary(
 
     # The library orders tokens as it merged them: sort by how often each is used.
     learned = Vocabulary(SPECIAL_TOKENS + tuple(found))
-    counts = _count_tokens(words, Tokenizer(learned, cased=True))
+    counts = _count_tokens(words, Tokenizer(learned, Normalization(cased=True)))
     return Vocabulary(
         SPECIAL_TOKENS
         + tuple(sorted(found, key=lambda token: (-counts[learned.ids[token]], token)))
@@ -121,23 +133,26 @@ def learn_vocabulary(
 
 def _count_words(
     tasks: Sequence[SpanGroup],
-    cased: bool,
+    normalization: Normalization,
     reading: tuple[str, str, str],
     workers: int | None,
     progress: bool,
     directory: str,
+    characters: collections.Counter[str],
 ) -> collections.Counter[str]:
-    """How often each word stands in the text, normalized as BERT does; the most frequent ones."""
+    """How often each word stands in the text, normalized; the most frequent ones. `characters` gets
+    the number of characters in all words, and "long" in those that are too long."""
     words = WordCounts(directory)
     total = sum(group.bytes for group in tasks)
     if workers is None:
         workers = automatic_workers(total / _TEXT_SPEED)
     with (
-        Workers(workers, _WordCounter, cased, reading, directory) as pool,
+        Workers(workers, _WordCounter, normalization, reading, directory) as pool,
         progress_bar("counting words", total, "B", progress) as bar,
     ):
-        for group, (counted, files) in pool.map(_WordCounter.count, tasks):
+        for group, (counted, files, found) in pool.map(_WordCounter.count, tasks):
             bar.update(group.bytes)
+            characters.update(found)
             words.add(counted)
             for file in files:
                 words.add_file(file)
@@ -156,6 +171,27 @@ def _learn(words: collections.Counter[str], size: int, min_frequency: int) -> li
     """
     scale = min(1.0, LEARNED_WORDS / words.total())
     alphabet, within = _characters(words, scale, limit=max(_CHARACTERS, size // 3))
+    # Tokens that are too long for the WordPiece operation are left out: of a text without spaces,
+    # whole clauses can become tokens. Then as many more are learned.
+    asked = size
+    while True:
+        learned = _learned_tokens(words, scale, asked, min_frequency, alphabet, within)
+        short = [token for token in learned if len(token.encode()) <= MAX_TOKEN_BYTES]
+        full = len(learned) + len(SPECIAL_TOKENS) >= asked
+        if not full or len(short) + len(SPECIAL_TOKENS) >= size:
+            return short[: max(size - len(SPECIAL_TOKENS), len(alphabet) + len(within))]
+        asked += size - len(short) - len(SPECIAL_TOKENS)
+
+
+def _learned_tokens(
+    words: collections.Counter[str],
+    scale: float,
+    size: int,
+    min_frequency: int,
+    alphabet: list[str],
+    within: list[str],
+) -> list[str]:
+    """What the library learns, in the order in which it did."""
     learner = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     learner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     trainer = tokenizers.trainers.WordPieceTrainer(
@@ -168,7 +204,12 @@ def _learn(words: collections.Counter[str], size: int, min_frequency: int) -> li
         show_progress=False,
     )
     learner.train_from_iterator(_repeated(words, scale), trainer)
-    return [token for token in learner.get_vocab() if token not in SPECIAL_TOKENS]
+    vocabulary = learner.get_vocab()
+    return [
+        token
+        for token in sorted(vocabulary, key=vocabulary.__getitem__)
+        if token not in SPECIAL_TOKENS
+    ]
 
 
 def _characters(
@@ -180,7 +221,7 @@ def _characters(
     within = set()
     for word, count in words.items():
         count = round(count * scale)
-        if count > 0 and not word.isspace():  # U+2028 is a word, and white space to the library
+        if count > 0:
             for character in word:
                 counts[character] += count
             within.update(word[1:])
@@ -192,9 +233,11 @@ def _characters(
 class _WordCounter:
     """What a worker process owns: it counts the words of some spans of text."""
 
-    def __init__(self, cased: bool, reading: tuple[str, str, str], directory: str):
+    def __init__(self, normalization: Normalization, reading: tuple[str, str, str], directory: str):
+        splits = normalization.long_words == "split"
+        limited = split_long_words if splits else tf.identity
         self._words_apart = tf.function(
-            lambda texts: set_words_apart(normalize(texts, cased)),
+            lambda texts: limited(set_words_apart(normalize(texts, normalization))),
             input_signature=[tf.TensorSpec([None], tf.string)],
             autograph=False,
         )
@@ -203,13 +246,15 @@ class _WordCounter:
 
     def count(
         self, group: SpanGroup, report: Callable[..., object]
-    ) -> tuple[collections.Counter[str], list[str]]:
+    ) -> tuple[collections.Counter[str], list[str], collections.Counter[str]]:
         """Counts the words of the group; nothing is reported.
 
         Returns:
-            Counts, and files of further counts: a compressed file may have any number of words.
+            Counts, files of further counts, since a compressed file may have any number of words,
+            and the characters as of `_count_words`.
         """
         words, sentences, size = collections.Counter(), [], 0
+        characters: collections.Counter[str] = collections.Counter()
         files: list[str] = []
         for span in group.spans:
             for document in span_documents(
@@ -218,13 +263,13 @@ class _WordCounter:
                 sentences += document
                 size += sum(map(len, document))
                 if size >= _CHARACTERS_PER_BATCH:
-                    self._add(words, sentences)
+                    self._add(words, sentences, characters)
                     sentences, size = [], 0
                     if len(words) > MAX_WORDS:
                         files.append(self._written(words))
                         words.clear()
-        self._add(words, sentences)
-        return words, files
+        self._add(words, sentences, characters)
+        return words, files, characters
 
     def _written(self, words: collections.Counter[str]) -> str:
         """A new file of the counts."""
@@ -233,11 +278,31 @@ class _WordCounter:
         write_counts(path, words.items())
         return path
 
-    def _add(self, words: collections.Counter[str], sentences: list[str]) -> None:
+    def _add(
+        self,
+        words: collections.Counter[str],
+        sentences: list[str],
+        characters: collections.Counter[str],
+    ) -> None:
         if sentences:
-            texts = self._words_apart(tf.constant(sentences)).numpy()
-            found = b" ".join(texts).decode().split(" ")
-            words.update(word for word in found if 0 < len(word) <= MAX_WORD_CHARACTERS)
+            text = b" ".join(self._words_apart(tf.constant(sentences)).numpy()).decode()
+            kept = [word for word in text.split(" ") if 0 < len(word) <= MAX_WORD_CHARACTERS]
+            words.update(kept)
+            all_characters = len(text) - text.count(" ")
+            characters["all"] += all_characters
+            characters["long"] += all_characters - sum(map(len, kept))
+
+
+def _warn_of_long_words(characters: collections.Counter[str]) -> None:
+    """Warns if much of the text is in words that are too long to be learned from."""
+    share = characters["long"] / max(1, characters["all"])
+    if share > _MUCH_LEFT_OUT:
+        warnings.warn(
+            f"{100 * share:.2g} % of the text's characters are in words of more than "
+            f"{MAX_WORD_CHARACTERS}, which are left out, and become [UNK] in records; use "
+            "--long-words split for text without spaces, here and in 'kbert records'.",
+            stacklevel=3,
+        )
 
 
 def _repeated(words: collections.Counter[str], scale: float) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from kbert.cli.options import INPUTS, PATH, Command, option, text_options
+from kbert.cli.options import INPUTS, PATH, Command, normalization_options, option, text_options
 from kbert.cli.start import load_package
 from kbert.config import RELEASED_VOCABULARY_SIZE
 from tfrecords.schema import COMPRESSIONS, MASK_UNITS, MASKINGS, PAIRS, RecordsConfig
@@ -20,6 +20,7 @@ _MASKS = "Masked tokens"
 _FILES = "Splits and files"
 _TEXT = "Text"
 _WORK = "Processes"
+_CASED_HELP = "Keep case, or lowercase the text."
 
 
 @click.command(cls=Command, short_help="Write Python's documentation as a corpus.")
@@ -62,7 +63,8 @@ def corpus(output: pathlib.Path, packages: tuple[str, ...]) -> None:
     default=MIN_FREQUENCY,
     help="How often a pair of tokens must occur to be merged into one.",
 )
-@option("--cased/--uncased", default=False, help="Keep case and accents.")
+@option("--cased/--uncased", default=False, help=_CASED_HELP)
+@normalization_options()
 @text_options()
 def vocabulary(
     inputs: tuple[pathlib.Path, ...], output: pathlib.Path, size: int, **options: Any
@@ -75,10 +77,12 @@ def vocabulary(
     new_file(output)
     learned = tfrecords.learn_vocabulary(inputs, size, progress=sys.stderr.isatty(), **options)
     learned.save(output)
-    click.echo(
-        f"{output}: {len(learned):,} tokens, {'cased' if learned.cased else 'uncased'}, sha256 "
-        f"{learned.sha256[:12]}"
-    )
+    casing = "cased" if options["cased"] else "uncased"
+    click.echo(f"{output}: {len(learned):,} tokens, {casing}, sha256 {learned.sha256[:12]}")
+    # Records take from the vocabulary what it shows; they must be told what it does not.
+    chosen = tfrecords.Normalization(options["cased"], options["accents"], options["long_words"])
+    if chosen != learned.normalization:
+        click.echo(f"make records with {chosen.options}")
     if len(learned) < size:
         click.echo(
             f"warning: the text yields only {len(learned):,} tokens, not {size:,}; use more text "
@@ -192,8 +196,9 @@ def vocabulary(
     default=None,
     show_default="as the vocabulary",
     section=_TEXT,
-    help="Keep case and accents.",
+    help=_CASED_HELP,
 )
+@normalization_options(of=RecordsConfig, section=_TEXT)
 @text_options(section=_TEXT, processes=_WORK)
 @option(
     "--engine",
@@ -212,7 +217,6 @@ def records(
     inputs: tuple[pathlib.Path, ...],
     vocabulary_path: pathlib.Path,
     output: pathlib.Path,
-    cased: bool | None,
     format: str,
     errors: str,
     text_field: str,
@@ -236,13 +240,12 @@ def records(
             "--workers."
         )
     tfrecords = load_package("tfrecords")
-    # Case is known from the vocabulary unless it is given, and the records' configuration has it.
     vocabulary = tfrecords.Vocabulary.load(vocabulary_path)
     tfrecords.build_records(
         inputs,
         vocabulary,
         output,
-        RecordsConfig(cased=vocabulary.cased if cased is None else cased, **options),
+        RecordsConfig(**options),
         format=format,
         errors=errors,
         text_field=text_field,

@@ -23,6 +23,7 @@ from kbert.config import (
     BertConfig,
     PretrainingConfig,
 )
+from tfrecords.normalization import ACCENTS, LONG_WORDS, MAX_WORD_CHARACTERS, Normalization
 from tfrecords.schema import RecordsConfig
 from tfrecords.text.decoding import ERRORS, TEXT_FIELD
 from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS
@@ -149,6 +150,28 @@ def precision_option(default: str = PretrainingConfig.precision) -> Decorator:
 
 
 INPUTS = click.argument("inputs", nargs=-1, required=True, type=PATH)
+
+
+def normalization_options(of: type = Normalization, section: str = "") -> Decorator:
+    """The options that say how text is normalized, besides its case; defaults are those of the
+    configuration `of`."""
+    accents = option(
+        "--accents",
+        of=of,
+        type=click.Choice(ACCENTS),
+        show_default="strip with uncased, keep with cased",
+        section=section,
+        help="Keep accents and vowel signs, or strip them as BERT does.",
+    )
+    long_words = option(
+        "--long-words",
+        of=of,
+        type=click.Choice(LONG_WORDS),
+        section=section,
+        help=f"Words of more than {MAX_WORD_CHARACTERS} characters, as in text without spaces: "
+        "[UNK] as in BERT, or several words.",
+    )
+    return lambda function: accents(long_words(function))
 
 
 def text_options(section: str = "", processes: str = "") -> Decorator:

@@ -66,14 +66,13 @@ def read(path: pathlib.Path) -> Pretrained:
         read_json(path / CONFIGURATION, "a configuration of transformers"), path / CONFIGURATION
     )
     weights = from_huggingface(_read_weights(path), bert, path)
-    vocabulary, cased, longest = read_tokenizer(path)
+    tokenizer, longest = read_tokenizer(path)
     return with_notes(
         path,
         read_notes(path),
         bert,
         weights=weights,
-        vocabulary=vocabulary,
-        cased=cased,
+        **tokenizer,
         sequence_length=int(min(longest, bert.max_positions)),
         pairs=pairs_of(weights),
     )

@@ -8,8 +8,9 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from kbert.formats.pretrained import Pretrained
-from tfrecords import InputError, Vocabulary
+from tfrecords import InputError, Normalization, Vocabulary
 from tfrecords.files import read_json, write_json
+from tfrecords.normalization import LONG_WORD_PARTS, MAX_WORD_CHARACTERS
 from tfrecords.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ _SPECIAL_TOKENS = {
     "sep_token": SEP,
     "mask_token": MASK,
 }
+_IN_CONFIGURATION = {"lowercase": "do_lower_case", "strip_accents": "strip_accents"}
+"""The names of BertNormalizer's fields in tokenizer_config.json."""
+_SPLITTERS = [
+    {"type": "Split", "pattern": {"Regex": part}, "behavior": "Isolated", "invert": False}
+    for part in LONG_WORD_PARTS
+]
+"""What stands after BertPreTokenizer in tokenizer.json where long words are split."""
 _CLASSES = ("BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 """The classes of `transformers` that follow the other files, or BERT's rules without them."""
 _BERT = ("WordPiece", "BertNormalizer", "BertPreTokenizer", "##", UNK, True, True)
@@ -44,9 +52,7 @@ def _tokenizer(pretrained: Pretrained) -> tokenizers.Tokenizer:
     finds special tokens such as [MASK] in texts, as users of `transformers` expect."""
     import tokenizers
 
-    from tfrecords.tokenizer import MAX_WORD_CHARACTERS  # loads tensorflow_text
-
-    vocabulary = pretrained.vocabulary
+    vocabulary, normalization = pretrained.vocabulary, pretrained.normalization
     model = tokenizers.models.WordPiece(
         vocabulary.ids,
         unk_token=UNK,
@@ -54,8 +60,18 @@ def _tokenizer(pretrained: Pretrained) -> tokenizers.Tokenizer:
         max_input_chars_per_word=MAX_WORD_CHARACTERS,
     )
     tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=not pretrained.cased)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
+        lowercase=not normalization.cased, strip_accents=_strips_accents(normalization)
+    )
+    parts = [
+        tokenizers.pre_tokenizers.Split(tokenizers.Regex(part), "isolated")
+        for part in LONG_WORD_PARTS
+        if normalization.long_words == "split"
+    ]
+    words = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.pre_tokenizer = (
+        tokenizers.pre_tokenizers.Sequence([words, *parts]) if parts else words
+    )
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{CLS} $A {SEP}",
         pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
@@ -66,13 +82,18 @@ def _tokenizer(pretrained: Pretrained) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def _strips_accents(normalization: Normalization) -> bool | None:
+    """The field strip_accents, in which null is BERT's rule, where case is lowered."""
+    return None if normalization.follows_bert else normalization.strips
+
+
 def _configuration(pretrained: Pretrained) -> dict[str, Any]:
     return {
         # Not BertTokenizer, which turns words of more than 100 characters into [UNK], whatever
         # tokenizer.json says.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "do_lower_case": not pretrained.cased,
-        "strip_accents": None,
+        "strip_accents": _strips_accents(pretrained.normalization),
         "tokenize_chinese_chars": True,
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "model_max_length": pretrained.sequence_length,
@@ -80,12 +101,12 @@ def _configuration(pretrained: Pretrained) -> dict[str, Any]:
     }
 
 
-def read_tokenizer(path: pathlib.Path) -> tuple[Vocabulary, bool | None, float]:
+def read_tokenizer(path: pathlib.Path) -> tuple[dict[str, Any], float]:
     """Reads the tokenizer's files in a directory, those that are there.
 
     Returns:
-        The vocabulary; whether case and accents are kept, None if no file says so; and the longest
-        input in tokens, infinite if no file says so.
+        The vocabulary and how text is normalized as far as the files say, as arguments of
+        `with_notes`; and the longest input in tokens, infinite if no file says so.
 
     Raises:
         InputError: It is not BERT's tokenization as far as the files say, or they contradict each
@@ -94,19 +115,22 @@ def read_tokenizer(path: pathlib.Path) -> tuple[Vocabulary, bool | None, float]:
     fields: dict[str, Any] = {}
     if (path / _CONFIGURATION).is_file():
         fields = read_json(path / _CONFIGURATION, "a configuration of a tokenizer")
+    _check_configuration(fields, path)
 
     # tokenizer.json before vocab.txt, as in transformers: only it has the added tokens. Files that
-    # disagree about casing are refused: if the wrong one won, the model would read other ids than
-    # in training, and its answers would be poor without any error.
-    lowercase = fields.get("do_lower_case")
+    # disagree about normalization are refused: if the wrong one won, the model would read other ids
+    # than in training, and its answers would be poor without any error.
+    said = {"lowercase": fields.get("do_lower_case"), "strip_accents": fields.get("strip_accents")}
+    long_words = None
     if (path / _TOKENIZER).is_file():
-        vocabulary, in_tokenizer = _read_tokenizer_json(path / _TOKENIZER)
-        lowercase = in_tokenizer if lowercase is None else lowercase
-        if lowercase != in_tokenizer:
-            raise InputError(
-                f"Expected {_TOKENIZER} and {_CONFIGURATION} in {path} to agree. "
-                f"Received: lowercase={in_tokenizer} and do_lower_case={lowercase}."
-            )
+        vocabulary, in_tokenizer, long_words = _read_tokenizer_json(path / _TOKENIZER)
+        for name, value in in_tokenizer.items():
+            if said[name] not in (None, value):
+                raise InputError(
+                    f"Expected {_TOKENIZER} and {_CONFIGURATION} in {path} to agree. "
+                    f"Received: {name}={value} and {_IN_CONFIGURATION[name]}={said[name]}."
+                )
+        said = in_tokenizer
     elif (path / _VOCABULARY).is_file():
         vocabulary = Vocabulary.load(path / _VOCABULARY)
     else:
@@ -115,23 +139,24 @@ def read_tokenizer(path: pathlib.Path) -> tuple[Vocabulary, bool | None, float]:
             "tokenizer beside the model."
         )
 
-    _check_configuration(fields, not vocabulary.cased if lowercase is None else lowercase, path)
     longest = fields.get("model_max_length")
-    return (
-        vocabulary,
-        None if lowercase is None else not lowercase,
-        math.inf if longest is None else longest,
-    )
+    tokenizer = {
+        "vocabulary": vocabulary,
+        "cased": None if said["lowercase"] is None else not said["lowercase"],
+        "accents": {None: None, True: "strip", False: "keep"}[said["strip_accents"]],
+        "long_words": long_words,
+    }
+    return tokenizer, math.inf if longest is None else longest
 
 
-def _check_configuration(fields: dict[str, Any], lowercase: bool, path: pathlib.Path) -> None:
-    """Raises InputError unless tokenizer_config.json describes BERT's tokenization, in which
-    accents go together with upper case. Fields that are absent have BERT's values."""
+def _check_configuration(fields: dict[str, Any], path: pathlib.Path) -> None:
+    """Raises InputError unless tokenizer_config.json describes BERT's tokenization. Fields that are
+    absent have BERT's values."""
     longest = fields.get("model_max_length")
     for name, accepted in {
         "tokenizer_class": (None, *_CLASSES),
         "do_lower_case": (None, True, False),
-        "strip_accents": (None, lowercase),
+        "strip_accents": (None, True, False),
         "tokenize_chinese_chars": (None, True),
         "model_max_length": (longest,) if isinstance(longest, int | float | None) else (),
     }.items():
@@ -142,42 +167,55 @@ def _check_configuration(fields: dict[str, Any], lowercase: bool, path: pathlib.
             )
 
 
-def _read_tokenizer_json(path: pathlib.Path) -> tuple[Vocabulary, bool]:
-    """The vocabulary of a tokenizer of the library `tokenizers`, and whether it lowers case and
-    strips accents."""
+def _read_tokenizer_json(path: pathlib.Path) -> tuple[Vocabulary, dict[str, bool], str]:
+    """Of a tokenizer of the library `tokenizers` the vocabulary, whether it lowers case and strips
+    accents, and what it does with long words."""
     fields = read_json(path, "a tokenizer")
     try:
         model, normalizer = fields["model"], fields["normalizer"]
         lowercase, strips = normalizer["lowercase"], normalizer["strip_accents"]
+        splitters = fields["pre_tokenizer"].get("pretokenizers", [fields["pre_tokenizer"]])
         parts = (
             model.get("type", "WordPiece"),
             normalizer["type"],
-            fields["pre_tokenizer"]["type"],
+            splitters[0]["type"],
             model["continuing_subword_prefix"],
             model["unk_token"],
             normalizer["clean_text"],
             normalizer["handle_chinese_chars"],
         )
-        ids = model["vocab"] | {
-            token["content"]: token["id"] for token in fields.get("added_tokens", [])
-        }
+        added = {token["content"]: token["id"] for token in fields.get("added_tokens", [])}
+        ids = model["vocab"] | added
         in_order = sorted(ids, key=ids.__getitem__)
         is_whole = [ids[token] for token in in_order] == list(range(len(ids)))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
             f"{path}: expected a tokenizer of BERT. Received: another file ({error})."
         ) from None
 
     # strip_accents: null means "where case is lowered".
-    if parts != _BERT or strips not in (None, lowercase):
+    if (
+        parts != _BERT
+        or splitters[1:] not in ([], _SPLITTERS)
+        or not {lowercase, strips} <= {None, True, False}
+    ):
         raise InputError(
-            f"{path}: expected BERT's tokenization, either lowercase without accents or neither. "
-            f"Received: {', '.join(map(str, parts))}, lowercase={lowercase}, "
-            f"strip_accents={strips}."
+            f"{path}: expected BERT's tokenization. Received: {', '.join(map(str, parts))}, "
+            f"lowercase={lowercase}, strip_accents={strips}"
+            f"{' and further splitting' * (len(splitters) > 1)}."
         )
     if not is_whole:
         raise InputError(
             f"{path}: expected one token for every id from 0 to {len(ids) - 1}. Received: gaps "
             "or two for one."
         )
-    return Vocabulary(tuple(in_order), source=str(path)), bool(lowercase)
+    said = {"lowercase": bool(lowercase), "strip_accents": lowercase if strips is None else strips}
+    long_words = "split" if splitters[1:] else "unknown"
+    tokens = [_without_space(token) if token in added else token for token in in_order]
+    return Vocabulary(tuple(tokens), source=str(path)), said, long_words
+
+
+def _without_space(token: str) -> str:
+    """An added token without white space, which no file of a vocabulary can hold. The library finds
+    added tokens in texts as they are; here no text gives them, with or without a space."""
+    return "_".join(token.split())

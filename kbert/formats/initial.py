@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import warnings
@@ -14,6 +15,7 @@ from kbert.run.checkpoints import list_checkpoints
 from kbert.run.directory import CONFIGURATION, Run, load_run
 from kbert.run.evaluation import check_length
 from tfrecords import InputError, Vocabulary
+from tfrecords.normalization import LONG_WORDS
 from tfrecords.schema import Manifest
 
 
@@ -50,14 +52,7 @@ def check_initial(
             f"{initial.vocabulary.sha256[:12]}. Received: {manifest.directory}, made with "
             f"{vocabulary.sha256[:12]}; make them with that of {initial.source}."
         )
-    cased = bool(manifest.config and manifest.config.cased)
-    if initial.cased != cased:
-        casing = {True: "cased", False: "uncased"}
-        there, here = casing[bool(initial.cased)], casing[cased]
-        raise InputError(
-            f"Expected {there} records, as {initial.source} is. Received: {here} ones in "
-            f"{manifest.directory}; make them with --{there}."
-        )
+    _check_normalization(initial, manifest)
     # A head that has learned another task is a poor start, but a start: a warning.
     for objective in objectives_of(initial.pairs):
         before, now = (objective.titles.get(pairs) for pairs in (initial.pairs, manifest.pairs))
@@ -69,6 +64,26 @@ def check_initial(
             f"{name}: {here!r} there, {there!r} here" for name, (here, there) in differences.items()
         )
         raise InputError(f"Expected a model as in {initial.source}. Received another: {what}.")
+
+
+def _check_normalization(initial: Pretrained, manifest: Manifest) -> None:
+    """Raises InputError if the records have another case or other accents than a model says of
+    itself. Long words may be split here and unknown there: no token has another meaning."""
+    there = dataclasses.replace(initial.normalization, long_words=LONG_WORDS[0])
+    here = dataclasses.replace(manifest.normalization, long_words=LONG_WORDS[0])
+    if here == there:
+        return
+    if initial.is_guessed:
+        warnings.warn(
+            f"{initial.source} does not say how its text is normalized. By its vocabulary it is "
+            f"{there.description}; taken as {here.description}, as the records are.",
+            stacklevel=4,
+        )
+        return
+    raise InputError(
+        f"Expected {there.description} records, as {initial.source} is. Received: "
+        f"{here.description} ones in {manifest.directory}; make them with {there.options}."
+    )
 
 
 def check_fit(bert: BertConfig, pretraining: PretrainingConfig, manifest: Manifest) -> None:

@@ -135,7 +135,7 @@ def read(path: pathlib.Path) -> Pretrained:
     # model's own length and objectives stand for what was trained.
     notes = read_notes(path)
     vocabulary = Vocabulary.load(path / _VOCABULARY)
-    cased = _read_cased(path / _TOKENIZER)
+    normalization = _read_normalization(path / _TOKENIZER)
     weights = _read_weights(path, bert, notes)
     return with_notes(
         path,
@@ -143,7 +143,7 @@ def read(path: pathlib.Path) -> Pretrained:
         bert,
         weights=weights,
         vocabulary=vocabulary,
-        cased=cased,
+        **normalization,
         sequence_length=bert.max_positions,
         pairs=pairs_of(weights),
     )
@@ -268,8 +268,8 @@ def _read_next_sentence(path: pathlib.Path) -> dict[str, np.ndarray]:
     return head
 
 
-def _read_cased(path: pathlib.Path) -> bool:
-    """Whether the tokenizer of a preset keeps case and accents.
+def _read_normalization(path: pathlib.Path) -> dict[str, Any]:
+    """What the tokenizer of a preset says of case and accents, as arguments of `with_notes`.
 
     Raises:
         InputError: It is not BERT's tokenization.
@@ -294,18 +294,10 @@ def _read_cased(path: pathlib.Path) -> bool:
                 f"{fields[name]!r}."
             )
 
-    # Two switches, where BERT has one.
-    lowercase, strips = fields.get("lowercase", False), fields.get("strip_accents", False)
-    if strips and not lowercase:
-        raise InputError(
-            f"{path}: expected BERT's tokenization. Received: strip_accents without lowercase."
-        )
-    if lowercase and not strips:
-        warnings.warn(
-            f"{path} keeps accents but lowers case; kbert removes both, as the released BERT does.",
-            stacklevel=2,
-        )
-    return not lowercase
+    return {
+        "cased": not fields.get("lowercase", False),
+        "accents": "strip" if fields.get("strip_accents", False) else "keep",
+    }
 
 
 # The parts of KerasHub.
@@ -326,8 +318,8 @@ def _preprocessor(pretrained: Pretrained) -> keras_hub.models.BertMaskedLMPrepro
 
     tokenizer = keras_hub.models.BertTokenizer(
         list(pretrained.vocabulary.tokens),
-        lowercase=not pretrained.cased,
-        strip_accents=not pretrained.cased,
+        lowercase=not pretrained.normalization.cased,
+        strip_accents=pretrained.normalization.strips,
         special_tokens_in_strings=True,
     )
     return keras_hub.models.BertMaskedLMPreprocessor(

@@ -15,6 +15,7 @@ from kbert.formats.protocol import EXPORT_FORMATS, ExportFormat, Format
 from kbert.objectives import MLM, NSP
 from tfrecords import InputError
 from tfrecords.files import atomic_path, make_directory, new_directory, write_text
+from tfrecords.vocabulary import warn_of_impossible
 
 FORMATS: tuple[Format, ...] = (saved_model, google, keras_hub, huggingface, run)
 """The modules of all formats that are read, in the order in which they are asked. Google's comes
@@ -45,7 +46,9 @@ def load(path: str | os.PathLike[str]) -> Pretrained:
             "Expected a run by 'kbert pretrain' or a BERT in one of the formats "
             f"{', '.join(EXPORT_FORMATS)} at {path}. Received: neither."
         )
-    return format.read(path)
+    pretrained = format.read(path)
+    warn_of_impossible(pretrained.vocabulary, pretrained.normalization)
+    return pretrained
 
 
 def format_of(path: str | os.PathLike[str]) -> str | None:

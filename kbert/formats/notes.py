@@ -9,23 +9,24 @@ from typing import Any
 
 from kbert.config import BertConfig
 from kbert.formats.pretrained import CHOSEN_FIELDS, Pretrained
-from tfrecords import InputError
+from tfrecords import InputError, Normalization, RecordsConfig
 from tfrecords.files import read_json, write_json
 
 NOTES = "kbert.json"
-_FIELDS = ("sequence_length", "cased", "pairs", "training")
-"""The fields of a Pretrained that are noted, beside its BertConfig."""
+_FIELDS = ("sequence_length", "pairs", "training")
+"""The fields of a Pretrained that are noted, beside its BertConfig and its Normalization."""
 
 
 def save_notes(pretrained: Pretrained, directory: pathlib.Path) -> None:
     """Writes NOTES to a directory."""
     notes = {name: getattr(pretrained, name) for name in _FIELDS}
+    notes |= dataclasses.asdict(pretrained.normalization)
     write_json(directory / NOTES, {"bert": dataclasses.asdict(pretrained.bert)} | notes)
 
 
 def read_notes(directory: pathlib.Path) -> dict[str, Any]:
-    """Reads what `save_notes` wrote: fields of a Pretrained, with `bert` as a BertConfig. An empty
-    dict if there are no notes.
+    """Reads what `save_notes` wrote: fields of a Pretrained, with `bert` as a BertConfig and
+    `normalization` as a Normalization. An empty dict if there are no notes.
 
     Raises:
         InputError: The file is damaged or something else.
@@ -35,7 +36,12 @@ def read_notes(directory: pathlib.Path) -> dict[str, Any]:
         return {}
     notes = read_json(path, "notes by 'kbert export'")
     try:
-        return {"bert": BertConfig(**notes["bert"])} | {name: notes[name] for name in _FIELDS}
+        normalization, notes = Normalization.taken_from(notes)
+        return {
+            "bert": BertConfig(**notes["bert"]),
+            "normalization": normalization,
+            **{name: notes[name] for name in _FIELDS},
+        }
     except (TypeError, KeyError) as error:
         raise InputError(
             f"{path}: expected notes by 'kbert export'. Received: something else ({error})."
@@ -48,6 +54,8 @@ def with_notes(
     bert: BertConfig,
     *,
     cased: bool | None = None,
+    accents: str | None = None,
+    long_words: str | None = None,
     **fields: Any,
 ) -> Pretrained:
     """A Pretrained made of what a format's own files say and of the notes beside them.
@@ -57,6 +65,8 @@ def with_notes(
         notes: As from `read_notes`.
         bert: The BertConfig according to the format's own files.
         cased: Whether the model is cased; None if the format does not say.
+        accents: "keep" or "strip"; None if the format does not say, or says BERT's rule.
+        long_words: "unknown" or "split"; None if the format does not say.
         **fields: The other fields of the Pretrained. Notes take precedence over `sequence_length`
             and `pairs`, which most formats can only guess.
 
@@ -65,9 +75,16 @@ def with_notes(
     """
     source = str(directory)
     if not notes:
-        in_vocabulary: bool = fields["vocabulary"].cased
-        cased = in_vocabulary if cased is None else cased
-        return Pretrained(bert=bert, cased=cased, source=source, **fields)
+        said = RecordsConfig(
+            cased=cased, accents=accents, long_words=long_words or RecordsConfig.long_words
+        )
+        return Pretrained(
+            bert=bert,
+            normalization=said.normalization(fields["vocabulary"]),
+            is_guessed=cased is None,
+            source=source,
+            **fields,
+        )
 
     # Dropout and the like are no property of the weights, and not every format has a field for
     # them: there the notes count.
@@ -78,8 +95,11 @@ def with_notes(
 
     # Everything else must agree: otherwise somebody changed the model and left the notes behind.
     differences = here.shape_differences(written)
-    if cased not in (None, here.cased):
-        differences["cased"] = (cased, here.cased)
+    said = {"cased": cased, "accents": accents, "long_words": long_words}
+    for name, value in said.items():
+        noted = getattr(here.normalization, name)
+        if value not in (None, noted):
+            differences[name] = (value, noted)
     for name, (said, noted) in differences.items():
         raise InputError(
             f"Expected in {directory} a model as {NOTES} there says, with {name}={noted}. "

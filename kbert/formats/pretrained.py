@@ -17,9 +17,10 @@ from kbert.config import BertConfig
 from kbert.model.bert import pretraining_model
 from kbert.objectives import NSP, OBJECTIVES, pairs_of_outputs
 from kbert.step.pretrainer import Pretrainer
-from tfrecords import InputError, Vocabulary
+from tfrecords import InputError, Normalization, Vocabulary
 from tfrecords.errors import check_integer
-from tfrecords.schema import PAIRS
+from tfrecords.normalization import LONG_WORDS
+from tfrecords.schema import PAIRS, RecordsConfig
 
 RELEASED_EPSILON = 1e-12
 """Added to the variance in BERT's normalisations."""
@@ -45,8 +46,8 @@ class Pretrained:
     """float32 arrays by the paths of the trainable variables of a `pretraining_model`; heads may be
     missing."""
     vocabulary: Vocabulary
-    cased: bool
-    """Whether case and accents are kept."""
+    normalization: Normalization
+    """How texts are normalized."""
     sequence_length: int
     """S, the longest input in tokens that it was trained with."""
     pairs: str = "nsp"
@@ -54,20 +55,17 @@ class Pretrained:
     RecordsConfig."""
     training: str = ""
     """What is known of how it was trained, in Markdown; for model cards."""
+    is_guessed: bool = dataclasses.field(default=False, compare=False)
+    """Whether the normalization is a guess from the vocabulary, as for formats that do not tell."""
     source: str = dataclasses.field(default="the model", compare=False)
     """Where it came from, for messages."""
 
     def __post_init__(self) -> None:
         # Values come from JSON that anyone may have written.
-        if (
-            not isinstance(self.cased, bool)
-            or not isinstance(self.training, str)
-            or self.pairs not in PAIRS
-        ):
+        if not isinstance(self.training, str) or self.pairs not in PAIRS:
             raise InputError(
-                f"Expected for {self.source} cased as a bool, training as text, and pairs among "
-                f"{', '.join(PAIRS)}. "
-                f"Received: {self.cased!r}, {self.training!r} and {self.pairs!r}."
+                f"Expected for {self.source} training as text, and pairs among {', '.join(PAIRS)}. "
+                f"Received: {self.training!r} and {self.pairs!r}."
             )
         check_integer(self, "sequence_length", 1)
         if not 3 < self.sequence_length <= self.bert.max_positions:
@@ -117,6 +115,8 @@ class Pretrained:
         *,
         sequence_length: int | None = None,
         cased: bool | None = None,
+        accents: str | None = None,
+        long_words: str = LONG_WORDS[0],
         pairs: str | None = None,
         training: str = "",
     ) -> Pretrained:
@@ -127,7 +127,9 @@ class Pretrained:
             vocabulary: Its Vocabulary.
             sequence_length: The longest input in tokens; None takes as many as the model has
                 positions.
-            cased: Whether to keep case and accents; None takes what the vocabulary shows.
+            cased: Whether to keep case; None takes what the vocabulary shows, of accents too.
+            accents: "keep" or "strip"; None as BERT: "strip" with uncased, "keep" with cased.
+            long_words: "unknown" or "split", as in RecordsConfig.
             pairs: What the model learned from pairs, as in RecordsConfig; None takes "nsp" for a
                 model with a pair head, and "none" for one without. Only the caller can know of
                 "sop", since the head is the same.
@@ -149,11 +151,19 @@ class Pretrained:
             bert=bert,
             weights={variable.path: variable.numpy() for variable in model.trainable_variables},
             vocabulary=vocabulary,
-            cased=vocabulary.cased if cased is None else cased,
+            normalization=RecordsConfig(
+                cased=cased, accents=accents, long_words=long_words
+            ).normalization(vocabulary),
+            is_guessed=cased is None,
             sequence_length=bert.max_positions if sequence_length is None else sequence_length,
             pairs=pairs,
             training=training,
         )
+
+    @property
+    def cased(self) -> bool:
+        """Whether case is kept."""
+        return self.normalization.cased
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def read(path: pathlib.Path) -> Pretrained:
         bert=run.bert,
         weights={path: values[name] for path, name in names.items() if name in values},
         vocabulary=run.vocabulary,
-        cased=run.cased,
+        normalization=run.normalization,
         sequence_length=run.sequence_length,
         pairs=run.pairs,
         training=_training(run, step),

@@ -63,7 +63,7 @@ class TextModel(tf.Module):
         }
         self._pieces = tf.constant(vocabulary.tokens)
         self._vocabulary = vocabulary
-        self._tokenizer = Tokenizer(vocabulary, pretrained.cased)
+        self._tokenizer = Tokenizer(vocabulary, pretrained.normalization)
 
         # A function with an input signature is traced when this is saved, asked for or not.
         if pretrained.pairs == "none":

@@ -21,7 +21,7 @@ from kbert.run.checkpoints import (
 )
 from kbert.run.history import HistoryFile
 from kbert.run.stops import best_step, is_exhausted
-from tfrecords import InputError, Vocabulary
+from tfrecords import InputError, Normalization, Vocabulary
 from tfrecords.files import claim_directory, difference, read_json, with_defaults, write_json
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Run:
     pretraining: PretrainingConfig
     sequence_length: int
     """S of the records; longer inputs would meet positions that were never trained."""
-    cased: bool
-    """Whether the vocabulary keeps case and accents."""
+    normalization: Normalization
+    """How the text of the records was normalized; flat among the fields of the file."""
     pairs: str
     """The kind of pairs of the records, as in RecordsConfig: what the model learns beside masked
     tokens, if anything."""
@@ -145,7 +145,8 @@ class Run:
         for part in ("bert", "pretraining"):
             fields = dataclasses.asdict(getattr(self, part))
             identity |= {f"{part}.{name}": value for name, value in fields.items()}
-        own = ("sequence_length", "cased", "pairs", "records_sha256", "initial_sha256")
+        identity |= dataclasses.asdict(self.normalization)
+        own = ("sequence_length", "pairs", "records_sha256", "initial_sha256")
         return identity | {name: getattr(self, name) for name in own}
 
     def new_model(self, recompute: bool = False) -> Pretrainer:
@@ -293,11 +294,13 @@ def load_run(directory: str | os.PathLike[str]) -> Run:
         for key, value in fields.items():
             part, _, name = key.rpartition(".")
             parts[part][name] = value
+        normalization, own = Normalization.taken_from(parts[""])
         return Run(
             directory=directory,
             bert=BertConfig(**parts["bert"]),
             pretraining=PretrainingConfig(**parts["pretraining"]),
-            **parts[""],
+            normalization=normalization,
+            **own,
         )
     except (TypeError, KeyError) as error:
         raise InputError(
@@ -310,6 +313,7 @@ def _with_defaults(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of config.json, with a default for each that its release did not know yet."""
     fields = with_defaults(fields, BertConfig, "bert.")
     fields = with_defaults(fields, PretrainingConfig, "pretraining.")
+    fields = with_defaults(fields, Normalization)
     own = {
         field.name: field.default
         for field in dataclasses.fields(Run)

@@ -31,12 +31,13 @@ from tfrecords.build.tokenizing import COUNTERS
 from tfrecords.errors import InputError
 from tfrecords.files import claim_directory, locked, with_defaults
 from tfrecords.inputs import STANDARD_INPUT
+from tfrecords.normalization import Normalization
 from tfrecords.schema import Manifest, RecordsConfig, load_manifest
 from tfrecords.text.check import check_files
 from tfrecords.text.decoding import ERRORS, TEXT_FIELD
 from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS, spans_of
 from tfrecords.text.spans import span_groups
-from tfrecords.vocabulary import Vocabulary
+from tfrecords.vocabulary import Vocabulary, warn_of_impossible
 from tfrecords.workers import Pool, Workers, automatic_workers
 
 CONFIGURATION = "config.json"
@@ -98,8 +99,9 @@ def build_records(
     """
     if workers is not None and workers < 1:
         raise InputError(f"Expected at least 1 worker. Received: {workers}.")
-    if config.cased is None:
-        config = dataclasses.replace(config, cased=vocabulary.cased)
+    normalization = config.normalization(vocabulary)
+    config = dataclasses.replace(config, **dataclasses.asdict(normalization))
+    warn_of_impossible(vocabulary, normalization)
     output = pathlib.Path(output)
     files = corpus_files(inputs, output)
     if beam_options is not None:  # other machines have other working directories
@@ -132,7 +134,7 @@ def build_records(
             # Options of Beam are checked before anything is written.
             job = (vocabulary, config, output, output / unfinished.NAME, format, errors, text_field)
             pool = _pool(workers, beam_options, output / unfinished.NAME, job)
-            claim_directory(output, identity, CONFIGURATION, _with_defaults)
+            claim_directory(output, identity, CONFIGURATION, _completed)
             if not (output / schema.MANIFEST).exists():
                 _build(files, vocabulary, output, config, format, pool, progress)
         # A kill between the manifest and this line leaves it for the next call.
@@ -140,9 +142,10 @@ def build_records(
         return load_manifest(output)
 
 
-def _with_defaults(there: dict[str, Any]) -> dict[str, Any]:
-    """An identity that an earlier release wrote, with the fields that there are today."""
-    return {"text_field": TEXT_FIELD} | with_defaults(there, RecordsConfig)
+def _completed(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that an earlier build wrote, with those that its release did not know yet."""
+    known = with_defaults(with_defaults(fields, RecordsConfig), Normalization)
+    return {"text_field": TEXT_FIELD} | known
 
 
 def _pool(workers: int, beam_options: Sequence[str] | None, results: pathlib.Path, job) -> Pool:

@@ -58,7 +58,7 @@ class CorpusTokenizer:
         errors: str,
         text_field: str = TEXT_FIELD,
     ):
-        tokenizer = Tokenizer(vocabulary, config.cased)
+        tokenizer = Tokenizer(vocabulary, config.normalization(vocabulary))
         self._tokenize = {
             simple: tf.function(
                 functools.partial(tokenizer, printable_ascii=simple),
