@@ -68,6 +68,11 @@ class Tokenizer(tf.Module):
             _reject_long_words(normalize(texts, self.cased, printable_ascii))
         )
 
+    def set_apart(self, texts: tf.Tensor) -> tf.Tensor:
+        """Normalizes `texts` (string [B], valid UTF-8), with spaces around every word: what is
+        looked up in the vocabulary, of whatever length."""
+        return set_words_apart(normalize(texts, self.cased))
+
 
 def normalize(texts: tf.Tensor, cased: bool, printable_ascii: bool = False) -> tf.Tensor:
     """Cleans `texts` (string [B], valid UTF-8) as BERT does before it splits words; uncased also

@@ -24,13 +24,13 @@ from tfrecords.build.corpus import (
     spooled,
     warn_of_empty_files,
 )
-from tfrecords.build.steps import partition_documents, tokenize_text, write_shards
+from tfrecords.build.steps import partition_documents, summed, tokenize_text, write_shards
 from tfrecords.build.tasks import BuildWorker, Text
 from tfrecords.build.tokenizing import COUNTERS
 from tfrecords.errors import InputError
-from tfrecords.files import claim_directory, locked, with_defaults
+from tfrecords.files import claim_directory, locked, read_json, with_defaults
 from tfrecords.inputs import STANDARD_INPUT, span_groups, spans_of
-from tfrecords.schema import Manifest, RecordsConfig, load_manifest
+from tfrecords.schema import LONG_SENTENCES, Manifest, RecordsConfig, load_manifest
 from tfrecords.vocabulary import Vocabulary
 from tfrecords.workers import Pool, Workers, automatic_workers
 
@@ -88,8 +88,6 @@ def build_records(
     """
     if workers is not None and workers < 1:
         raise InputError(f"Expected at least 1 worker. Received: {workers}.")
-    if config.cased is None:
-        config = dataclasses.replace(config, cased=vocabulary.cased)
     output = pathlib.Path(output)
     files = corpus_files(inputs, output)
     if beam_options is not None:  # other machines have other working directories
@@ -99,6 +97,7 @@ def build_records(
     with locked(output), spooled(files, output) as files:
         # The directory is this job's from here on: everything that the records depend on is in its
         # identity, the text by its hash.
+        config = _settled(config, vocabulary, output)
         num_bytes = sum(file.stat().st_size for file in files)
         if workers is None:
             assert config.duplicates is not None
@@ -128,6 +127,22 @@ def build_records(
         return load_manifest(output)
 
 
+def _settled(config: RecordsConfig, vocabulary: Vocabulary, output: pathlib.Path) -> RecordsConfig:
+    """The configuration with a value for everything that was left open."""
+    changes = {}
+    if config.cased is None:
+        changes["cased"] = vocabulary.cased
+    if config.long_sentences is None:
+        # A build that an earlier release began is continued as it was begun.
+        claimed = output / CONFIGURATION
+        begun = (
+            read_json(claimed, "the configuration of an earlier run") if claimed.exists() else {}
+        )
+        earlier = begun and "long_sentences" not in begun
+        changes["long_sentences"] = "truncate" if earlier else LONG_SENTENCES[0]
+    return dataclasses.replace(config, **changes)
+
+
 def _pool(workers: int, beam_options: Sequence[str] | None, results: pathlib.Path, job) -> Pool:
     if beam_options is None:
         return Workers(workers, BuildWorker, *job)
@@ -152,7 +167,8 @@ def _build(
             groups = span_groups(spans_of(files, format))
             tasks = [Text(number, group) for number, group in enumerate(groups)]
             texts = tokenize_text(pool, tasks, spill, progress)
-            counts = {name: sum(text["counts"].get(name, 0) for text in texts) for name in COUNTERS}
+            nothing = dict.fromkeys(COUNTERS, 0)  # earlier releases kept no zeros of these
+            counts = summed([nothing | text["counts"] for text in texts])
             config = _with_shards(config, counts)
 
             # Every document to the bucket that its number in the corpus gives.
@@ -160,6 +176,7 @@ def _build(
 
             # Pass two: every bucket to a shard.
             shards, totals = write_shards(pool, config, counts["tokens"], spill, progress)
+            _check_masks(config, totals["train"])
     except InputError:
         # The text or the configuration has to change: free the directory for a corrected attempt.
         unfinished.forget_unfinished(output)
@@ -176,6 +193,7 @@ def _build(
         vocabulary_size=len(vocabulary),
         vocabulary_sha256=vocabulary.sha256,
         config=config,
+        format=format,
         shards=tuple(shards),
         counts={"corpus": counts, **{split: total for split, total in totals.items() if total}},
     ).save()
@@ -216,6 +234,17 @@ def _with_shards(config: RecordsConfig, counts: dict[str, int]) -> RecordsConfig
             f"documents in {split} shard {index}; {_advice(split, documents)}."
         )
     return config
+
+
+def _check_masks(config: RecordsConfig, counts: dict[str, int]) -> None:
+    """Raises InputError if no token of the training split is masked although some should be."""
+    if counts.get("wanted_masks") and not counts["sampled_masks"]:
+        records = counts["sampled_records"]
+        raise InputError(
+            f"Expected words that are short enough to be masked whole. Received: none in "
+            f"{records:,} records, where {counts['wanted_masks'] / records:.1f} tokens per record "
+            "are to be masked and every word has more; set --mask-unit token."
+        )
 
 
 def _advice(split: str, documents: int) -> str:
