@@ -214,19 +214,35 @@ def test_counts_are_true(records, documents):
         "cut_documents": 0,
         "broken_lines": 0,
         "replaced_characters": 0,
+        "characters": sum(len("".join(s)) for document in documents for s in document),
+        "letters": 3 * sum(len(s) for document in documents for s in document),
+        "stripped_marks": 0,
+        "parted_letters": 0,
+        "unknown_characters": 0,
+        "long_words": 0,
+        "long_word_characters": 0,
+        "longest_document": max(sum(map(len, document)) for document in documents),
     }
     for split in ("train", "validation"):
         there = [record for shard in records_of(records, split) for record in shard]
         counts = manifest.counts[split]
-        truncated = counts.pop("truncated")
+        truncated, unused = counts.pop("truncated"), counts.pop("unused_tokens")
+        masked = sum(int(record["masked_lm_weights"].sum()) for record in there)
         assert counts == {
             "documents": counts["documents"],
             "records": len(there),
             "tokens": sum(int(record["input_mask"].sum()) for record in there),
             "positive_labels": sum(int(record["next_sentence_labels"][0]) for record in there),
-            "masked_tokens": sum(int(record["masked_lm_weights"].sum()) for record in there),
+            "masked_tokens": masked,
+            "sampled_masks": masked,
+            "wanted_masks": masked,
+            "sampled_records": len(there),
             "dropped": 0,
+            "document_tokens": counts["document_tokens"],
         }
+        # Every token of the corpus is unlike every other one.
+        used = {int(token) for record in there for token in unmasked(record) if token > 4}
+        assert len(used) == counts["document_tokens"] - unused
         assert 0 < truncated <= sum(int(record["input_mask"].sum()) == 29 for record in there)
         assert [shard.records for shard in manifest.shards if shard.split == split] == [
             len(shard) for shard in records_of(records, split)
@@ -252,6 +268,10 @@ def test_sentences_without_a_token_are_dropped_and_counted(tmp_path):
         "unknown_tokens": 2,
         "empty_sentences": 3,
         "empty_documents": 1,
+        "characters": 17,
+        "letters": 12,
+        "unknown_characters": 9,
+        "longest_document": 4,
     }
     assert manifest.counts.keys() == {"corpus", "train"}
     there = read_plain(tmp_path / "out" / "train-00000-of-00001.tfrecord", 13, 3)
@@ -893,7 +913,8 @@ def test_text_without_empty_lines_is_warned_of(tmp_path):
 def test_sentences_longer_than_a_sequence_are_counted_and_kept(tmp_path, pairs):
     words = [f"w{n}" for n in range(60)]
     vocabulary = Vocabulary((*SPECIAL_TOKENS, *words))
-    # 13 tokens leave 11 for a single segment, 10 for a pair.
+    # 13 tokens leave 11 for a single segment, 10 for a pair. This is Google's algorithm, and that
+    # of RoBERTa.
     sentences = [words[:10], words[10:21], words[21:33], words[33:60]]
     path = write(tmp_path / "a.txt", *([" ".join(sentence)] for sentence in sentences))
     config = RecordsConfig(
@@ -903,6 +924,7 @@ def test_sentences_longer_than_a_sequence_are_counted_and_kept(tmp_path, pairs):
         masking="dynamic",
         validation_fraction=0.0,
         mask_rate=0.0,
+        long_sentences="truncate",
     )
     manifest = build_records([path], vocabulary, tmp_path / "out", config)
     assert manifest.counts["corpus"]["long_sentences"] == (2 if pairs == "none" else 3)
@@ -915,9 +937,12 @@ def test_sentences_longer_than_a_sequence_are_counted_and_kept(tmp_path, pairs):
     assert used >= (set(range(5, 65)) if pairs == "none" else set())
     assert all(used & {vocabulary.ids[word] for word in sentence} for sentence in sentences)
     assert manifest.counts["train"]["records"] >= 4
-    assert (
-        "2" if pairs == "none" else "3"
-    ) + " sentences longer than a sequence are cut" in inspect(tmp_path / "out")
+    assert manifest.counts["train"]["unused_tokens"] == len(set(range(5, 65)) - used)
+    assert inspect(tmp_path / "out").count(
+        "\n  2 sentences longer than a sequence were split"
+        if pairs == "none"
+        else "\n  3 sentences longer than a sequence lose what does not fit"
+    )
 
 
 # Places.

@@ -16,6 +16,7 @@ from tfrecords import RecordsConfig, Vocabulary, build_records, load_manifest
 from tfrecords.build import unfinished
 
 FROZEN = pathlib.Path(__file__).parent / "frozen"
+# The text has sentences that are longer than a sequence, and what became of them was no option then.
 CONFIG = RecordsConfig(
     sequence_length=23,
     max_predictions=3,
@@ -24,10 +25,6 @@ CONFIG = RecordsConfig(
     num_shards=2,
     seed=3,
 )
-
-
-LATER_FIELDS = {"accents": "strip", "long_words": "unknown"}
-"""Fields that came after version 0.1.0, with what it did."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,16 +40,6 @@ def content(directory):
         for path in directory.rglob("*")
         if path.is_file()
     }
-
-
-def completed(directory):
-    """The content of a directory, its configurations with what the earlier release did not write
-    yet."""
-    found = content(directory)
-    config = json.loads(found["config.json"])
-    manifest = json.loads(found["manifest.json"])
-    manifest["config"] = LATER_FIELDS | manifest["config"]
-    return found | {"config.json": LATER_FIELDS | config, "manifest.json": manifest}
 
 
 @pytest.fixture
@@ -86,15 +73,67 @@ def no_tokenizer(*_):
     raise AssertionError("the text was tokenized before the kill")
 
 
+TRUNCATE = dataclasses.replace(CONFIG, long_sentences="truncate")
+
+
+def without_new_fields(found):
+    """The files of records as an earlier release would have written them, from `content`."""
+    config, manifest = (json.loads(found.pop(name)) for name in ("config.json", "manifest.json"))
+    frozen_config, frozen = (
+        json.loads((FROZEN / "records" / name).read_text())
+        for name in ("config.json", "manifest.json")
+    )
+    assert config["long_sentences"] == manifest["config"]["long_sentences"] == "truncate"
+    assert manifest["format"] == config["format"]
+    assert (config["accents"], config["long_words"]) == ("strip", "unknown")
+    kept = {part: counts.items() for part, counts in manifest["counts"].items()}
+    assert all(counts.items() <= kept[part] for part, counts in frozen["counts"].items())
+    manifest |= {"config": {name: manifest["config"][name] for name in frozen["config"]}}
+    assert {name: config[name] for name in frozen_config} == frozen_config
+    assert {name: manifest[name] for name in frozen if name != "counts"} == {
+        name: value for name, value in frozen.items() if name != "counts"
+    }
+    return found
+
+
+def shards_of_then():
+    found = content(FROZEN / "records")
+    return {name: found[name] for name in found if not name.endswith(".json")}
+
+
 def test_todays_records_have_the_bytes_of_then(tmp_path, build):
-    build(tmp_path / "out")
-    assert completed(tmp_path / "out") == completed(FROZEN / "records")
+    build(tmp_path / "out", TRUNCATE)
+    assert without_new_fields(content(tmp_path / "out")) == shards_of_then()
+
+
+def test_a_new_directory_has_long_sentences_split(tmp_path, build):
+    manifest = build(tmp_path / "out")
+    assert manifest.config.long_sentences == "split"
+    found = content(tmp_path / "out")
+    assert any(found[name] != shards_of_then()[name] for name in shards_of_then())
+    assert build(tmp_path / "out") == manifest  # the same command again
+    assert content(tmp_path / "out") == found
+
+
+def test_records_of_then_are_no_records_with_split_sentences(tmp_path, build, refused):
+    shutil.copytree(FROZEN / "records", tmp_path / "out")
+    with refused(r"long_sentences: 'truncate' before, 'split' now"):
+        build(tmp_path / "out", dataclasses.replace(CONFIG, long_sentences="split"))
+    assert content(tmp_path / "out") == content(FROZEN / "records")
+
+
+def test_records_of_then_are_described_without_what_was_not_counted():
+    text = tfrecords.inspect(FROZEN / "records", num_examples=0)
+    assert "coverage: 0% of the tokens are [UNK]\n" in text
+    assert "characters" not in text
+    assert "in no record" not in text
+    assert "\ntrain: 8 records" in text
 
 
 def test_records_are_read():
     manifest = load_manifest(FROZEN / "records")
     manifest.verify()
-    assert manifest.config == dataclasses.replace(CONFIG, cased=False)
+    assert manifest.config == dataclasses.replace(TRUNCATE, cased=False)
     assert manifest.load_vocabulary().tokens[:2] == ("[PAD]", "[UNK]")
     (batch,) = tfrecords.read(manifest, "validation", batch_size=6, shuffle=False).take(1)
     ids = batch[0]["token_ids"].numpy()
@@ -122,7 +161,21 @@ def test_an_unfinished_build_is_continued(unfinished_build, build, monkeypatch):
     monkeypatch.setattr(tfrecords.build.tasks, "CorpusTokenizer", no_tokenizer)
     build(unfinished_build)
     assert (shard.stat().st_ino, shard.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert completed(unfinished_build) == completed(FROZEN / "records")
+    found = content(unfinished_build)
+    manifest, frozen = load_manifest(unfinished_build), load_manifest(FROZEN / "records")
+    assert manifest.config == frozen.config
+    assert manifest.shards == frozen.shards
+    # The text and a shard were done before, without the counts of today, and are not done again.
+    assert manifest.counts["corpus"] == frozen.counts["corpus"]
+    assert manifest.counts["train"] == frozen.counts["train"]
+    assert manifest.counts["validation"]["unused_tokens"] >= 0
+    text = tfrecords.inspect(unfinished_build, num_examples=0)
+    assert "characters" not in text
+    assert "in no record" not in text
+    del found["manifest.json"]
+    expected = content(FROZEN / "records")
+    assert found == {name: expected[name] for name in found}
+    assert len(found) == len(expected) - 1
 
 
 def test_a_release_with_a_new_field_continues_it(unfinished_build, build, newer, monkeypatch):

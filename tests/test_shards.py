@@ -105,6 +105,11 @@ def test_counts_are_true(make, all_documents, vocabulary, config, pairs):
         "masked_tokens": sum(int(sum(record["masked_lm_weights"])) for record in there),
         "truncated": expected.num_truncated,
         "dropped": expected.num_dropped,
+        "document_tokens": len(all_documents.tokens),
+        "unused_tokens": expected.num_unused,
+        "sampled_records": len(there),
+        "sampled_masks": counts["masked_tokens"],
+        "wanted_masks": counts["masked_tokens"],
     }
     assert counts["masked_tokens"] > len(there)
     # One-word documents make no pair for sentence order prediction.

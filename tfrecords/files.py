@@ -229,11 +229,34 @@ def claim_directory(
     return path
 
 
+EARLIER = "earlier"
+"""The key in a dataclass field's metadata of what the field's absence means: the behaviour of the
+releases that did not have it, where that is not the field's default."""
+
+
+def values_before(configuration: type) -> dict[str, Any]:
+    """The values of the fields whose absence means another value than their default.
+
+    >>> @dataclasses.dataclass
+    ... class Job:
+    ...     seed: int
+    ...     kernel: str = dataclasses.field(default="fast", metadata={EARLIER: "plain"})
+    >>> values_before(Job)
+    {'kernel': 'plain'}
+    """
+    return {
+        field.name: field.metadata[EARLIER]
+        for field in dataclasses.fields(configuration)
+        if EARLIER in field.metadata
+    }
+
+
 def with_defaults(fields: dict, configuration: type, prefix: str = "") -> dict:
     """Completes the fields that an earlier release wrote: reads them into the dataclass
     `configuration`, whose defaults stand for the fields that it has gained since.
 
-    This rests on one rule: the default of a new field is the behaviour before the field existed.
+    This rests on one rule: the default of a new field is the behaviour before the field existed. A
+    field whose default is another says by its metadata what that was; see EARLIER.
 
     >>> @dataclasses.dataclass
     ... class Job:
@@ -254,7 +277,7 @@ def with_defaults(fields: dict, configuration: type, prefix: str = "") -> dict:
     names = [field.name for field in dataclasses.fields(configuration)]
     known = {name: fields[prefix + name] for name in names if prefix + name in fields}
     try:
-        values = dataclasses.asdict(configuration(**known))
+        values = dataclasses.asdict(configuration(**values_before(configuration) | known))
     except (TypeError, InputError):
         return dict(fields)
     return fields | {prefix + name: value for name, value in values.items()}

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecords import schema
+from tfrecords.diagnosis import corpus_lines, splits_of, warnings_of
 from tfrecords.errors import InputError
 from tfrecords.framing import scan_records
 from tfrecords.parsing import features_of, limits_of
@@ -49,13 +50,13 @@ def inspect(directory: str | os.PathLike, num_examples: int = 3, verify: bool = 
     if verify:
         verify_records(manifest)
     # The counts are in the manifest; no record is read for them.
-    lines = [*_corpus_lines(manifest)]
+    lines = [_how_made(manifest), *corpus_lines(manifest)]
     lines += [
-        f"{split}: {_split_line(manifest, split, counts)}" for split, counts in _splits(manifest)
+        f"{split}: {_split_line(manifest, split, counts)}" for split, counts in splits_of(manifest)
     ]
     if verify:
         lines.append(f"all {sum(shard.records for shard in manifest.shards):,} records are sound")
-    lines += [f"warning: {warning}" for warning in _warnings(manifest)]
+    lines += [f"warning: {warning}" for warning in warnings_of(manifest)]
     # Decoded examples under a legend.
     if num_examples:
         lines += [
@@ -73,49 +74,20 @@ def inspect(directory: str | os.PathLike, num_examples: int = 3, verify: bool = 
     return "\n".join(lines)
 
 
-def _corpus_lines(manifest: Manifest) -> Iterator[str]:
-    """How the records were made, and what was counted in the corpus."""
-    # What was asked for, then what was found, then what was lost: a line for each loss.
-    config, corpus = manifest.config, manifest.counts["corpus"]
+def _how_made(manifest: Manifest) -> str:
+    config = manifest.config
     assert config is not None, "load_manifest gives none without"
     masking = (
         "masked when written"
         if config.masking == "static"
         else "masked on reading, other masks in every epoch"
     )
-    yield (
+    return (
         f"{manifest.directory}: records of S = {manifest.sequence_length} tokens with P = "
         f"{manifest.max_predictions} slots for masked tokens ({config.mask_unit}s, {masking}), "
         f"pairs: {config.pairs}, vocabulary of {manifest.vocabulary_size:,} tokens "
         f"({str(manifest.vocabulary_sha256)[:12]})"
     )
-    yield (
-        f"corpus: {corpus['documents']:,} documents, {corpus['sentences']:,} sentences, "
-        f"{corpus['tokens']:,} tokens, "
-        f"{corpus['unknown_tokens'] / corpus['tokens']:.2%} of them [UNK]; "
-        f"{corpus['long_sentences']:,} sentences longer than a sequence are cut"
-    )
-    for name, value in corpus.items():
-        if value and name in _COUNTED:
-            yield f"  {value:,} {_COUNTED[name]}"
-
-
-# The counts that get a line if they are not 0.
-_COUNTED = {
-    "empty_sentences": "lines without a token were dropped",
-    "empty_documents": "documents without a token were dropped",
-    "cut_documents": (
-        "times a document longer than a million characters was cut: do empty lines separate the "
-        "documents?"
-    ),
-    "empty_texts": "rows or documents without text were passed over",
-    "broken_lines": "lines longer than 1 MiB were read in parts",
-    "replaced_characters": "characters stand for invalid UTF-8, which tokenization drops",
-}
-
-
-def _splits(manifest: Manifest) -> list[tuple[str, dict[str, int]]]:
-    return [(split, counts) for split, counts in manifest.counts.items() if split != "corpus"]
 
 
 def _split_line(manifest: Manifest, split: str, counts: dict[str, int]) -> str:
@@ -140,44 +112,6 @@ def _split_line(manifest: Manifest, split: str, counts: dict[str, int]) -> str:
     if counts["dropped"]:
         parts.append(f"{counts['dropped']:,} single tokens that make no pair were dropped")
     return "; ".join(filter(None, [parts[0], ", ".join(parts[1:])]))
-
-
-def _warnings(manifest: Manifest) -> Iterator[str]:
-    # The bounds are far beyond the counts of an ordinary corpus: a warning is worth a second look.
-    corpus = manifest.counts["corpus"]
-    if corpus["unknown_tokens"] > 0.01 * corpus["tokens"]:
-        yield (
-            f"{corpus['unknown_tokens'] / corpus['tokens']:.1%} of the tokens are [UNK]; "
-            "is the vocabulary made from text like this, and cased as it should be?"
-        )
-    if corpus["sentences"] > 1000 * corpus["documents"]:
-        yield (
-            f"{corpus['sentences'] / corpus['documents']:,.0f} sentences in a document; do empty "
-            "lines separate the documents, as the format requires?"
-        )
-    if corpus["long_sentences"] > 0.1 * corpus["sentences"]:
-        yield (
-            f"{corpus['long_sentences'] / corpus['sentences']:.0%} of the sentences are longer "
-            "than a sequence; are these paragraphs, for --format text?"
-        )
-    for split, counts in _splits(manifest):
-        if not counts["records"]:
-            yield f"there are no records in the {split} split."
-        if (
-            manifest.pairs != "none"
-            and not 0.3 * counts["records"] <= counts["positive_labels"] <= 0.7 * counts["records"]
-        ):
-            kind = "random" if manifest.pairs == "nsp" else "swapped"
-            yield (
-                f"{counts['positive_labels'] / counts['records']:.0%} of the {split} pairs are "
-                f"{kind}, where about 50 % is usual; documents of one or two sentences cause this: "
-                "do empty lines separate documents, and line ends sentences?"
-            )
-        if counts["tokens"] < 0.5 * counts["records"] * manifest.sequence_length:
-            yield (
-                f"more than half of the {split} split is padding; a shorter --sequence-length "
-                "would save time."
-            )
 
 
 def _examples(

@@ -64,6 +64,11 @@ class Tokenizer(tf.Module):
             _limit_words(normalize(texts, self.normalization, printable_ascii), self.normalization)
         )
 
+    def set_apart(self, texts: tf.Tensor) -> tf.Tensor:
+        """Normalizes `texts` (string [B], valid UTF-8), with spaces around every word: what is
+        looked up in the vocabulary, of whatever length."""
+        return set_words_apart(normalize(texts, self.normalization))
+
 
 def normalize(
     texts: tf.Tensor, normalization: Normalization, printable_ascii: bool = False

@@ -12,7 +12,14 @@ import click
 from kbert.cli.options import INPUTS, PATH, Command, normalization_options, option, text_options
 from kbert.cli.start import load_package
 from kbert.config import RELEASED_VOCABULARY_SIZE
-from tfrecords.schema import COMPRESSIONS, MASK_UNITS, MASKINGS, PAIRS, RecordsConfig
+from tfrecords.schema import (
+    COMPRESSIONS,
+    LONG_SENTENCES,
+    MASK_UNITS,
+    MASKINGS,
+    PAIRS,
+    RecordsConfig,
+)
 from tfrecords.vocabulary import MIN_FREQUENCY
 
 _SEQUENCES = "Sequences"
@@ -156,6 +163,15 @@ def vocabulary(
     of=RecordsConfig,
     section=_SEQUENCES,
     help="Share of passes over a document that aim at a random shorter length.",
+)
+@option(
+    "--long-sentences",
+    of=RecordsConfig,
+    type=click.Choice(LONG_SENTENCES),
+    show_default=LONG_SENTENCES[0],
+    section=_SEQUENCES,
+    help="What becomes of a sentence longer than a sequence. split: it goes on as several, cut at "
+    "punctuation or between words. truncate: what does not fit is lost, as in Google's script.",
 )
 @option(
     "--masking",

@@ -25,14 +25,14 @@ from tfrecords.build.corpus import (
     spooled,
     warn_of_empty_files,
 )
-from tfrecords.build.steps import partition_documents, tokenize_text, write_shards
+from tfrecords.build.steps import partition_documents, summed, tokenize_text, write_shards
 from tfrecords.build.tasks import BuildWorker, Text
 from tfrecords.build.tokenizing import COUNTERS
 from tfrecords.errors import InputError
-from tfrecords.files import claim_directory, locked, with_defaults
+from tfrecords.files import claim_directory, locked, read_json, with_defaults
 from tfrecords.inputs import STANDARD_INPUT
 from tfrecords.normalization import Normalization
-from tfrecords.schema import Manifest, RecordsConfig, load_manifest
+from tfrecords.schema import LONG_SENTENCES, Manifest, RecordsConfig, load_manifest
 from tfrecords.text.check import check_files
 from tfrecords.text.decoding import ERRORS, TEXT_FIELD
 from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS, spans_of
@@ -99,9 +99,7 @@ def build_records(
     """
     if workers is not None and workers < 1:
         raise InputError(f"Expected at least 1 worker. Received: {workers}.")
-    normalization = config.normalization(vocabulary)
-    config = dataclasses.replace(config, **dataclasses.asdict(normalization))
-    warn_of_impossible(vocabulary, normalization)
+    warn_of_impossible(vocabulary, config.normalization(vocabulary))
     output = pathlib.Path(output)
     files = corpus_files(inputs, output)
     if beam_options is not None:  # other machines have other working directories
@@ -112,6 +110,7 @@ def build_records(
         check_files(files, format, errors, text_field, looks=check)
         # The directory is this job's from here on: everything that the records depend on is in its
         # identity, the text by its hash.
+        config = _settled(config, vocabulary, output)
         num_bytes = sum(file.stat().st_size for file in files)
         if workers is None:
             assert config.duplicates is not None
@@ -148,6 +147,20 @@ def _completed(fields: dict[str, Any]) -> dict[str, Any]:
     return {"text_field": TEXT_FIELD} | known
 
 
+def _settled(config: RecordsConfig, vocabulary: Vocabulary, output: pathlib.Path) -> RecordsConfig:
+    """The configuration with a value for everything that was left open."""
+    changes = dataclasses.asdict(config.normalization(vocabulary))
+    if config.long_sentences is None:
+        # A build that an earlier release began is continued as it was begun.
+        claimed = output / CONFIGURATION
+        begun = (
+            read_json(claimed, "the configuration of an earlier run") if claimed.exists() else {}
+        )
+        earlier = begun and "long_sentences" not in begun
+        changes["long_sentences"] = "truncate" if earlier else LONG_SENTENCES[0]
+    return dataclasses.replace(config, **changes)
+
+
 def _pool(workers: int, beam_options: Sequence[str] | None, results: pathlib.Path, job) -> Pool:
     if beam_options is None:
         return Workers(workers, BuildWorker, *job)
@@ -172,7 +185,8 @@ def _build(
             groups = span_groups(spans_of(files, format))
             tasks = [Text(number, group) for number, group in enumerate(groups)]
             texts = tokenize_text(pool, tasks, spill, progress)
-            counts = {name: sum(text["counts"].get(name, 0) for text in texts) for name in COUNTERS}
+            nothing = dict.fromkeys(COUNTERS, 0)  # earlier releases kept no zeros of these
+            counts = summed([nothing | text["counts"] for text in texts])
             config = _with_shards(config, counts, format)
 
             # Every document to the bucket that its number in the corpus gives.
@@ -180,6 +194,7 @@ def _build(
 
             # Pass two: every bucket to a shard.
             shards, totals = write_shards(pool, config, counts["tokens"], spill, progress)
+            _check_masks(config, totals["train"])
     except InputError:
         # The text or the configuration has to change: free the directory for a corrected attempt.
         unfinished.forget_unfinished(output)
@@ -196,6 +211,7 @@ def _build(
         vocabulary_size=len(vocabulary),
         vocabulary_sha256=vocabulary.sha256,
         config=config,
+        format=format,
         shards=tuple(shards),
         counts={"corpus": counts, **{split: total for split, total in totals.items() if total}},
     ).save()
@@ -236,6 +252,17 @@ def _with_shards(config: RecordsConfig, counts: dict[str, int], format: str) -> 
             f"documents in {split} shard {index}; {_advice(split, documents, format)}."
         )
     return config
+
+
+def _check_masks(config: RecordsConfig, counts: dict[str, int]) -> None:
+    """Raises InputError if no token of the training split is masked although some should be."""
+    if counts.get("wanted_masks") and not counts["sampled_masks"]:
+        records = counts["sampled_records"]
+        raise InputError(
+            f"Expected words that are short enough to be masked whole. Received: none in "
+            f"{records:,} records, where {counts['wanted_masks'] / records:.1f} tokens per record "
+            "are to be masked and every word has more; set --mask-unit token."
+        )
 
 
 def _advice(split: str, documents: int, format: str) -> str:

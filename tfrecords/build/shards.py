@@ -70,20 +70,28 @@ class ShardMaker:
             "tokens": int(pairs.lengths.sum(dtype=np.int64)),
             "positive_labels": int(pairs.labels.sum()),
             "masked_tokens": 0,
+            "sampled_records": 0,
+            "sampled_masks": 0,
+            "wanted_masks": 0,
             "truncated": int(pairs.num_truncated),
             "dropped": int(pairs.num_dropped),
+            "document_tokens": len(documents.tokens),
+            "unused_tokens": int(pairs.num_unused),
         }
 
         def batches():
             size = max(1, min(_RECORDS_PER_BATCH, _TOKENS_PER_BATCH // config.sequence_length))
             for start in range(0, len(order), size):
                 chosen = pairs.batch(order[start : start + size], config.sequence_length)
-                if config.masking == "dynamic":
-                    yield self._unmasked(*chosen)
-                else:
+                is_static = config.masking == "static"
+                # Where masks are drawn on reading, the first batch tells how many that will be.
+                if is_static or not start:
                     features = self._masked(*chosen, keys=keys[start : start + size])
-                    counts["masked_tokens"] += int(features[schema.MASKED_LM_WEIGHTS].sum())
-                    yield features, None
+                    self._count_masks(features, chosen[2], is_static, counts)
+                    if is_static:
+                        yield features, None
+                if not is_static:
+                    yield self._unmasked(*chosen)
                 report(len(chosen[0]))
 
         # The counts are complete when the writer has used up the batches.
@@ -118,6 +126,15 @@ class ShardMaker:
             schema.MASKED_LM_IDS: masked["labels"],
             schema.MASKED_LM_WEIGHTS: masked["weights"],
         } | self._labels(labels)
+
+    def _count_masks(self, features, lengths: np.ndarray, are_written: bool, counts) -> None:
+        """Counts the masks that were drawn for sequences of these lengths (int32 [B]), and those
+        that were to be: words that are longer than what is to be masked get none."""
+        drawn = int(features[schema.MASKED_LM_WEIGHTS].sum())
+        counts["masked_tokens"] += drawn * are_written
+        counts["sampled_records"] += len(lengths)
+        counts["sampled_masks"] += drawn
+        counts["wanted_masks"] += int(self._masking.num_predictions(lengths).sum())
 
     def _unmasked(self, token_ids, segment_ids, lengths, labels):
         """The features of records that are masked on reading, and how many ids of each are text."""

@@ -10,6 +10,7 @@ from typing import Any
 from tfrecords import schema
 from tfrecords.build.buckets import bucket_of, num_buckets
 from tfrecords.build.tasks import Bucket, BuildWorker, Part, Text, result_path
+from tfrecords.build.tokenizing import LARGEST
 from tfrecords.files import read_json
 from tfrecords.progress import progress_bar
 from tfrecords.schema import RecordsConfig, Shard
@@ -74,11 +75,27 @@ def write_shards(
         results = _finished(pool, BuildWorker.write, tasks, unfinished, advance, finish)
 
     # The manifest's counts are those of the splits.
-    totals = {split: collections.Counter() for split in schema.SPLITS}
+    counts = {split: [] for split in schema.SPLITS}
     for task, result in zip(tasks, results, strict=True):
-        totals[bucket_of(task.number, config)[0]].update(result["counts"])
+        counts[bucket_of(task.number, config)[0]].append(result["counts"])
     shards = [Shard(**result["shard"]) for result in results]
-    return shards, {split: dict(total) for split, total in totals.items()}
+    return shards, {split: summed(of_shards) for split, of_shards in counts.items()}
+
+
+def summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    """The sums of counts by name; of those that are the largest of something, the maximum.
+
+    A name that one of the dicts lacks is left out: an earlier release, which did not count it, has
+    done a part of the build, and a sum of the others would be of nothing.
+
+    >>> summed([{"tokens": 2, "words": 1}, {"tokens": 3}])
+    {'tokens': 5}
+    """
+    return {
+        name: (max if name in LARGEST else sum)(one[name] for one in counts)
+        for name in (counts[0] if counts else {})
+        if all(name in one for one in counts)
+    }
 
 
 def _finished(

@@ -16,7 +16,7 @@ from typing import Any
 
 from tfrecords.build.buckets import bucket_of, partition, read_bucket, save_part
 from tfrecords.build.shards import ShardMaker
-from tfrecords.build.tokenizing import CorpusTokenizer
+from tfrecords.build.tokenizing import COUNTERS, COVERAGE, CorpusTokenizer
 from tfrecords.files import write_json
 from tfrecords.schema import RecordsConfig
 from tfrecords.text.spans import SpanGroup
@@ -116,7 +116,9 @@ class BuildWorker:
             name = f"text-{text.number:06d}-{number:04d}"
             save_part(self._unfinished / name, some, len(self._vocabulary))
             parts.append((name, len(some)))
-        result = {"counts": dict(counts), "parts": parts, "without_text": without_text}
+        # With zeros: a count that is not there is one that an earlier release did not know.
+        known = {name: counts[name] for name in (*COUNTERS, *COVERAGE)}
+        result = {"counts": known, "parts": parts, "without_text": without_text}
         write_json(result_path(self._unfinished, text), result)
         return result
 

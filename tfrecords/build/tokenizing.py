@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from tfrecords.build import coverage
+from tfrecords.build.splitting import SentenceSplitter
 from tfrecords.documents import Documents
 from tfrecords.schema import RecordsConfig
 from tfrecords.text.decoding import TEXT_FIELD
@@ -33,6 +35,10 @@ COUNTERS = (
     "replaced_characters",
     "empty_texts",
 )
+LARGEST = ("longest_document",)
+"""Counts of which the largest is kept, and not the sum."""
+COVERAGE = (*coverage.COUNTS, *LARGEST)
+"""Counts that came later: results of builds that were begun before lack them."""
 _SENTENCES_PER_BATCH = 4096
 _CHARACTERS_PER_BATCH = 1 << 19
 _CHARACTERS_PER_CALL = 1 << 21
@@ -69,6 +75,12 @@ class CorpusTokenizer:
         }
         self._unk_id = vocabulary.unk_id
         self._longest = config.longest_text
+        self._text_counter = coverage.TextCounter(tokenizer)
+        self._splitter = (
+            SentenceSplitter(vocabulary, config.longest_text, config.longest_part)
+            if config.long_sentences == "split"
+            else None
+        )
         self._format = format
         self._errors = errors
         self._text_field = text_field
@@ -127,20 +139,34 @@ class CorpusTokenizer:
 
     def _batch(self, group: list[Document], counts):
         """The tokens of some documents, and the lengths of their sentences and of the documents,
-        without empty ones."""
-        tokens, lengths = self.tokens([sentence for document in group for sentence in document])
-        full = lengths > 0
-        # Which document each sentence is of, and how many full sentences each document has.
+        without empty ones. Sentences that are too long for a sequence are split."""
+        texts = [sentence for document in group for sentence in document]
+        tokens, lengths = self.tokens(texts)
+        # Which document each sentence is of.
         owner = np.repeat(np.arange(len(group)), [len(document) for document in group])
-        sentences = np.bincount(owner[full], minlength=len(group))
-        counts["documents"] += int((sentences > 0).sum())
-        counts["sentences"] += int(full.sum())
+        self._count(texts, tokens, lengths, owner, counts)
+        full = lengths > 0
+        owner, lengths = owner[full], lengths[full]
+        if self._splitter:
+            lengths, parts = self._splitter.parts(tokens, lengths)
+            owner = np.repeat(owner, parts)
+        sentences = np.bincount(owner, minlength=len(group))
+        return tokens, lengths, sentences[sentences > 0]
+
+    def _count(self, texts: list[str], tokens, lengths, owner, counts) -> None:
+        """Counts sentences (N), their tokens and the lengths of both (int64 [N]), of documents
+        numbered by `owner` (int64 [N])."""
+        sizes = np.bincount(owner, weights=lengths).astype(np.int64)
+        counts["documents"] += int((sizes > 0).sum())
+        counts["sentences"] += int((lengths > 0).sum())
         counts["tokens"] += len(tokens)
         counts["unknown_tokens"] += int((tokens == self._unk_id).sum())
         counts["long_sentences"] += int((lengths > self._longest).sum())
-        counts["empty_sentences"] += int((~full).sum())
-        counts["empty_documents"] += int((sentences == 0).sum())
-        return tokens, lengths[full], sentences[sentences > 0]
+        counts["empty_sentences"] += int((lengths == 0).sum())
+        counts["empty_documents"] += int((sizes == 0).sum())
+        counts["longest_document"] = max(counts["longest_document"], int(sizes.max()))
+        for name, number in self._text_counter.count(texts, tokens, lengths).items():
+            counts[name] += number
 
     def tokens(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of sentences, one after the other (int32 [n]), and the length of each (int64

@@ -1,0 +1,259 @@
+"""What of a text is in its records, and what to do about the rest: the counts of a manifest in
+words.
+
+A count that the release that made the records did not know is absent, and nothing is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tfrecords.schema import Manifest
+from tfrecords.tokenizer import MAX_WORD_CHARACTERS
+
+_TOO_MUCH = 0.01
+"""The share of a text's characters, or letters, whose loss is worth a warning."""
+_TOO_MANY_UNUSED = 0.05
+"""The same for tokens that are in no record."""
+
+# The counts that get a line if they are not 0.
+_COUNTED = {
+    "long_words": f"words of more than {MAX_WORD_CHARACTERS} characters",
+    "stripped_marks": "marks, such as accents and vowel signs, were taken from letters",
+    "parted_letters": "letters, such as Hangul syllables, were taken apart with their accents",
+    "empty_sentences": "lines without a token were dropped",
+    "empty_documents": "documents without a token were dropped",
+    "cut_documents": (
+        "times a document longer than a million characters was cut: do empty lines separate the "
+        "documents?"
+    ),
+    "empty_texts": "rows or documents without text were passed over",
+    "broken_lines": "lines longer than 1 MiB were read in parts",
+    "replaced_characters": "characters stand for invalid UTF-8, which tokenization drops",
+}
+
+
+def corpus_lines(manifest: Manifest) -> Iterator[str]:
+    """What was found in the text and how much of it is in the records, then a line for everything
+    that was lost or changed."""
+    corpus = manifest.counts["corpus"]
+    parts = [f"{corpus[name]:,} {name}" for name in ("documents", "sentences", "tokens")]
+    if "characters" in corpus:
+        parts.append(f"{corpus['characters']:,} characters")
+    yield f"corpus: {', '.join(parts)}"
+    yield f"coverage: {'; '.join(_coverage(manifest))}"
+    if corpus["long_sentences"]:
+        yield (
+            f"  {corpus['long_sentences']:,} sentences longer than a sequence "
+            f"{_fate_of_long_sentences(manifest)}"
+        )
+    for name, value in corpus.items():
+        if value and name in _COUNTED:
+            yield f"  {value:,} {_COUNTED[name]}"
+
+
+def _coverage(manifest: Manifest) -> Iterator[str]:
+    """The shares of the text: known to the vocabulary, in the records, in the validation split."""
+    corpus, (unused, tokens) = manifest.counts["corpus"], _unused(manifest)
+    if characters := corpus.get("characters"):
+        unknown, where = corpus["unknown_characters"], "in words that became [UNK]"
+        yield _both(characters - unknown, unknown, "of the characters are in tokens", where)
+    else:
+        yield f"{_percent(corpus['unknown_tokens'], corpus['tokens'])} of the tokens are [UNK]"
+    if tokens:
+        yield _both(tokens - unused, unused, "of the tokens are in records", "in none")
+        if held_out := _held_out(manifest):
+            yield f"{_percent(held_out, tokens)} of the tokens are held out for validation"
+
+
+def _both(kept: int, lost: int, where: str, elsewhere: str) -> str:
+    """Two parts of a whole in words; the second if there is any."""
+    shown = f"{_percent(kept, kept + lost)} {where}"
+    return f"{shown}, {_percent(lost, kept + lost)} {elsewhere}" if lost else shown
+
+
+def _percent(part: int, whole: int) -> str:
+    """A share in percent, which is none or all only if it is exactly."""
+    share = part / whole
+    if share in (0, 1):
+        return f"{share:.0%}"
+    if share < 0.0001:
+        return "less than 0.01%"
+    if share > 0.9999:
+        return "more than 99.99%"
+    return f"{share:.2%}" if share < 0.01 or share > 0.99 else f"{share:.1%}"
+
+
+def _fate_of_long_sentences(manifest: Manifest) -> str:
+    assert manifest.config is not None, "load_manifest gives none without"
+    if manifest.config.long_sentences == "split" or manifest.config.pairs == "none":
+        return "were split"
+    return "lose what does not fit"
+
+
+def splits_of(manifest: Manifest) -> list[tuple[str, dict[str, int]]]:
+    """The names of the splits, with their counts."""
+    return [(split, counts) for split, counts in manifest.counts.items() if split != "corpus"]
+
+
+def _unused(manifest: Manifest) -> tuple[int, int]:
+    """How many of the text's tokens are in no record, of how many; (0, 0) if that is unknown."""
+    splits = [counts for _, counts in splits_of(manifest)]
+    if not all("unused_tokens" in counts for counts in splits):
+        return 0, 0
+    unused, tokens = (
+        sum(counts[name] for counts in splits) for name in ("unused_tokens", "document_tokens")
+    )
+    return unused, tokens
+
+
+def _held_out(manifest: Manifest) -> int:
+    return manifest.counts.get("validation", {}).get("document_tokens", 0)
+
+
+def warnings_of(manifest: Manifest) -> Iterator[str]:
+    """What is far beyond an ordinary corpus and worth a second look, with what mends it."""
+    yield from _of_characters(manifest)
+    yield from _of_sentences(manifest)
+    yield from _of_held_out_text(manifest)
+    for split, counts in splits_of(manifest):
+        yield from _of_split(manifest, split, counts)
+
+
+def _of_characters(manifest: Manifest) -> Iterator[str]:
+    # Words that the vocabulary does not know, or that are too long for any vocabulary.
+    corpus = manifest.counts["corpus"]
+    tokens, characters = corpus["unknown_tokens"], corpus.get("unknown_characters", 0)
+    known = corpus.get("characters", 0)
+    if tokens > _TOO_MUCH * corpus["tokens"] or characters > _TOO_MUCH * known:
+        share = (
+            f", which stand for {_percent(characters, known)} of the characters" if known else ""
+        )
+        yield (
+            f"{_percent(tokens, corpus['tokens'])} of the tokens are [UNK]{share}; "
+            f"{_mend_of_unknown_words(manifest)}."
+        )
+
+    # What goes with the accents. Uncased does so by BERT's rule, and some languages lose vowels.
+    letters = corpus.get("letters", 0)
+    keep = "--accents keep, for the vocabulary too, keeps"
+    if corpus.get("stripped_marks", 0) > _TOO_MUCH * letters:
+        yield (
+            f"--accents strip takes away marks such as accents, umlauts and vowel signs, "
+            f"{100 * corpus['stripped_marks'] / letters:.1f} for every 100 letters; {keep} them."
+        )
+    if corpus.get("parted_letters", 0) > _TOO_MUCH * letters:
+        yield (
+            f"--accents strip takes {_percent(corpus['parted_letters'], letters)} of the letters apart, "
+            f"such as Hangul syllables; {keep} them whole."
+        )
+
+
+def _mend_of_unknown_words(manifest: Manifest) -> str:
+    """The advice against the most probable cause of many [UNK]."""
+    corpus, config = manifest.counts["corpus"], manifest.config
+    assert config is not None, "load_manifest gives none without"
+    vocabulary = manifest.load_vocabulary()
+    long_words = corpus.get("long_word_characters", 0) if config.long_words == "unknown" else 0
+    if 2 * long_words > corpus.get("unknown_characters", 0):
+        return (
+            f"most of that is in {corpus['long_words']:,} words of more than "
+            f"{MAX_WORD_CHARACTERS} characters, which --long-words split keeps"
+        )
+    shown = vocabulary.normalization
+    if (shown.cased, shown.strips) != (config.cased, config.accents == "strip"):
+        return f"the vocabulary looks {shown.description}, as {shown.options} would read the text"
+    return "'kbert vocabulary' makes a vocabulary from this text that knows its words"
+
+
+def _of_sentences(manifest: Manifest) -> Iterator[str]:
+    # Documents that are not told apart.
+    corpus, config = manifest.counts["corpus"], manifest.config
+    assert config is not None, "load_manifest gives none without"
+    if corpus["sentences"] > 1000 * corpus["documents"]:
+        yield (
+            f"{corpus['sentences'] / corpus['documents']:,.0f} sentences in a document; "
+            f"{_are_documents_separate(manifest)}"
+        )
+
+    # Sentences that are none.
+    truncated = _fate_of_long_sentences(manifest) != "were split"
+    mends = ["--long-sentences split keeps all of them"] * truncated
+    if manifest.format == "sentences":
+        mends.append("if a line is a paragraph, --format text breaks it into sentences")
+    if mends and corpus["long_sentences"] > 0.1 * corpus["sentences"]:
+        yield (
+            f"{_percent(corpus['long_sentences'], corpus['sentences'])} of the sentences are "
+            f"longer than a sequence and {_fate_of_long_sentences(manifest)}; "
+            f"{', and '.join(mends)}."
+        )
+
+    # What no pair has.
+    assert config.duplicates is not None, "RecordsConfig settles it"
+    unused, tokens = _unused(manifest)
+    if unused > _TOO_MANY_UNUSED * tokens:
+        dropped = sum(counts["dropped"] for _, counts in splits_of(manifest)) / config.duplicates
+        if 2 * dropped > unused:
+            yield (
+                f"{_percent(unused, tokens)} of the tokens are in no record, as documents of a "
+                f"single token make no pair; {_are_documents_separate(manifest)}"
+            )
+            return
+        mends = ["--long-sentences split"] * (truncated and corpus["long_sentences"] > 0)
+        mends.append(f"--duplicates {2 * config.duplicates}, which makes more pairs of it")
+        yield (
+            f"{_percent(unused, tokens)} of the tokens are in no record, as pairs are truncated to "
+            f"the length of a sequence; what helps: {'; '.join(mends)}; or --pairs none."
+        )
+
+
+def _are_documents_separate(manifest: Manifest) -> str:
+    if manifest.format in (None, "sentences", "text"):
+        return "do empty lines separate the documents, as the format requires?"
+    return "is every line or row a document, as the format requires?"
+
+
+def _of_held_out_text(manifest: Manifest) -> Iterator[str]:
+    """Documents are held out, and one of them may be half of the text."""
+    held_out, tokens = _held_out(manifest), _unused(manifest)[1]
+    assert manifest.config is not None, "load_manifest gives none without"
+    fraction = manifest.config.validation_fraction
+    if held_out > 2 * fraction * tokens:
+        longest = manifest.counts["corpus"].get("longest_document", 0)
+        why = (
+            f"the longest document has {_percent(longest, tokens)}; cut it into several"
+            if 2 * longest > held_out
+            else "documents are few or unequal; give more of them"
+        )
+        yield (
+            f"{_percent(held_out, tokens)} of the tokens are held out for validation, where "
+            f"--validation-fraction asks for {fraction:.3g} of the documents: {why}, or change "
+            "--validation-fraction or --seed."
+        )
+
+
+def _of_split(manifest: Manifest, split: str, counts: dict[str, int]) -> Iterator[str]:
+    # Records and their pairs.
+    records = counts["records"]
+    if not records:
+        yield f"there are no records in the {split} split."
+    if manifest.pairs != "none" and not 0.3 * records <= counts["positive_labels"] <= 0.7 * records:
+        kind = "random" if manifest.pairs == "nsp" else "swapped"
+        yield (
+            f"{counts['positive_labels'] / records:.0%} of the {split} pairs are "
+            f"{kind}, where about 50 % is usual; documents of one or two sentences cause this: "
+            "do empty lines separate documents, and line ends sentences?"
+        )
+    if counts["tokens"] < 0.5 * records * manifest.sequence_length:
+        yield (
+            f"more than half of the {split} split is padding; a shorter --sequence-length "
+            "would save time."
+        )
+
+    # Masks: words are masked whole, and those that are longer than what is to be masked never.
+    if counts.get("sampled_masks", 0) < 0.5 * counts.get("wanted_masks", 0):
+        sampled = counts["sampled_records"]
+        yield (
+            f"{counts['sampled_masks'] / sampled:.1f} tokens per record are masked in the {split} "
+            f"split, where {counts['wanted_masks'] / sampled:.1f} should be: longer words are "
+            "never masked; --mask-unit token masks parts of them."
+        )
