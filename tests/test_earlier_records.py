@@ -16,7 +16,7 @@ from tfrecords import RecordsConfig, Vocabulary, build_records, load_manifest
 from tfrecords.build import unfinished
 
 FROZEN = pathlib.Path(__file__).parent / "frozen"
-# The text has sentences that are longer than a sequence, and what became of them was no option then.
+# The text has sentences that are longer than a sequence; what became of them was no option then.
 CONFIG = RecordsConfig(
     sequence_length=23,
     max_predictions=3,

@@ -143,8 +143,8 @@ def _of_characters(manifest: Manifest) -> Iterator[str]:
         )
     if corpus.get("parted_letters", 0) > _TOO_MUCH * letters:
         yield (
-            f"--accents strip takes {_percent(corpus['parted_letters'], letters)} of the letters apart, "
-            f"such as Hangul syllables; {keep} them whole."
+            f"--accents strip takes apart {_percent(corpus['parted_letters'], letters)} of the "
+            f"letters, such as Hangul syllables; {keep} them whole."
         )
 
 
