@@ -17,13 +17,13 @@ def model_card(pretrained: Pretrained, usage: str, front_matter: str = "") -> st
     """
     bert = pretrained.bert
     num_weights = sum(value.size for value in pretrained.weights.values())
-    casing = "cased" if pretrained.cased else "uncased"
     tasks = " and ".join(
         objective.descriptions[pretrained.pairs] for objective in objectives_of(pretrained.pairs)
     )
     shape = (
         f"BERT with {bert.num_layers} layers of {bert.hidden_size} units, {bert.num_heads} "
-        f"attention heads, a vocabulary of {bert.vocabulary_size:,} {casing} tokens and "
+        f"attention heads, a vocabulary of {bert.vocabulary_size:,} "
+        f"{pretrained.normalization.description} tokens and "
         f"{num_weights:,} weights.\n"
         f"It was trained on inputs of up to {pretrained.sequence_length} tokens, to predict "
         f"{tasks}.\n"

@@ -17,8 +17,9 @@ from kbert.formats.names import CONFIGURATION_FIELDS, Names, joined_weights, spl
 from kbert.formats.notes import read_notes, with_notes
 from kbert.formats.pretrained import Pretrained, check_released_form, pairs_of
 from kbert.run.tensors import read_checkpoint
-from tfrecords import InputError, Vocabulary
+from tfrecords import InputError, Normalization, Vocabulary
 from tfrecords.files import read_json, write_json
+from tfrecords.normalization import MAX_WORD_CHARACTERS
 
 NAME = "google"
 OPTIONS: tuple[str, ...] = ()
@@ -177,9 +178,35 @@ def _read_weights(path: pathlib.Path, bert: BertConfig) -> dict[str, np.ndarray]
 
 def usage(pretrained: Pretrained) -> str:
     """The section of the model card on how to use it."""
-    return _USAGE.replace("{lower}", str(not pretrained.cased))
+    normalization = pretrained.normalization
+    # FullTokenizer has one flag for case and accents. Without it the text stays as it is.
+    lower = not normalization.cased and normalization.strips
+    return _USAGE.replace("{lower}", str(lower)) + "".join(
+        f"\n{note}\n" for note in _differences(normalization)
+    )
 
 
+def _differences(normalization: Normalization) -> list[str]:
+    """What Google's tokenizer does with text that was not done in training, in sentences."""
+    notes = []
+    if not normalization.follows_bert:
+        done = "strips accents and keeps case" if normalization.cased else _LOWERS
+        before = _STRIP if normalization.cased else _LOWER
+        notes.append(
+            f"This model {done}, which Google's FullTokenizer cannot do: {before} before, "
+            "and leave `do_lower_case` False."
+        )
+    if normalization.long_words == "split":
+        notes.append(
+            f"Google's FullTokenizer turns words of more than {MAX_WORD_CHARACTERS} characters "
+            "into [UNK]; in training they were split into several words."
+        )
+    return notes
+
+
+_LOWERS = "lowers case and keeps accents"
+_STRIP = "decompose the text (NFD) and remove its nonspacing marks (category Mn)"
+_LOWER = "lowercase the text (`text.lower()`)"
 _USAGE = """## How to use it
 
 The files are laid out like the released BERT checkpoints, for all tools that read those:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kbert.config import BertConfig
-from kbert.formats.huggingface_tokenizer import read_tokenizer, write_tokenizer
+from kbert.formats.huggingface_tokenizer import differences, read_tokenizer, write_tokenizer
 from kbert.formats.names import CONFIGURATION_FIELDS, Names, joined_weights, split_qkv, split_shapes
 from kbert.formats.notes import read_notes, with_notes
 from kbert.formats.pretrained import Pretrained, pairs_of
@@ -270,7 +270,8 @@ def _read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def usage(pretrained: Pretrained) -> str:
     """The section of the model card on how to use it."""
-    return _USAGE + (_USAGE_OF_PAIRS if pretrained.pairs != "none" else "")
+    pairs = _USAGE_OF_PAIRS if pretrained.pairs != "none" else ""
+    return f"{_USAGE}{pairs}\n{differences(pretrained.normalization)}\n"
 
 
 _USAGE = """## How to use it

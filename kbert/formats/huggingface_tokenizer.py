@@ -101,6 +101,23 @@ def _configuration(pretrained: Pretrained) -> dict[str, Any]:
     }
 
 
+def differences(normalization: Normalization) -> str:
+    """What the library `tokenizers` does with text that was not done in training, for model
+    cards."""
+    lowering = (
+        ""
+        if normalization.cased
+        else " A capital sigma at the end of a word becomes σ, in training ς; capitals that came "
+        "with Unicode 14 or later are lowercased."
+    )
+    return (
+        "Its tokens are those of training, with these exceptions: characters of private use "
+        "are dropped; of characters that came after Unicode 8 it may not know that "
+        "they are punctuation, accents or format characters, nor of U+2B820 to U+2B91F that they "
+        "are ideographs; special tokens such as `[MASK]` are found in texts." + lowering
+    )
+
+
 def read_tokenizer(path: pathlib.Path) -> tuple[dict[str, Any], float]:
     """Reads the tokenizer's files in a directory, those that are there.
 

@@ -25,7 +25,7 @@ from kbert.formats.pretrained import (
 )
 from kbert.formats.protocol import CONFIGURATION, configuration_at
 from kbert.run.tensors import read_tensors, save_tensors
-from tfrecords import InputError, Vocabulary
+from tfrecords import InputError, Normalization, Vocabulary
 from tfrecords.files import read_json
 from tfrecords.vocabulary import UNK
 
@@ -332,7 +332,28 @@ def _preprocessor(pretrained: Pretrained) -> keras_hub.models.BertMaskedLMPrepro
 
 def usage(pretrained: Pretrained) -> str:
     """The section of the model card on how to use it."""
-    return _USAGE.replace("{sequence_length}", str(pretrained.sequence_length))
+    usage = _USAGE.replace("{sequence_length}", str(pretrained.sequence_length))
+    return f"{usage}\n{_differences(pretrained.normalization)}\n"
+
+
+def _differences(normalization: Normalization) -> str:
+    """What KerasHub's tokenizer does with text that was not done in training, in sentences."""
+    long_words = {"unknown": "words of more than 200 characters did", "split": "none did"}
+    folding = (
+        ""
+        if normalization.cased
+        else " It folds case by NFKC, so that characters with a compatibility form, such as ß, ﬁ "
+        "or full-width letters, become others than in training"
+        + (", and so does Hangul." if normalization.strips else ", and letters are composed.")
+    )
+    return (
+        "KerasHub's tokens are those of training for ordinary text, with these exceptions: white "
+        "space beyond ASCII, such as no-break spaces, does not end a word; control and format "
+        "characters, such as zero-width spaces, end one, where they were dropped in training; "
+        "U+FFFD is not dropped; words of more than 100 bytes become [UNK], where in training "
+        f"{long_words[normalization.long_words]}; special tokens such as `[MASK]` are found in "
+        f"texts.{folding}"
+    )
 
 
 _USAGE = """## How to use it

@@ -154,7 +154,6 @@ class Pretrained:
             normalization=RecordsConfig(
                 cased=cased, accents=accents, long_words=long_words
             ).normalization(vocabulary),
-            is_guessed=cased is None,
             sequence_length=bert.max_positions if sequence_length is None else sequence_length,
             pairs=pairs,
             training=training,
