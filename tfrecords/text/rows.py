@@ -122,7 +122,7 @@ def _table_rows(
                 f"{where}: expected {len(names)} columns, as in the first row. Received: "
                 f"{len(row)}; put quotation marks around texts with {delimiter!r} in them."
             )
-        yield Row(where, row[column] if column < len(row) else None, names)
+        yield Row(where, (row[column] or None) if column < len(row) else None, names)
 
 
 def _until_text(lines: Iterator[str]) -> Iterator[str]:
