@@ -24,7 +24,7 @@ from tfrecords.text.looks import (
     text_look,
 )
 from tfrecords.text.members import kind_of_archive, read_members
-from tfrecords.text.rows import missing_field
+from tfrecords.text.rows import missing_field, row_documents
 from tfrecords.text.spans import Span
 
 _MEMBERS = 1000
@@ -81,6 +81,7 @@ def _check_field(path: str, format: str, reading: Reading) -> None:
     names: dict[str, None] = {}
     for row in rows(Span(path), reading):
         if row.value is not None:
+            next(row_documents([row], reading), None)  # refuses what is no text
             return
         if len(names) < 100:  # rows of JSON may have any names
             names |= dict.fromkeys(row.fields)
