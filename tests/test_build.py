@@ -1,4 +1,5 @@
 import bz2
+import csv
 import dataclasses
 import errno
 import functools
@@ -222,6 +223,7 @@ def test_counts_are_true(records, documents):
         "long_words": 0,
         "long_word_characters": 0,
         "longest_document": max(sum(map(len, document)) for document in documents),
+        "empty_texts": 0,
     }
     for split in ("train", "validation"):
         there = [record for shard in records_of(records, split) for record in shard]
@@ -585,8 +587,8 @@ def test_output_that_is_a_file_is_refused(tmp_path, corpus, vocabulary, config, 
             0.0,
             1,
             r"Next sentence prediction .* expected at least 2 documents\. Received: 1; separate "
-            r"the documents with empty lines, or "
-            r"choose --pairs sop or --pairs none, for which one is enough\.$",
+            r"the documents with empty lines, choose --format documents or paragraphs if every "
+            r"line is one, or choose --pairs sop or --pairs none, for which one is enough\.$",
         ),
         (
             "one\ntwo\nthree\n",
@@ -624,7 +626,7 @@ def test_too_few_documents_are_refused(tmp_path, refused, text, fraction, shards
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("text", ["", "\n\n \n", "\x00\n\u200b\n"])
+@pytest.mark.parametrize("text", ["", "\n\n \n", "\x01\n\u200b\n"])
 def test_corpus_of_nothing_is_refused(tmp_path, refused, text):
     (tmp_path / "a.txt").write_text(text)
     with refused(r"Expected text\. Received: input files without a single word"):
@@ -646,6 +648,27 @@ def test_invalid_utf8_is_refused_or_replaced(tmp_path, refused):
         [tmp_path / "a.txt"], vocabulary, tmp_path / "replaced", config, errors="replace"
     )
     assert manifest.counts["corpus"]["unknown_tokens"] == 0
+
+
+def test_an_invalid_byte_is_told_before_any_work(tmp_path, refused, monkeypatch):
+    # Also behind the first block that is read, and where a file ends inside a character.
+    monkeypatch.setattr(tfrecords.build.recipe, "_build", None)
+    (tmp_path / "a").write_text("one\n\ntwo\n")
+    for broken, offset in [
+        (b"one\xff", 3),
+        (b"x" * (1 << 20) + "é\xff".encode("latin-1"), 1 << 20),
+    ]:
+        for number in (0, 1):
+            content = b"\n" * number + broken
+            (tmp_path / "b").write_bytes(content)
+            with refused(rf"b: expected UTF-8\. .* invalid byte at offset {offset + number:,};"):
+                build_records(
+                    [tmp_path / "a", tmp_path / "b"],
+                    Vocabulary((*SPECIAL_TOKENS, "one", "two")),
+                    tmp_path / "out",
+                    RecordsConfig(),
+                )
+    assert not (tmp_path / "out").exists()
 
 
 def test_mended_input_may_be_built_where_the_broken_one_was_refused(tmp_path, refused):
@@ -672,6 +695,55 @@ def test_names_with_spaces_and_other_letters(tmp_path, corpus, vocabulary, confi
     assert shards == {
         name: there for name, there in content(records).items() if name.endswith(".tfrecord")
     }
+
+
+# The same bytes, whatever the text is kept in.
+
+
+def in_format(format, documents):
+    """The same documents as the content of a file in another format."""
+    texts = ["\n".join(" ".join(sentence) for sentence in document) for document in documents]
+    if format == "paragraphs":
+        return "\n\n".join(texts)
+    if format == "wikiextractor":
+        return "".join(f'<doc id="{n}">\n{text}\n</doc>\n' for n, text in enumerate(texts))
+    if format == "jsonl":
+        return "".join(json.dumps({"a": {"b": text}}) + "\n" for text in ["", *texts])
+    delimiter = {"csv": ",", "tsv": "\t"}[format]
+    rows = io.StringIO(newline="")
+    csv.writer(rows, delimiter=delimiter).writerows([["n", "a.b"], *enumerate(["", *texts])])
+    return rows.getvalue()
+
+
+@pytest.mark.parametrize("format", ["paragraphs", "wikiextractor", "jsonl", "csv", "tsv"])
+def test_every_format_gives_the_same_records(
+    tmp_path, documents, vocabulary, config, records, format
+):
+    (tmp_path / "a").write_text(in_format(format, documents), newline="")
+    has_field = format in ("jsonl", "csv", "tsv")
+    manifest = build_records(
+        [tmp_path / "a"],
+        vocabulary,
+        tmp_path / "out",
+        config,
+        format=format,
+        text_field="a.b" if has_field else "text",
+        workers=3 if format == "wikiextractor" else 1,
+    )
+    assert manifest.shards == load_manifest(records).shards
+    assert manifest.counts["corpus"]["empty_texts"] == has_field
+    assert ("1 rows or documents without text" in inspect(tmp_path / "out", 0)) == has_field
+
+
+def test_a_build_from_before_text_fields_continues(tmp_path, corpus, vocabulary, config, records):
+    shutil.copytree(records, tmp_path / "out")
+    there = tmp_path / "out" / "config.json"
+    job = json.loads(there.read_text())
+    del job["text_field"]
+    there.write_text(json.dumps(job))
+    assert build_records([corpus], vocabulary, tmp_path / "out", config).shards == (
+        load_manifest(records).shards
+    )
 
 
 # The same bytes, however the text is spread over files and the work over spans and processes.

@@ -233,6 +233,33 @@ def test_without_standard_input_nothing_is_copied(tmp_path):
     assert not (tmp_path / "spooled").exists()
 
 
+# What is no corpus.
+
+
+def test_what_is_no_corpus_is_left_out_of_a_directory_and_named(tmp_path):
+    texts = ["a.txt", "b/part-0.txt", "b/readme-notes.txt", "b/_a.txt", "models/config.json"]
+    others = ["README.md", "b/_SUCCESS", "b/x.crc", "b/_temporary/0", "c/manifest.json"]
+    others += ["c/train-0.tfrecord", "c/vocab.txt", "d/config.json", "d/model.safetensors"]
+    others += ["d/checkpoints/1/x", "e/words.txt"]
+    make(tmp_path, *texts, *others)
+    (tmp_path / "e/words.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    expected = sorted(tmp_path / name for name in texts)
+    for path in (tmp_path, f"{tmp_path}/*"):
+        with pytest.warns(UserWarning, match=r"left out as no corpus: .*README\.md.* and 8 more;"):
+            assert sorted(input_files(path)) == expected
+    # Who names a file has it read.
+    for name in ("README.md", "e/words.txt", "c/manifest.json"):
+        assert input_files([tmp_path / name]) == [tmp_path / name]
+
+
+def test_a_directory_of_nothing_but_others_is_refused(tmp_path, refused):
+    make(tmp_path, "README", "_SUCCESS")
+    with refused(
+        r"Received: .*, with nothing but .*README, .*_SUCCESS, which looks like no corpus"
+    ):
+        input_files(tmp_path)
+
+
 # Compression.
 
 
@@ -322,6 +349,15 @@ def test_what_follows_an_archive_is_not_dropped_in_silence(tmp_path, refused, ki
     (tmp_path / "a.txt").write_bytes(COMPRESSORS[kind](b"One.\n") + b"Two.\n")
     with refused(rf"a\.txt: expected a whole {kind} file"):
         list(read_documents([tmp_path / "a.txt"]))
+
+
+def test_zstd_with_the_longest_windows_is_read(tmp_path):
+    content = b"One is here.\n" * 1000
+    for log in (28, 30):
+        options = {zstd.CompressionParameter.window_log: log}
+        packer = zstd.ZstdCompressor(options=options)
+        (tmp_path / "a").write_bytes(packer.compress(content) + packer.flush())
+        assert len(next(read_documents([tmp_path / "a"]))) == 1000
 
 
 # Spans.

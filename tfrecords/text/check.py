@@ -16,6 +16,7 @@ from tfrecords.text.decoding import Reading
 from tfrecords.text.formats import TEXT_FORMATS, check_options
 from tfrecords.text.looks import (
     HEAD_BYTES,
+    NULS,
     Look,
     binary_look,
     office_look,
@@ -23,7 +24,7 @@ from tfrecords.text.looks import (
     text_look,
 )
 from tfrecords.text.members import kind_of_archive, read_members
-from tfrecords.text.rows import missing_field
+from tfrecords.text.rows import missing_field, row_documents
 from tfrecords.text.spans import Span
 
 _MEMBERS = 1000
@@ -80,6 +81,7 @@ def _check_field(path: str, format: str, reading: Reading) -> None:
     names: dict[str, None] = {}
     for row in rows(Span(path), reading):
         if row.value is not None:
+            next(row_documents([row], reading), None)  # refuses what is no text
             return
         if len(names) < 100:  # rows of JSON may have any names
             names |= dict.fromkeys(row.fields)
@@ -90,7 +92,7 @@ def _check_field(path: str, format: str, reading: Reading) -> None:
 def _look_at(path: str, format: str, errors: str) -> None:
     with opened(path) as (file, raw):
         if kind := kind_of_archive(file, raw, path):
-            _look_at_members(file, kind, path, format, errors)
+            _look_at_members(file, raw, kind, path, format, errors)
             return
         with open(path, "rb") as start:
             compressed = compression(start)
@@ -98,7 +100,12 @@ def _look_at(path: str, format: str, errors: str) -> None:
 
 
 def _look_at_members(
-    file: io.BufferedIOBase, kind: str, path: str, format: str, errors: str
+    file: io.BufferedIOBase,
+    raw: io.BufferedIOBase,
+    kind: str,
+    path: str,
+    format: str,
+    errors: str,
 ) -> None:
     """Looks at the first files of an archive; those after a bound are not read for it."""
     if kind == "zip":
@@ -117,7 +124,7 @@ def _look_at_members(
     found = read_members(heads, file, kind, Span(path), Reading(errors))
     for where, head in itertools.islice(found, _MEMBERS):
         _judge(where, head, format, errors, None)
-        if kind == "tar" and file.tell() > _ARCHIVE_BYTES:
+        if kind == "tar" and raw.tell() > _ARCHIVE_BYTES:
             return
 
 
@@ -136,7 +143,7 @@ def _judge(where: str, head: bytes, format: str, errors: str, compressed: str | 
     if look:
         if look.format and compressed:  # of Parquet
             look = look._replace(mend=f"decompress it and {look.mend}")
-        raise _refusal(where, look, format)
+        raise _refusal(where, look, format, is_text=look is NULS)
     # Rows are read up to the first with the field, and may hold any text; see `_check_field`.
     if TEXT_FORMATS[format].rows is None:
         look = text_look(head)

@@ -93,13 +93,13 @@ TEXT_FORMATS = {
         rows=_of_lines(rows.json_rows),
     ),
     "csv": TextFormat(
-        document="one row per document, after a row with the names of the columns",
+        document="one row per document, after a row that names the columns; commas between them",
         spans=whole_file,
         documents=_of_lines(rows.csv_documents),
         rows=_of_lines(rows.csv_rows),
     ),
     "tsv": TextFormat(
-        document="the same with tabs between the columns",
+        document="one row per document, after a row that names the columns; tabs between them",
         spans=whole_file,
         documents=_of_lines(rows.tsv_documents),
         rows=_of_lines(rows.tsv_rows),

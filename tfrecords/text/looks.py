@@ -6,13 +6,17 @@ from __future__ import annotations
 import csv
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
 HEAD_BYTES = 1 << 16
 """As many of a file's first bytes, decompressed, are looked at."""
 
-_LINES = 1000
+_LINES = 300
+_CONTROLS = [bytes([code]) for code in range(32) if code not in b"\t\n\r"]
+_WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
+_WIDE_BYTES = 1 << 12
 
 
 class Look(NamedTuple):
@@ -48,6 +52,8 @@ _BINARY = (
     (rb"\x89HDF|\x93NUMPY|\x80[\x02-\x05]\x95?|\x7fELF|MZ.{1,99}\0|\xca\xfe\xba\xbe",
      Look("a binary file", "leave it out")),
 )  # fmt: skip
+NULS = Look("a binary file, with NUL bytes", "leave it out, or remove them, tr -d '\\000'")
+"""Text may have some of these bytes by accident."""
 _MAGIC = [(re.compile(magic, re.DOTALL), look) for magic, look in _BINARY]
 _OFFICE = Look("an Office document or a book", "convert it: libreoffice --headless --convert-to "
                "txt:Text, or pandoc -t plain")  # fmt: skip
@@ -62,9 +68,7 @@ def binary_look(head: bytes) -> Look | None:
             return look
     if encoding := _wide_encoding(head):
         return Look(encoding, f"convert it: iconv -f {encoding} -t UTF-8")
-    if b"\0" in head:
-        return Look("a binary file, with NUL bytes", "leave it out, or remove them: tr -d '\\000'")
-    return None
+    return NULS if b"\0" in head else None
 
 
 def _wide_encoding(head: bytes) -> str | None:
@@ -73,22 +77,27 @@ def _wide_encoding(head: bytes) -> str | None:
         return "UTF-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
-    nuls = [head[place::4].count(0) for place in range(4)]
-    if not any(nuls):
+    if b"\0" not in head:
         return None
-    # Of every four bytes, two or three are NULs; of every two, often one, and never the other.
-    quarter = 0.9 * (len(head) // 4)
-    if len(head) >= 8 and min(nuls[2:]) >= quarter and nuls[0] < quarter:
-        return "UTF-32LE"
-    if len(head) >= 8 and min(nuls[:2]) >= quarter and nuls[3] < quarter:
-        return "UTF-32BE"
-    first, second = nuls[0] + nuls[2], nuls[1] + nuls[3]
-    few = 0.02 * max(first, second)
-    if min(first, second) > few or (sum(nuls) < 0.2 * len(head) and _is_utf8(head)):
+    # Line feeds and spaces have NULs there. Bytes of Latin, Greek and Cyrillic text are valid UTF-8
+    # there too, but many would be control characters.
+    controls = sum(map(head.count, _CONTROLS))
+    if _is_utf8(head) and controls < 0.1 * len(head):
         return None
-    encoding = "UTF-16LE" if second > first else "UTF-16BE"
-    decoded = head[: len(head) // 2 * 2].decode(encoding, errors="replace")
-    return encoding if decoded.count("\ufffd") <= 0.01 * len(decoded) else None
+    strange = {name: _strange(head[:_WIDE_BYTES], name) for name in _WIDE}
+    best = min(strange, key=strange.__getitem__)
+    return best if strange[best] <= 0.02 else None
+
+
+def _strange(head: bytes, encoding: str) -> float:
+    """The share of characters that no text has, if these bytes are in the encoding."""
+    text = head[: len(head) // 4 * 4].decode(encoding, errors="replace")
+    strange = sum(
+        character == "\ufffd"
+        or (unicodedata.category(character) in ("Cc", "Cn", "Co") and not character.isspace())
+        for character in text
+    )
+    return strange / len(text) if text else 1.0
 
 
 def _is_utf8(head: bytes) -> bool:
@@ -105,7 +114,7 @@ def other_encoding(head: bytes) -> Look | None:
         return None
     text = head.decode(errors="replace")
     invalid = text.count("\ufffd") - head.count(b"\xef\xbf\xbd")
-    others = sum(not character.isascii() for character in text) - invalid
+    others = len(text) - len(text.encode("ascii", "ignore")) - invalid
     if invalid < 10 or invalid < others:
         return None
     return Look(
@@ -118,10 +127,10 @@ def text_look(head: bytes) -> Look | None:
     """What text with these first HEAD_BYTES looks like if it is data or markup; None for prose, and
     for everything that is not clearly something else."""
     text = head.decode(errors="replace").removeprefix("\ufeff")
-    lines = text.split("\n")
-    if len(head) >= HEAD_BYTES and len(lines) > 1:
-        del lines[-1]  # it may be cut
-    lines = [line.strip("\r") for line in lines if line.strip()][:_LINES]
+    lines = text.split("\n", 2 * _LINES)
+    if len(lines) > 1 and (len(head) >= HEAD_BYTES or len(lines) > 2 * _LINES):
+        del lines[-1]  # it may be cut, or is all the rest
+    lines = [line.rstrip("\r") for line in lines if not line.isspace() and line][:_LINES]
     if not lines:
         return None
     return next((look for looks in _TEXT if (look := looks(text, lines))), None)
@@ -132,7 +141,8 @@ def _share(lines: list[str], fits: Callable[[str], object]) -> float:
 
 
 _JSON_KEY = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:')
-_JSON_ARRAY = re.compile(r'\s*\[\s*(\{\s*["}]|\[\s*["\[]|"(?:[^"\\]|\\.)*"\s*[,\]])')
+_JSON_ARRAY = re.compile(r'\s*\[\s*(\{\s*["}]|\[\s*["\[]|"(?:[^"\\]|\\.)*"\s*(,|\]\s*\Z))')
+_PYTHON_DICT = re.compile(r"\s*\{\s*'\w+'\s*:")
 
 
 def _json(text: str, lines: list[str]) -> Look | None:
@@ -144,6 +154,8 @@ def _json(text: str, lines: list[str]) -> Look | None:
         quoted = _share(lines, lambda line: line.strip()[-1:] in '",' and line.strip()[0] == '"')
         if quoted == 1 and re.search(r"\\u[0-9a-fA-F]{4}|\\n", text):
             return Look("JSON strings", "write their texts without escapes: jq -r")
+    if _PYTHON_DICT.match(text) and _share(lines, _PYTHON_DICT.match) >= 0.9:
+        return Look("Python's dictionaries", "write them with json.dumps, and pass --format jsonl")
     if not _JSON_KEY.match(text):
         return None
     if _share(lines, _JSON_KEY.match) >= 0.9 and (len(lines) > 1 or text.count("\n") <= 1):
@@ -157,7 +169,9 @@ def _json(text: str, lines: list[str]) -> Look | None:
 
 
 _WIKI = re.compile(r"\s*<doc\s+id=")
-_MARKUP = re.compile(r"\s*<(\?xml|!doctype|html|mediawiki|tei|rss|svg)\b", re.IGNORECASE)
+_MARKUP = re.compile(
+    r"\s*<(\?xml|!doctype|html|mediawiki|tei(corpus)?|tmx|xliff|rss|svg)\b", re.IGNORECASE
+)
 _TAG = re.compile(r"\s*</?[A-Za-z!][^<>]*>")
 _HTML_TAG = re.compile(r"</(p|div|span|td|tr|li|ul|a|table|script|body|head)>", re.IGNORECASE)
 
@@ -167,12 +181,13 @@ def _markup(text: str, lines: list[str]) -> Look | None:
         return Look("wikiextractor's output", "pass --format wikiextractor", "wikiextractor")
     if text.startswith("WARC/"):
         return Look("a web archive", "extract the text, for example with trafilatura")
-    if "<" not in text:
-        return None
-    # Speakers of a chat are in such brackets too, but nothing ends with </...> there.
-    closing = text.count("</")
-    marked = closing > 0.2 * len(lines) and _share(lines, _TAG.match) >= 0.5
-    html = closing >= 0.8 * len(lines) and len(_HTML_TAG.findall(text)) >= 0.5 * closing
+    # Speakers of a chat are in such brackets too, but nothing ends with </...> there; and Markdown
+    # has tables in HTML.
+    shown = "\n".join(lines)
+    closing = shown.count("</")
+    share = 0.5 if lines[0].lstrip().startswith("<") else 0.8
+    marked = closing > 0.2 * len(lines) and _share(lines, _TAG.match) >= share
+    html = closing >= 0.8 * len(lines) and len(_HTML_TAG.findall(shown)) >= 0.5 * closing
     if marked or html or _MARKUP.match(text):
         if "<mediawiki" in text[:1000]:
             return Look("a dump of MediaWiki", "extract the text with wikiextractor")
@@ -196,14 +211,18 @@ _LABEL = re.compile(r"(O|[BIESLU]-[A-Za-z_-]+)$")
 
 def _tokens(text: str, lines: list[str]) -> Look | None:
     """CoNLL and other formats with a token per line."""
-    rows = [line.split("\t" if "\t" in line else None) for line in lines if line[0] != "#"]
+    rows = [line.split("\t" if "\t" in line else None) for line in lines[:100] if line[0] != "#"]
     same = len({len(row) for row in rows}) <= 2 and len(rows) >= 3
-    universal = same and max(map(len, rows)) == 10 and all(row[0][:1].isdigit() for row in rows)
+    universal = same and len(rows[0]) == 10 and all(row[0][:1].isdigit() for row in rows)
     labels = sum(len(row) > 1 and _LABEL.match(row[-1]) is not None for row in rows)
     if universal or (same and labels >= 0.9 * len(rows)) or text.startswith("-DOCSTART-"):
         return Look("CoNLL, a token per line", "write sentences; those of CoNLL-U are in its "
                     "lines '# text = ...'")  # fmt: skip
     return None
+
+
+_TABLE = Look("a table with tabs", "pass --format tsv --text-field NAME if its first row names "
+              "the columns, else keep one: cut -f N", "tsv")  # fmt: skip
 
 
 def _tabs(text: str, lines: list[str]) -> Look | None:
@@ -213,27 +232,32 @@ def _tabs(text: str, lines: list[str]) -> Look | None:
     columns = [line.strip().count("\t") for line in lines]
     usual = max(set(columns), key=columns.count)
     if usual and columns.count(usual) >= 0.9 * len(lines) and columns.count(0) <= 0.05 * len(lines):
-        return Look("a table with tabs", "pass --format tsv --text-field NAME if its first row "
-                    "names the columns, else keep one: cut -f N", "tsv")  # fmt: skip
+        return _TABLE
     return None
 
 
-_HEADER = re.compile(r'"?\w[\w .\-/()]{0,39}"?([,;]"?[\w .\-/()]{0,40}"?)+')
+_NAME = r'("[^",;\t]{1,40}"|\w[\w .\-/()]{0,39})'
+_HEADER = re.compile(rf"({_NAME})?([,;\t]{_NAME})+")
 
 
 def _commas(text: str, lines: list[str]) -> Look | None:
-    if len(lines) < 3 or not _HEADER.fullmatch(lines[0]) or ", " in lines[0]:
+    # The first row has names, or all fields of all rows are quoted: text has commas as well.
+    quoted = '","' in lines[0] and _share(lines, lambda line: line[0] == '"') == 1
+    if not quoted and (not _HEADER.fullmatch(lines[0]) or ", " in lines[0]):
         return None
-    delimiter = "," if lines[0].count(",") >= lines[0].count(";") else ";"
+    delimiter = max(",;\t", key=lines[0].count)
     try:
         rows = list(csv.reader(lines, delimiter=delimiter))
     except csv.Error:
         return None
     # A quoted text may be cut at the end of what is looked at.
-    columns = [len(row) for row in rows[:-1]] or [0]
-    if columns[0] > 1 and columns.count(columns[0]) >= 0.95 * len(columns) and len(rows) >= 3:
-        return Look("CSV", "pass --format csv --text-field NAME", "csv")
-    return None
+    columns = [len(row) for row in rows[: max(3, len(rows) - 1)]]
+    if len(rows) < 3 or columns[0] < 2 or columns.count(columns[0]) < 0.95 * len(columns):
+        return None
+    if delimiter == "\t":
+        return _TABLE
+    return Look("CSV", "pass --format csv --text-field NAME if its first row names the columns",
+                "csv")  # fmt: skip
 
 
 def _vocabulary(text: str, lines: list[str]) -> Look | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tfrecords.decompression import UNREADABLE
-from tfrecords.errors import InputError
+from tfrecords.errors import InputError, one_line
 from tfrecords.text.decoding import Reading, decode
 from tfrecords.text.rows import Row, missing_field
 from tfrecords.text.spans import Span
@@ -63,7 +63,9 @@ def _place(schema: Any, field: str) -> tuple[str | None, list[str]]:
         return None, []
     kind = schema.field(column).type
     for name in nested:
-        names = [kind.field(index).name for index in range(kind.num_fields)]
+        # Lists and maps have fields too, but no one value for a row.
+        is_struct = str(kind).startswith("struct<")
+        names = [kind.field(index).name for index in range(kind.num_fields * is_struct)]
         if name not in names:
             return None, []
         kind = kind.field(names.index(name)).type
@@ -108,5 +110,5 @@ def _opened(path: str | os.PathLike) -> Iterator[pyarrow.parquet.ParquetFile]:
         if isinstance(error, OSError) and error.errno is not None and error.errno not in UNREADABLE:
             raise
         raise InputError(
-            f"{path}: expected a Parquet file. Received: {str(error).splitlines()[0]}."
+            f"{path}: expected a Parquet file. Received: {one_line(error).rstrip('.')}."
         ) from None

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from tfrecords.errors import InputError
-from tfrecords.text.decoding import RECORD_BYTES, Reading, whole_lines
+from tfrecords.text.decoding import BYTE_ORDER_MARK, RECORD_BYTES, Reading, whole_lines
 from tfrecords.text.running_text import Document, text_documents
 from tfrecords.text.spans import Span
 
@@ -104,7 +104,8 @@ def _table_rows(
     file: io.BufferedIOBase, span: Span, reading: Reading, delimiters: str
 ) -> Iterator[Row]:
     # The first line with anything in it tells the delimiter, its row the names of the columns.
-    lines = (line for _, line in whole_lines(file, span, reading))
+    every = (line for _, line in whole_lines(file, span, reading))
+    lines = (line for line in every if line.strip() != BYTE_ORDER_MARK)
     start = list(_until_text(lines))
     delimiter = _delimiter(start[-1] if start else "", delimiters, reading.field)
     rows = _parsed(itertools.chain(start, lines), delimiter, span.path)
@@ -122,7 +123,7 @@ def _table_rows(
                 f"{where}: expected {len(names)} columns, as in the first row. Received: "
                 f"{len(row)}; put quotation marks around texts with {delimiter!r} in them."
             )
-        yield Row(where, row[column] if column < len(row) else None, names)
+        yield Row(where, (row[column] or None) if column < len(row) else None, names)
 
 
 def _until_text(lines: Iterator[str]) -> Iterator[str]:
