@@ -270,7 +270,7 @@ def test_sentences_without_a_token_are_dropped_and_counted(tmp_path):
         "unknown_tokens": 2,
         "empty_sentences": 3,
         "empty_documents": 1,
-        "characters": 17,
+        "characters": 16,
         "letters": 12,
         "unknown_characters": 9,
         "longest_document": 4,

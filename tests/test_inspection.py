@@ -39,11 +39,24 @@ def test_description_says_what_the_manifest_says(records, vocabulary):
     text = inspect(records, num_examples=2)
     head, legend, *examples = text.split("\n\n")
     assert "[y→x]: x is replaced by y" in legend
-    first, corpus, train, validation = head.split("\n")
+    first, corpus, coverage, train, validation = head.split("\n")
     assert f"{records}: records of S = 29 tokens with P = 5 slots" in first
     assert "(tokens, masked when written), pairs: nsp, " in first
     assert f"vocabulary of {len(vocabulary):,} tokens ({vocabulary.sha256[:12]})" in first
     assert corpus.startswith("corpus: 43 documents, ")
+    assert corpus.endswith(f" {manifest.counts['corpus']['characters']:,} characters")
+    counts = [manifest.counts[split] for split in ("train", "validation")]
+    tokens, unused = (
+        sum(one[name] for one in counts) for name in ("document_tokens", "unused_tokens")
+    )
+    assert coverage.startswith("coverage: 100% of the characters are in tokens; ")
+    assert (
+        f"; {1 - unused / tokens:.1%} of the tokens are in records, {unused / tokens:.1%} in none; "
+        in coverage
+    )
+    assert coverage.endswith(
+        f"{counts[1]['document_tokens'] / tokens:.1%} of the tokens are held out for validation"
+    )
     counts = manifest.counts["train"]
     assert train.startswith(f"train: {counts['records']:,} records in 3 files (")
     assert (
@@ -265,9 +278,13 @@ def warnings_of(directory):
         (
             "one two three four five six seven " * 3 + "\n" + "one two three\n",
             "sop",
-            ["50% of the sentences are longer than"],
+            ["50.0% of the sentences are longer than"],
         ),
-        ("one\n", "sop", ["there are no records in the train split"]),
+        (
+            "one\n",
+            "sop",
+            ["100% of the tokens are in no record, as documents", "there are no records in the"],
+        ),
     ],
 )
 def test_warnings(tmp_path, text, pairs, expected):
@@ -294,8 +311,19 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
         "tokens": 10_000,
         "unknown_tokens": 100,
         "long_sentences": 700,
+        "characters": 30_000,
+        "unknown_characters": 300,
+        "letters": 20_000,
+        "stripped_marks": 200,
+        "parted_letters": 200,
+        "longest_document": 500,
     }
     split = {
+        "document_tokens": 6600,
+        "unused_tokens": 500,
+        "sampled_records": 1000,
+        "sampled_masks": 2000,
+        "wanted_masks": 4000,
         "documents": 7,
         "records": 1000,
         "tokens": 14_500,
@@ -306,7 +334,9 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
     quiet = {
         "corpus": manifest.counts["corpus"] | corpus,
         "train": manifest.counts["train"] | split,
+        "validation": manifest.counts["validation"] | split | {"document_tokens": 3400},
     }
+    quiet["validation"]["unused_tokens"] = 0
 
     def found(part=None, **change):
         counts = quiet if part is None else quiet | {part: quiet[part] | change}
@@ -322,13 +352,111 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
             {"sentences": 7001},
             "1,000 sentences in a document; do empty lines separate the documents",
         ),
-        ("corpus", {"long_sentences": 701}, "10% of the sentences are longer than a sequence"),
+        (
+            "corpus",
+            {"long_sentences": 701},
+            "10.0% of the sentences are longer than a sequence and were split; if a line is a "
+            "paragraph, --format text breaks it into sentences",
+        ),
+        (
+            "corpus",
+            {"unknown_characters": 301},
+            "1.0% of the tokens are [UNK], which stand for 1.0% of the characters; 'kbert "
+            "vocabulary' makes",
+        ),
+        (
+            "corpus",
+            {"unknown_characters": 301, "long_words": 1, "long_word_characters": 151},
+            "1.0% of the tokens are [UNK], which stand for 1.0% of the characters; most of that is "
+            "in 1 words of more than 200 characters, which --long-words split keeps",
+        ),
+        (
+            "corpus",
+            {"stripped_marks": 201},
+            "uncased takes away marks such as accents, umlauts and vowel signs, 1.0 for every 100 "
+            "letters; --accents keep",
+        ),
+        (
+            "corpus",
+            {"parted_letters": 201},
+            "uncased takes 1.0% of the letters apart, such as Hangul syllables; --accents keep",
+        ),
+        (
+            "train",
+            {"unused_tokens": 501},
+            "5.0% of the tokens are in no record, as pairs are truncated to the length of a "
+            "sequence; what helps: --duplicates 6, which makes more pairs of it; or --pairs none",
+        ),
+        (
+            "train",
+            {"unused_tokens": 501, "dropped": 1000},
+            "5.0% of the tokens are in no record, as documents of a single token make no pair",
+        ),
+        (
+            "validation",
+            {"document_tokens": 3401},
+            "34.0% of the tokens are held out for validation, where --validation-fraction asks for "
+            "0.17 of the documents: documents are few or unequal; give more of them, or change "
+            "--validation-fraction or --seed",
+        ),
+        (
+            "train",
+            {"sampled_masks": 1999},
+            "2.0 tokens per record are masked in the train split, where 4.0 should be: longer "
+            "words are never masked; --mask-unit token",
+        ),
         ("train", {"positive_labels": 299}, "30% of the train pairs are random"),
         ("train", {"positive_labels": 701}, "70% of the train pairs are random"),
         ("train", {"tokens": 14_499}, "more than half of the train split is padding"),
     ]:
         (warning,) = found(part, **change)
         assert warning.startswith(start)
+
+
+def test_advice_is_never_what_was_done(records, tmp_path):
+    directory = copied(records, tmp_path)
+    manifest = load_manifest(directory)
+
+    def found(format, config, part="corpus", **change):
+        counts = manifest.counts | {part: manifest.counts[part] | change}
+        config = dataclasses.replace(manifest.config, **config)
+        dataclasses.replace(manifest, counts=counts, format=format, config=config).save()
+        return warnings_of(directory)
+
+    # Sentences that were split lose nothing, and in running text they are none of the user's.
+    long = {"sentences": 100, "long_sentences": 90}
+    truncated = "90.0% of the sentences are longer than a sequence and lose what does not fit"
+    for format, config, expected in [
+        ("text", {}, []),
+        ("jsonl", {}, []),
+        (None, {}, []),
+        ("text", {"pairs": "none", "long_sentences": "truncate"}, []),
+        ("text", {"long_sentences": "truncate"}, [f"{truncated}; --long-sentences split keeps"]),
+        (
+            "sentences",
+            {"long_sentences": "truncate"},
+            [f"{truncated}; --long-sentences split keeps all of them, and if a line is a"],
+        ),
+    ]:
+        warnings = found(format, config, **long)
+        assert len(warnings) == len(expected)
+        assert all(map(str.startswith, warnings, expected))
+        assert "--format text" not in "".join(warnings) or format == "sentences"
+
+    # Whether the text is read as the vocabulary was made. It is an uncased one.
+    unknown = {"unknown_characters": 1000}
+    (warning,) = found("text", {"cased": True}, **unknown)
+    assert warning.endswith("the vocabulary looks uncased, as --uncased would read the text.")
+    (warning,) = found("text", {}, **unknown)
+    assert "--cased" not in warning
+    assert "--uncased" not in warning
+
+    # How documents are told apart depends on the format.
+    many = {"sentences": 1001 * 43}
+    (warning,) = found("sentences", {}, **many)
+    assert "do empty lines separate" in warning
+    (warning,) = found("jsonl", {}, **many)
+    assert "empty lines" not in warning
 
 
 def test_what_was_mended_in_the_text_has_a_line_if_there_is_any(records, tmp_path):
@@ -340,6 +468,10 @@ def test_what_was_mended_in_the_text_has_a_line_if_there_is_any(records, tmp_pat
         "cut_documents": "times a document longer than",
         "broken_lines": "lines longer than 1 MiB",
         "replaced_characters": "characters stand for invalid UTF-8",
+        "long_sentences": "sentences longer than a sequence were split",
+        "long_words": "words of more than 200 characters",
+        "stripped_marks": "marks, such as accents and vowel signs, were taken from letters",
+        "parted_letters": "letters, such as Hangul syllables, were taken apart",
     }
     none = manifest.counts["corpus"] | dict.fromkeys(names, 0)
     for name, text in names.items():

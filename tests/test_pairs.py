@@ -331,6 +331,10 @@ def test_same_draws_give_the_pairs_of_the_plain_version(kind, sequence_length, s
             assert segment_ids[n].tolist() == segments + padding
             assert (lengths[n], labels[n]) == (len(tokens), label)
         assert (pairs.num_truncated, pairs.num_dropped) == (num_truncated, num_dropped)
+        # Every token is unlike every other one, so that those in no pair can be told.
+        every = {token for document in documents for sentence in document for token in sentence}
+        there = {token for tokens, _, _ in expected for token in tokens}
+        assert pairs.num_unused == len(every - there)
         # The generator is left where the plain version leaves it.
         assert first.random() == second.random()
 

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import plain_tokenizer
@@ -11,7 +12,7 @@ import pytest
 
 from tfrecords import RecordsConfig, Vocabulary
 from tfrecords.build import tokenizing
-from tfrecords.build.tokenizing import COUNTERS, CorpusTokenizer
+from tfrecords.build.tokenizing import COUNTERS, COVERAGE, CorpusTokenizer
 from tfrecords.text.formats import span_documents, spans_of
 from tfrecords.text.spans import Span
 from tfrecords.vocabulary import SPECIAL_TOKENS
@@ -80,6 +81,43 @@ def text(tmp_path):
     return path, documents
 
 
+def words_as_typed(sentence, cased):
+    """The words of a sentence with all characters that were typed in them, and as they are looked
+    up."""
+    words, typed = [], ""
+    for character in f"{sentence} ":
+        apart = plain_tokenizer.split_words(f"x{character}x", cased)
+        if len(apart) == 1:
+            typed += character
+            continue
+        words += [typed] if len(apart) == 2 else [typed, character]
+        typed = ""
+    looked_up = [plain_tokenizer.split_words(word, cased) for word in words]
+    return [(word, *found) for word, found in zip(words, looked_up, strict=True) if found]
+
+
+def plain_coverage(sentence, cased):
+    """What is to be counted of a sentence besides its tokens."""
+    words = words_as_typed(sentence, cased)
+    unknown = [
+        typed
+        for typed, word in words
+        if plain_tokenizer.split_tokens(word, VOCABULARY.ids) == ["[UNK]"]
+    ]
+    long = [typed for typed, word in words if len(word) > 200]
+    marks = sum(
+        unicodedata.category(mark) == "Mn" for mark in unicodedata.normalize("NFD", sentence)
+    )
+    return {
+        "characters": sum(not character.isspace() for character in sentence),
+        "letters": sum(unicodedata.category(character)[0] == "L" for character in sentence),
+        "stripped_marks": 0 if cased else marks,  # all of them are on letters here
+        "unknown_characters": sum(map(len, unknown)),
+        "long_words": len(long),
+        "long_word_characters": sum(map(len, long)),
+    }
+
+
 def plain(documents, cased):
     """The ids of documents without empty sentences and documents, and what is to be counted, in
     plain Python."""
@@ -103,12 +141,15 @@ def plain(documents, cased):
         "long_sentences": sum(len(sentence) > LONGEST for sentence in sentences),
         "empty_sentences": sum(map(len, ids)) - len(sentences),
         "empty_documents": len(full) - sum(map(bool, full)),
+        "longest_document": max(sum(map(len, document)) for document in full),
     }
+    of_sentences = [plain_coverage(sentence, cased) for doc in documents for sentence in doc]
+    counts |= {name: sum(one[name] for one in of_sentences) for name in of_sentences[0]}
     return [document for document in full if document], counts
 
 
 def counted(counts):
-    assert set(counts) <= set(COUNTERS)
+    assert set(counts) <= {*COUNTERS, *COVERAGE}
     return {name: count for name, count in counts.items() if count}
 
 
@@ -119,8 +160,9 @@ def test_tokens_and_counts_as_in_plain_python(text, cased):
     counts = collections.Counter()
     (part,) = tokenizer_of(cased).parts([Span(str(path))], counts)
     assert nested(part) == expected
-    assert counted(counts) == expected_counts
-    assert min(expected_counts.values()) > 5
+    assert counted(counts) == {name: count for name, count in expected_counts.items() if count}
+    assert min(count for name, count in expected_counts.items() if name != "stripped_marks") > 5
+    assert (expected_counts["stripped_marks"] > 5) == (not cased)
     assert (part.tokens.dtype, part.sentence_starts.dtype, part.document_starts.dtype) == (
         np.int32,
         np.int64,
@@ -196,7 +238,7 @@ def test_small_texts_in_full(tmp_path, content, documents, expected):
     ]
     assert found == documents
     assert len(parts) == bool(documents)
-    assert counted(counts) == expected
+    assert {name: n for name, n in counted(counts).items() if name not in COVERAGE} == expected
 
 
 def test_counts_of_reading_are_added(tmp_path, monkeypatch):
@@ -207,7 +249,7 @@ def test_counts_of_reading_are_added(tmp_path, monkeypatch):
     tokenizer = tokenizer_of(False, errors="replace")
     for _ in range(2):
         list(tokenizer.parts([Span(str(tmp_path / "a"))], counts))
-    assert counted(counts) == {
+    assert {name: n for name, n in counted(counts).items() if name not in COVERAGE} == {
         "documents": 106, "sentences": 8, "tokens": 22,
         "replaced_characters": 2, "broken_lines": 2, "cut_documents": 4,
     }  # fmt: skip

@@ -217,7 +217,7 @@ def _of_held_out_text(manifest: Manifest) -> Iterator[str]:
     held_out, tokens = _held_out(manifest), _unused(manifest)[1]
     assert manifest.config is not None, "load_manifest gives none without"
     fraction = manifest.config.validation_fraction
-    if held_out > 2 * fraction * tokens:
+    if tokens and held_out > 2 * fraction * tokens:
         longest = manifest.counts["corpus"].get("longest_document", 0)
         why = (
             f"the longest document has {_percent(longest, tokens)}; cut it into several"
