@@ -176,7 +176,6 @@ def test_fifty_kills_at_random_moments(place, tmp_path):
     assert set(phases) >= {"tokenizing", "partitioning", "writing"}, phases
 
 
-@pytest.mark.small
 def test_a_kill_in_every_phase(place, tmp_path):
     code, num_steps = run_attempt(place, tmp_path / "whole")
     assert code == 0
