@@ -184,7 +184,8 @@ def text_options(section: str = "", processes: str = "") -> Decorator:
             section=section,
             help="What the files hold. "
             + " ".join(f"{name}: {one.document}." for name, one in TEXT_FORMATS.items())
-            + " All but parquet may be compressed, or in tar and zip archives.",
+            + " All but sentences are split by rules for European languages and the full stops of "
+            "all scripts. All but parquet may be compressed, or in tar and zip archives.",
         ),
         option(
             "--text-field",
