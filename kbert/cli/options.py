@@ -176,6 +176,8 @@ def normalization_options(of: type = Normalization, section: str = "") -> Decora
 
 def text_options(section: str = "", processes: str = "") -> Decorator:
     """The options that say how text is read, and under the heading `processes` by how many."""
+    # Names and descriptions are those of the table of formats, so that a new one is in --help at
+    # once.
     decorators = (
         option(
             "--format",
