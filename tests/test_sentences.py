@@ -1,12 +1,17 @@
+import argparse
 import bz2
 import collections
+import csv
+import decimal
 import json
+import pydoc_data.topics
 import random
 import re
 import sys
 import time
 
 import numpy as np
+import nupunkt
 import pytest
 import tensorflow as tf
 
@@ -127,6 +132,39 @@ def test_nothing_is_lost_or_empty(corpus, documents, format):
 )
 def test_break_sentences(paragraph, expected):
     assert break_sentences(paragraph) == expected
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["Am 3. Mai kam Dr. Huber um 8 Uhr.", "Das war gut, bzw. nicht schlecht.", "Gut."],
+        ["Sie kam am 4. April.", "Er wohnt im 2. Stock, z. B. im 19. Jahrhundert.", "Vgl. Abb. 3."],
+        ["Er kaufte Brot usw. und ging.", "Er kaufte Brot usw.", "Dann ging er.", "Es war 1990."],
+        ["Mme Martin est partie.", "La Sra. López y la Dra. Ruiz.", "Los EE. UU. ganaron."],
+        ["Il sig. Rossi parla.", "Dhr. Jansen kwam.", "Zie blz. 12.", "Mieszka przy ul. Długiej."],
+        ["Přišel 3. května ráno.", "To je např. dobré.", "Se f.eks. her.", "Han kom den 3. maj."],
+        ["Hän tuli 3. toukokuuta.", "Se on esim. hyvä.", "Bkz. sayfa.", "См. стр. 12.", "Да."],
+        ["Он купил хлеб и т. д. и ушёл.", "Пришли А. С. Пушкин и др. поэты.", "Ул. Ленина."],
+    ],
+)
+def test_abbreviations_and_dates_of_other_languages(sentences):
+    assert break_sentences(" ".join(sentences)) == sentences
+
+
+def test_english_is_broken_as_nupunkt_breaks_it():
+    # Real English: the documentation of modules, with numbers, initials and abbreviations.
+    texts = [module.__doc__ for module in (argparse, collections, csv, decimal, random, re)]
+    texts += ["She is 42. April came. It was I. The end, no. It was May 3. See Fig. 2. Then go."]
+    texts += [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)[:30]]
+    number = 0
+    for text in texts:
+        for paragraph in text.split("\n\n"):
+            paragraph = " ".join(paragraph.split())
+            expected = [sentence.strip() for sentence in nupunkt.sent_tokenize(paragraph)]
+            if paragraph.isascii():
+                assert break_sentences(paragraph) == expected
+                number += len(expected)
+    assert number > 300
 
 
 @pytest.mark.parametrize(

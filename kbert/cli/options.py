@@ -176,6 +176,8 @@ def normalization_options(of: type = Normalization, section: str = "") -> Decora
 
 def text_options(section: str = "", processes: str = "") -> Decorator:
     """The options that say how text is read, and under the heading `processes` by how many."""
+    # Names and descriptions are those of the table of formats, so that a new one is in --help at
+    # once.
     decorators = (
         option(
             "--format",
@@ -184,7 +186,8 @@ def text_options(section: str = "", processes: str = "") -> Decorator:
             section=section,
             help="What the files hold. "
             + " ".join(f"{name}: {one.document}." for name, one in TEXT_FORMATS.items())
-            + " All but parquet may be compressed, or in tar and zip archives.",
+            + " All but sentences are split by rules for European languages and the full stops of "
+            "all scripts. All but parquet may be compressed, or in tar and zip archives.",
         ),
         option(
             "--text-field",

@@ -81,6 +81,7 @@ class CorpusTokenizer:
             if config.long_sentences == "split"
             else None
         )
+        # How text is read; the processes get it with the tasks.
         self._format = format
         self._errors = errors
         self._text_field = text_field
