@@ -3,10 +3,10 @@
 `python -m benchmarks.vocabulary BASE DOMAIN --output DIR` prints a table. BASE and DOMAIN are text
 files, for example an encyclopedia and `kbert corpus docs.txt --packages numpy`.
 
-A model of size tiny learns BASE, with a vocabulary of its own. Then it goes on to nine tenths of the
-documents of DOMAIN in three ways: with its vocabulary as it is; with one that is extended by the
-words of DOMAIN, whose embeddings start as the mean of the pieces that these words were before; and
-with the same one, but random new embeddings. All see the same text, at the same batch size and
+A model of size tiny learns BASE, with a vocabulary of its own. Then it goes on to nine tenths of
+the documents of DOMAIN in three ways: with its vocabulary as it is; with one that is extended by
+the words of DOMAIN, whose embeddings start as the mean of the pieces that these words were before;
+and with the same one, but random new embeddings. All see the same text, at the same batch size and
 learning rate. The loss on the other tenth is given in nats per character: nats per masked token,
 times the tokens and through the characters of that text, since tokens differ between the
 vocabularies.
@@ -33,7 +33,6 @@ from tfrecords.text.formats import TEXT_FORMATS
 
 HELD_OUT = 10
 """Of so many documents one is held out."""
-OPTIONS = {"pairs": "none", "sequence_length": 64, "max_predictions": 10, "cased": False}
 
 
 def main() -> None:
@@ -50,6 +49,7 @@ def main() -> None:
     parser.add_argument("--base-steps", type=int, default=2000)
     parser.add_argument("--steps", type=int, nargs="+", default=[500, 2000], help="To evaluate at.")
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--sequence-length", type=int, default=64)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     compare(arguments)
@@ -65,7 +65,8 @@ def compare(arguments: argparse.Namespace) -> None:
     # The base model, and the vocabularies.
     base_text, base_format = [arguments.base], arguments.base_format
     own = vocabulary(place / "base.txt", base_text, arguments.size, format=base_format)
-    records(place / "base-records", base_text, own, format=base_format)
+    length: int = arguments.sequence_length
+    records(place / "base-records", base_text, own, length, format=base_format)
     run(place / "base", place / "base-records", arguments.base_steps, arguments, bert="tiny")
     base = kbert.load(place / "base")
     extended = vocabulary(place / "extended.txt", [train], arguments.extended_size, extend=own)
@@ -83,7 +84,7 @@ def compare(arguments: argparse.Namespace) -> None:
     for number, (name, start) in enumerate(ways.items()):
         kind = "own" if start is base else "extended"
         for text in (train, held_out):
-            records(place / f"{kind}-{text.stem}", [text], start.vocabulary)
+            records(place / f"{kind}-{text.stem}", [text], start.vocabulary, length)
         way = place / f"way-{number}"
         run(way, place / f"{kind}-train", steps[-1], arguments, init_from=start)
         manifest = tfrecords.load_manifest(place / f"{kind}-held-out")
@@ -132,11 +133,18 @@ def records(
     path: pathlib.Path,
     inputs: list[pathlib.Path],
     vocabulary: tfrecords.Vocabulary,
+    length: int,
     format: str = "sentences",
 ) -> None:
     """Makes records, all in the split "train"."""
     if not path.exists():
-        config = tfrecords.RecordsConfig(**OPTIONS, validation_fraction=0.0)
+        config = tfrecords.RecordsConfig(
+            sequence_length=length,
+            max_predictions=-(-length * 3 // 20),
+            pairs="none",
+            validation_fraction=0.0,
+            cased=False,
+        )
         tfrecords.build_records(inputs, vocabulary, path, config, format=format)
 
 

@@ -85,6 +85,7 @@ ORDER = [
     "kbert.run.curves",
     "kbert.run.history",
     "kbert.run.stops",
+    "kbert.run.hub",
     "kbert.run.directory",
     "kbert.run.evaluation",
     "kbert.run.saving",

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kbert.formats.pretrained import Pretrained
+from kbert.formats.pretrained import PER_TOKEN, Pretrained
 from kbert.model.initializers import kernel_initializer
 from tfrecords import Normalization, Vocabulary
 from tfrecords.vocabulary import split_word
 
-_ROWS = "token_embedding/embeddings"
-_BIAS = "mlm/bias"
+_ROWS, _BIAS = PER_TOKEN
 _POSITIONS = "embeddings/position_embeddings"
 
 
