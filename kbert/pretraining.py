@@ -84,8 +84,8 @@ def pretrain(
             `init_from`, as in `resolve_bert`.
         changes: Fields of BertConfig with other values, such as {"dropout": 0.0}.
         pretraining: A PretrainingConfig; None takes the defaults.
-        init_from: The pretrained model whose weights this one starts from: a Pretrained, or a path
-            for `load`, such as another run or a Hugging Face model; None starts from random ones.
+        init_from: The model whose weights this one starts from, adapted to the vocabulary of the
+            records and to `max_positions`: a Pretrained, or a path for `load`; None for new ones.
         strategy: How training is distributed, among `config.STRATEGIES`.
         accumulate: The number of micro-batches of an update, computed one after the other: less
             memory, more time.

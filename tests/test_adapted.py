@@ -124,7 +124,9 @@ def domain(tmp_path_factory, tiny_corpus, tiny_vocabulary):
     spelled = (*tiny_vocabulary.tokens, *(f"##{word}" for word in tiny_vocabulary.tokens[5:]))
     old = Vocabulary(spelled)
     extended = learn_vocabulary([place / "text.txt"], len(old) + 19, extend=old)
-    config = RecordsConfig(sequence_length=23, max_predictions=3, duplicates=2, seed=3)
+    config = RecordsConfig(
+        sequence_length=23, max_predictions=3, duplicates=2, validation_fraction=0.2, seed=3
+    )
     build_records([place / "text.txt"], extended, place / "records", config)
     assert len(extended) == len(old) + 19
     return place, old, extended
@@ -199,7 +201,9 @@ def test_a_model_with_one_segment_takes_no_pairs(domain, tmp_path):
     with pytest.raises(InputError, match=r"with one segment embedding .* with --pairs none\."):
         pretrain(place / "records", tmp_path / "run", init_from=start, verbose=0)
     assert not (tmp_path / "run").exists()
-    config = RecordsConfig(sequence_length=23, max_predictions=3, pairs="none", duplicates=1)
+    config = RecordsConfig(
+        sequence_length=23, max_predictions=3, pairs="none", validation_fraction=0.0
+    )
     build_records([place / "text.txt"], extended, tmp_path / "single", config)
     with pytest.warns(UserWarning, match="this model has no such head"):
         model, _ = pretrain(
