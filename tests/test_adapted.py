@@ -20,6 +20,7 @@ from kbert.prediction import predictor_of
 from kbert.pretraining import pretrain
 from tfrecords import (
     InputError,
+    Normalization,
     RecordsConfig,
     Vocabulary,
     build_records,
@@ -41,9 +42,12 @@ STEP = PretrainingConfig(
 )
 
 
-def sources(token, cased=True):
+CASED, UNCASED = Normalization(cased=True), Normalization(cased=False)
+
+
+def sources(token, normalization=CASED):
     """The tokens whose mean a new one starts from."""
-    found = origins(OLD, Vocabulary((*SPECIAL_TOKENS, token)), cased)
+    found = origins(OLD, Vocabulary((*SPECIAL_TOKENS, token)), normalization)
     return [OLD.tokens[row] for row in found.sources[-1]]
 
 
@@ -67,9 +71,9 @@ def test_a_new_piece_is_what_its_text_was(token, expected):
 
 
 def test_the_text_is_normalized_as_the_old_model_had_it():
-    assert sources("Running", cased=False) == ["run", "##n", "##ing"]
-    assert sources("à", cased=False) == ["a"]
-    assert sources("à", cased=True) == []
+    assert sources("Running", UNCASED) == ["run", "##n", "##ing"]
+    assert sources("à", UNCASED) == ["a"]
+    assert sources("à") == sources("à", Normalization(cased=False, accents="keep")) == []
 
 
 def pretrained(vocabulary=OLD, **changes):
@@ -79,12 +83,12 @@ def pretrained(vocabulary=OLD, **changes):
 
 def test_rows_are_copied_averaged_and_random():
     new = Vocabulary(("[MASK]", "running", *SPECIAL_TOKENS[:4], "zzz", "run"))
-    found = origins(OLD, new, cased=True)
+    found = origins(OLD, new, CASED)
     assert str(found) == (
         "6 pieces copied, 1 new as the mean of their old pieces, 1 random, 7 dropped"
     )
     old = pretrained()
-    ours = with_vocabulary(old, new, found, cased=True, seed=5)
+    ours = with_vocabulary(old, new, found, normalization=CASED, seed=5)
     rows, bias = ours.weights[ROWS], ours.weights[BIAS]
     for row, token in enumerate(new.tokens):
         if token in OLD.ids:
@@ -96,7 +100,7 @@ def test_rows_are_copied_averaged_and_random():
     fresh = values_of(pretraining_model(ours.bert, seed=5).variables)
     np.testing.assert_array_equal(rows[6], fresh[ROWS][6])
     np.testing.assert_allclose(bias[6], old.weights[BIAS].mean(), rtol=1e-6)
-    other = with_vocabulary(old, new, found, cased=True, seed=6)
+    other = with_vocabulary(old, new, found, normalization=CASED, seed=6)
     assert (other.weights[ROWS][6] != rows[6]).all()
     # Nothing else has changed.
     assert ours.vocabulary == new
@@ -144,7 +148,7 @@ def domain(tmp_path_factory, tiny_corpus, tiny_vocabulary):
 def test_a_run_starts_from_a_model_of_another_vocabulary(domain, tmp_path, capsys):
     place, old, extended = domain
     start = pretrained(old, num_layers=1)
-    start = dataclasses.replace(start, cased=False)
+    start = dataclasses.replace(start, normalization=UNCASED)
     save(start, tmp_path / "start", "huggingface")
 
     def run(name, init_from):
@@ -161,8 +165,10 @@ def test_a_run_starts_from_a_model_of_another_vocabulary(domain, tmp_path, capsy
     assert f"{len(old)} pieces copied, 19 new as the mean of their old pieces, 0 r" in printed
     assert "31 positions from the 29 of " in printed
     assert printed.count("pieces copied") == 1
-    found = origins(old, extended, cased=False)
-    expected = with_positions(with_vocabulary(start, extended, found, cased=False, seed=0), 31)
+    found = origins(old, extended, UNCASED)
+    expected = with_positions(
+        with_vocabulary(start, extended, found, normalization=UNCASED, seed=0), 31
+    )
     assert_equal_values(values_of(model.trainable_variables), expected.weights)
 
     # It goes on without the old model, and says nothing of it any more.

@@ -4,7 +4,7 @@ import itertools
 import plain_tokenizer
 import pytest
 
-from tfrecords import Tokenizer, Vocabulary, learn_vocabulary, python_documents
+from tfrecords import Normalization, Tokenizer, Vocabulary, learn_vocabulary, python_documents
 from tfrecords.vocabulary import SPECIAL_TOKENS, split_word
 from tfrecords.vocabulary_extension import new_pieces
 
@@ -140,7 +140,7 @@ def test_words_are_split_as_the_tokenizer_splits_them(prose, before):
     words = [word for word in words if word.isalpha() and word.isascii()]
     longest = max(map(len, before.tokens))
     splits = [split_word(word, before.ids, longest) for word in words]
-    expected = Tokenizer(before, cased=True)(words).to_list()
+    expected = Tokenizer(before, Normalization(cased=True))(words).to_list()
     unknown = [before.unk_id]
     assert len(words) > 1000
     assert [
