@@ -120,7 +120,7 @@ def test_one_vocabulary_for_any_order_of_files_and_number_of_workers(
 
 def test_casing_follows_the_vocabulary_unless_said(tmp_path):
     text = "Nairobi and Lagos\n" * 3
-    cased = Vocabulary((*PLAIN.tokens, "Lagos"))
+    cased = Vocabulary((*PLAIN.tokens, "L", "Lagos"))
     assert "Nairobi" not in learn(tmp_path, text, 999).tokens
     assert "nairobi" in learn(tmp_path, text, 999).tokens
     assert "N" in "".join(learn(tmp_path, text, 999, cased=True).tokens[len(PLAIN) :])
