@@ -99,6 +99,7 @@ def vocabulary(
     from tfrecords.files import new_file
 
     new_file(output)
+    # The vocabulary that is extended says how text is normalized, unless the user does.
     if extend:
         options |= _extended(extend, options)
     options["cased"] = bool(options["cased"])
@@ -106,6 +107,7 @@ def vocabulary(
     learned.save(output)
     casing = "cased" if options["cased"] else "uncased"
     click.echo(f"{output}: {len(learned):,} tokens, {casing}, sha256 {learned.sha256[:12]}")
+    # A look at the first new tokens tells whether the text was the right one.
     if extend:
         kept = len(options["extend"])
         first = "".join(f" {token}" for token in learned.tokens[kept : kept + _SHOWN])
@@ -125,6 +127,7 @@ def vocabulary(
 def _extended(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
     """The options of `learn_vocabulary` for the vocabulary in a file, or of a model. It says how
     text is normalized, too, where nothing else is asked for."""
+    # A file says less than a model, whose own files may name its casing.
     if path.is_file():
         vocabulary = load_package("tfrecords").Vocabulary.load(path)
         shown = vocabulary.normalization
