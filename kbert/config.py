@@ -158,8 +158,9 @@ def resolve_bert(
 ) -> BertConfig:
     """The configuration of a model to pretrain, from what was asked for and what it starts from.
 
-    A size stands for the shape, and takes the size of the vocabulary from the records; all other
-    fields are those of the initial model, if there is one, or else the released ones. A
+    A size stands for the shape, None for that of the initial model; both take the size of the
+    vocabulary from the records. All other fields are those of the initial model, if there is one,
+    or else the released ones. A
     change of `dropout` is one of `attention_dropout` too, unless that is given.
 
     >>> tiny = BertConfig.of_size("tiny", vocabulary_size=53, exact_gelu=True)
@@ -184,8 +185,10 @@ def resolve_bert(
     if isinstance(bert, str):
         shape: dict[str, Any] = _shape_of(bert) | {"vocabulary_size": vocabulary_size}
         base, changes = initial or BertConfig(**shape), shape | changes
+    elif bert is None:
+        base, changes = initial, {"vocabulary_size": vocabulary_size} | changes
     else:
-        base = initial if bert is None else bert
+        base = bert
     if base is None:
         raise InputError(
             "Expected a size or a BertConfig, or init_from to take it from. Received: neither."

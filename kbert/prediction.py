@@ -198,6 +198,8 @@ def predictor_of(pretrained: Pretrained, top_k: int = TOP_K) -> Predictor:
     missing = list(pretrained.missing)
     if pretrained.pairs in NSP.titles and "pooler/dense/kernel" not in pretrained.weights:
         missing.append("pooler")
+    if pretrained.bert.num_segments < 2:  # no second text can be told from the first
+        missing.append(NSP.head)
     return Predictor(text_model.signatures, text_model, missing)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import tfrecords
 from kbert.config import BertConfig, PretrainingConfig, resolve_bert
-from kbert.formats.initial import check_fit, check_initial, initial_model, initial_sha256
+from kbert.formats.initial import check_fit, initial_model, initial_sha256, starting_weights
 from kbert.formats.pretrained import Pretrained, assign_weights
 from kbert.run.baseline import Baselines, baselines
 from kbert.run.checkpoints import list_checkpoints, restore_checkpoint
@@ -84,8 +84,8 @@ def pretrain(
             `init_from`, as in `resolve_bert`.
         changes: Fields of BertConfig with other values, such as {"dropout": 0.0}.
         pretraining: A PretrainingConfig; None takes the defaults.
-        init_from: The pretrained model whose weights this one starts from: a Pretrained, or a path
-            for `load`, such as another run or a Hugging Face model; None starts from random ones.
+        init_from: The model whose weights this one starts from, adapted to the vocabulary of the
+            records and to `max_positions`: a Pretrained, or a path for `load`; None for new ones.
         strategy: How training is distributed, among `config.STRATEGIES`.
         accumulate: The number of micro-batches of an update, computed one after the other: less
             memory, more time.
@@ -135,8 +135,7 @@ def pretrain(
     )
     check_fit(bert, pretraining, manifest)
     vocabulary = manifest.load_vocabulary()
-    if isinstance(initial, Pretrained):
-        check_initial(initial, bert, vocabulary, manifest)
+    weights, adapted = starting_weights(initial, bert, manifest, pretraining.seed)
     run = Run(
         directory=pathlib.Path(output),
         bert=bert,
@@ -153,7 +152,6 @@ def pretrain(
     check_request(manifest, "train", pretraining.batch_size)
     check_shares(pretraining.batch_size, devices.num_replicas, accumulate)
 
-    weights = initial if isinstance(initial, Pretrained) else None
     with one_line_errors(devices.name):
         if not devices.is_chief:  # only the chief writes, so the lock is the chief's
             return _train(run, manifest, weights, devices, execution)
@@ -161,6 +159,8 @@ def pretrain(
             changed = run.claim()
             if changed and execution.verbose:
                 print(f"settings of {run.directory}: {changed}", flush=True)
+            if execution.verbose and not list_checkpoints(run.checkpoints):
+                print(*adapted, sep="\n", end="\n" * bool(adapted), flush=True)
             vocabulary.save(run.directory / VOCABULARY)
             run.save_records(manifest)
             return _train(run, manifest, weights, devices, execution)

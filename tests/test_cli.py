@@ -63,6 +63,9 @@ def test_help_names_every_option(name):
         assert all(f"  {command} " in text for command in main.commands)
 
 
+LETTERS = "abdeinoNr"
+
+
 def pretrain_options():
     return [
         parameter
@@ -774,6 +777,28 @@ def test_a_wrong_call_is_explained(words):
     lines = run(*words, code=2).stderr.splitlines()
     assert lines[0].startswith("Usage: ")
     assert sum(line.startswith("Error: ") for line in lines) == 1
+
+
+def test_a_vocabulary_is_extended_in_a_file_or_of_a_model(tmp_path, tiny_vocabulary):
+    (tmp_path / "text.txt").write_text("bade bade Nairobi Nairobi\n")
+    spelled = tfrecords.Vocabulary(
+        (*tiny_vocabulary.tokens, *"nairob", *map("##{}".format, LETTERS))
+    )
+    spelled.save(tmp_path / "their.txt")
+    model = kbert.Pretrained.of_model(
+        random_model(vocabulary_size=len(spelled)), spelled, cased=True, sequence_length=23
+    )
+    kbert.save(model, tmp_path / "their", "google")
+    for name, new in (("their.txt", "nairobi"), ("their", "N")):
+        options = ("--extend", tmp_path / name, "--size", 99, "--output", tmp_path / f"{name}.out")
+        result = run("vocabulary", tmp_path / "text.txt", *options)
+        learned = tfrecords.Vocabulary.load(tmp_path / f"{name}.out").tokens
+        kept = len(spelled)
+        assert learned[:kept] == spelled.tokens
+        assert "bade" in learned[kept:] and new in learned[kept:]
+        said = f"{kept} tokens of {tmp_path / name}, {len(learned) - kept} new: {learned[kept]}"
+        assert said in result.stdout
+        assert f"warning: the text yields only {len(learned)} tokens, not 99" in result.stderr
 
 
 def test_records_with_every_option(tmp_path, tiny_corpus, tiny_vocabulary):

@@ -1,7 +1,9 @@
 """Checkpoints of google-research/bert: the names and shapes of its variables, and what other tools
 make of them."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -166,6 +168,78 @@ def test_a_checkpoint_of_run_pretraining_is_loaded(pretrained, exported, tmp_pat
     loaded = load(tmp_path)
     assert_equal_values(loaded.weights, pretrained.weights)
     assert (loaded.sequence_length, loaded.cased, loaded.pairs) == (29, False, "nsp")
+
+
+@pytest.fixture
+def renamed(exported, tmp_path):
+    """A checkpoint as others have published theirs: under a name of their own."""
+    directory = tmp_path / "renamed"
+    directory.mkdir()
+    for name in ("bert_config.json", "vocab.txt"):
+        shutil.copy(exported / name, directory)
+    for file in exported.glob("bert_model.ckpt.*"):
+        shutil.copy(file, directory / file.name.replace("bert_model.ckpt", "model.ckpt-1000"))
+    return directory
+
+
+def test_a_checkpoint_under_any_name_by_directory_or_prefix(pretrained, renamed):
+    (renamed / "bert_config.json").rename(renamed / "their_config_v2.json")
+    for path in (renamed, renamed / "model.ckpt-1000", renamed / "model.ckpt-1000.index"):
+        loaded = load(path)
+        assert loaded.source == str(path)
+        assert_equal_values(loaded.weights, pretrained.weights)
+    (renamed / "their_config_v2.json").unlink()
+    for path in (renamed, renamed / "model.ckpt-1000"):
+        with pytest.raises(InputError, match=r"Expected bert_config\.json in .* Received: none\."):
+            load(path)
+
+
+def test_the_file_checkpoint_counts_where_what_it_names_is_there(pretrained, renamed):
+    newer = {path: value + 1 for path, value in pretrained.weights.items()}
+    save(dataclasses.replace(pretrained, weights=newer), renamed / "newer", "google")
+    for file in (renamed / "newer").glob("bert_model.ckpt.*"):
+        file.rename(renamed / file.name.replace("bert_model.ckpt", "model.ckpt-20000"))
+    for named, weights in (("model.ckpt-1000", pretrained.weights), ("model.ckpt-20000", newer)):
+        (renamed / "checkpoint").write_text(f'model_checkpoint_path: "{named}"\n')
+        assert_equal_values(load(renamed).weights, weights)
+    # Of another machine: the highest step, in numbers and not by the alphabet.
+    (renamed / "checkpoint").write_text('model_checkpoint_path: "/gone/model.ckpt-1000"\n')
+    said = r"^Of the 2 checkpoints in .*renamed, model\.ckpt-20000 is taken, the one of the highest"
+    with pytest.warns(UserWarning, match=said):
+        assert_equal_values(load(renamed).weights, newer)
+    assert_equal_values(load(renamed / "model.ckpt-1000").weights, pretrained.weights)
+
+
+def test_checkpoints_without_a_step_are_to_be_chosen_from(renamed):
+    for file in renamed.glob("model.ckpt*"):
+        for name in ("early", "late"):
+            shutil.copy(file, renamed / file.name.replace("model.ckpt-1000", name))
+        file.unlink()
+    with pytest.raises(InputError, match=r"one checkpoint in .* Received: early, late; give the"):
+        load(renamed)
+
+
+@pytest.mark.parametrize("prefix", ["module/bert/", ""], ids=["of a module", "of a bare encoder"])
+def test_other_scopes_of_the_encoder_are_known(pretrained, exported, tmp_path, prefix):
+    encoder = {
+        name.replace("bert/", prefix, 1): value
+        for name, value in to_google(pretrained.weights).items()
+        if name.startswith("bert/")
+    }
+    tensors = encoder | {f"{name}/adam_m": value for name, value in encoder.items()}
+    tf.raw_ops.SaveV2(
+        prefix=str(tmp_path / "encoder.ckpt"),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=[tf.constant(value) for value in tensors.values()],
+    )
+    for name in ("bert_config.json", "vocab.txt"):
+        shutil.copy(exported / name, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.missing == ("masked language modelling", "next sentence prediction")
+    expected = {path: pretrained.weights[path] for path in loaded.weights}
+    assert len(expected) == len(encoder) - 4 * 2  # queries, keys and values are one here
+    assert_equal_values(loaded.weights, expected)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ its own."""
 import contextlib
 import dataclasses
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from kbert.formats.pretrained import Pretrained
 from kbert.model.bert import pretraining_model
 from kbert.prediction import load_predictor, predictor_of
 from kbert.pretraining import pretrain
+from kbert.run.directory import load_run
 from tfrecords import InputError, Normalization, RecordsConfig, Tokenizer, Vocabulary, build_records
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
@@ -254,11 +257,6 @@ def test_a_model_by_transformers_continues_pretraining(foreign, tiny_corpus, tmp
     ("change", "message"),
     [
         (
-            "vocabulary",
-            r"records with the vocabulary of .*bert, \w{12}\. Received: .*, made with \w{12}; "
-            r"make them with that of",
-        ),
-        (
             "cased",
             r"Expected uncased records, as .* is\. Received: cased ones in .*; make them with "
             r"--uncased\.",
@@ -271,13 +269,11 @@ def test_a_model_by_transformers_continues_pretraining(foreign, tiny_corpus, tmp
     ],
 )
 def test_what_does_not_fit_the_initial_model_is_refused(
-    foreign, tiny_corpus, tiny_vocabulary, tmp_path, change, message
+    foreign, tiny_corpus, tmp_path, change, message
 ):
     path, _ = foreign
-    vocabulary = tiny_vocabulary if change == "vocabulary" else load(path).vocabulary
+    vocabulary = load(path).vocabulary
     bert = tiny_config(vocabulary_size=56, num_layers=1) if change == "shape" else None
-    if change == "vocabulary":
-        bert = tiny_config(exact_gelu=True)
     config = RecordsConfig(
         sequence_length=S, max_predictions=3, duplicates=1, cased=change == "cased"
     )
@@ -520,6 +516,87 @@ def test_a_bias_under_another_name_and_a_stale_index(foreign, tmp_path):
         match=r"one matrix for cls\.predictions\.bias and cls\.predictions\.decoder\.bias",
     ):
         load(tmp_path)
+
+
+def copied(path, directory):
+    """A copy of a model's directory, to be changed."""
+    return pathlib.Path(shutil.copytree(path, directory))
+
+
+def test_a_configuration_of_before_model_types_is_one_of_a_bert(foreign, tmp_path):
+    path, whole = foreign
+    old = copied(path, tmp_path / "old")
+    fields = json.loads((old / "config.json").read_text())
+    del fields["model_type"], fields["architectures"]
+    (old / "config.json").write_text(json.dumps(fields))
+    assert_equal_values(load(old).weights, from_transformers(whole.state_dict(), 2))
+    # A RoBERTa of that time has the same fields.
+    fields["architectures"] = ["RobertaForMaskedLM"]
+    (old / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"expected a model_type, or .* Received: RobertaForMask"):
+        load(old)
+
+
+def test_embeddings_beyond_the_tokens_are_dropped_and_said(foreign, tmp_path):
+    path, whole = foreign
+    model = transformers.BertForPreTraining.from_pretrained(str(path))
+    model.resize_token_embeddings(64, mean_resizing=False)
+    model.save_pretrained(tmp_path / "padded")
+    for file in path.glob("tok*"):
+        shutil.copy(file, tmp_path / "padded")
+    said = r"padded has 64 embeddings for 56 tokens: the 8 beyond .* dropped, and exports have 56\."
+    with pytest.warns(UserWarning, match=said):
+        loaded = load(tmp_path / "padded")
+    assert_equal_values(loaded.weights, from_transformers(whole.state_dict(), 2))
+    theirs = loaded_by_transformers(save(loaded, tmp_path / "bert", "huggingface"))
+    assert theirs.config.vocab_size == 56
+
+
+def test_two_vocabularies_that_differ_are_named(foreign, tmp_path):
+    path, _ = foreign
+    both = copied(path, tmp_path / "both")
+    tokens = load(path).vocabulary.tokens
+    for lines in (tokens, tokens[:9], (*tokens, "new"), (*tokens[:7], tokens[8], *tokens[8:])):
+        (both / "vocab.txt").write_text("\n".join(lines) + "\n")
+        if lines == tokens:
+            assert load(both).vocabulary.tokens == tokens
+            continue
+        with pytest.raises(InputError, match=r"vocab\.txt and tokenizer\.json, which differ from "):
+            load(both)
+    # Tokens that were added later are in tokenizer.json alone.
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(path))
+    tokenizer.add_tokens(["newword"])
+    tokenizer.save_pretrained(both)
+    model = transformers.BertForPreTraining.from_pretrained(str(path))
+    model.resize_token_embeddings(57, mean_resizing=False)
+    model.save_pretrained(both)
+    (both / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    assert load(both).vocabulary.tokens == (*tokens, "newword")
+    # Or, by tokenizers in Python, in a file of their own.
+    (both / "tokenizer.json").unlink()
+    (both / "added_tokens.json").write_text('{"newword": 56, "[MASK]": 5}')
+    assert load(both).vocabulary.tokens == (*tokens, "newword")
+    (both / "added_tokens.json").write_text('{"newword": 57}')
+    with pytest.raises(InputError, match=r"added_tokens\.json: expected ids from 56 on"):
+        load(both)
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("bert-base-uncased", "hf download bert-base-uncased --local-dir bert-base-uncased"),
+        ("google-bert/bert-tiny", "hf download google-bert/bert-tiny --local-dir bert-tiny"),
+        ("hf://google-bert/bert-tiny", "hf download google-bert/bert-tiny --local-dir bert-tiny"),
+        ("https://huggingface.co/a/b", "hf download a/b --local-dir b"),
+    ],
+)
+def test_a_name_of_the_hub_is_no_path(path, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for function in (load, load_predictor, load_run):
+        with pytest.raises(InputError, match=f"kbert downloads nothing: .* '{command}' and give"):
+            function(path)
+    with pytest.raises(InputError, match=r"Received: no such directory\.$"):
+        load(tmp_path / "nowhere")
 
 
 def test_a_model_without_a_tokenizer_is_refused(foreign, tmp_path):

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import warnings
+from collections.abc import Container
 
 from tfrecords.errors import InputError
 from tfrecords.files import write_text
@@ -225,6 +226,34 @@ def _check_token(token: str, where: str) -> None:
             f"{len(word.encode())}, {word[:20]!r}...; remove the line, or learn the vocabulary "
             "again."
         )
+
+
+def split_word(
+    word: str, pieces: Container[str], longest: int, *, continuing: bool = False
+) -> list[str]:
+    """Splits a normalized word as WordPiece does, the longest match first.
+
+    A character that no piece begins with comes out as a piece of its own, which is not among
+    `pieces`; the tokenizer makes [UNK] of such a word.
+
+    >>> split_word("running", {"run", "##ning", "##n"}, 4), split_word("rung", {"run"}, 3)
+    (['run', '##ning'], ['run', '##g'])
+
+    Args:
+        word: The word, as tokenization has it: without white space, normalized.
+        pieces: The pieces of the vocabulary.
+        longest: At least the number of characters of the longest piece, without "##".
+        continuing: Whether the word is the rest of one, so that its first piece has "##" too.
+    """
+    found, start = [], 0
+    while start < len(word):
+        prefix = "##" if start or continuing else ""
+        stop = min(len(word), start + longest)
+        while stop > start + 1 and prefix + word[start:stop] not in pieces:
+            stop -= 1
+        found.append(prefix + word[start:stop])
+        start = stop
+    return found
 
 
 def _is_of_text(token: str) -> bool:

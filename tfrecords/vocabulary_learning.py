@@ -24,6 +24,7 @@ from tfrecords.text.formats import DEFAULT_FORMAT, span_documents, spans_of
 from tfrecords.text.spans import SpanGroup, span_groups
 from tfrecords.tokenizer import Tokenizer, normalize, set_words_apart, split_long_words
 from tfrecords.vocabulary import MAX_TOKEN_BYTES, MIN_FREQUENCY, SPECIAL_TOKENS, Vocabulary
+from tfrecords.vocabulary_extension import new_pieces
 from tfrecords.word_counts import MAX_WORDS, WordCounts, write_counts
 from tfrecords.workers import Workers, automatic_workers
 
@@ -42,7 +43,8 @@ def learn_vocabulary(
     inputs: str | os.PathLike | Iterable[str | os.PathLike],
     size: int,
     *,
-    cased: bool = False,
+    extend: Vocabulary | None = None,
+    cased: bool | None = None,
     accents: str | None = None,
     long_words: str = LONG_WORDS[0],
     min_frequency: int = MIN_FREQUENCY,
@@ -60,14 +62,19 @@ def learn_vocabulary(
     text, then by text. The most frequent characters are taken in, 1,000 or a third of the size if
     that is more; a word with a rarer one becomes [UNK].
 
+    With `extend`, the tokens of that vocabulary keep their ids, and new ones for what it splits
+    most follow, in the same order (see `vocabulary_extension`): a pretrained model learns the
+    words of another domain. Its [unused0] and the like stay as they are.
+
     Memory is bounded: a process keeps at most some word_counts.MAX_WORDS different words, with the
     counts of more in temporary files, and the library learns from LEARNED_WORDS.
 
     Args:
         inputs: Text files, directories and patterns of them, "-" for standard input; see
             `inputs.input_files`.
-        size: The largest number of tokens, the special ones included.
-        cased: Whether to keep case.
+        size: The largest number of tokens, the special ones and those of `extend` included.
+        extend: The vocabulary to extend; None learns a new one.
+        cased: Whether to keep case; None for what `extend` shows, of accents too, or uncased.
         accents: "keep" or "strip"; None as BERT: "strip" with uncased, "keep" with cased.
         long_words: What becomes of words of more than 200 characters, as of text without spaces:
             "unknown", they are left out, since they become [UNK], with a warning if that is much
@@ -88,19 +95,22 @@ def learn_vocabulary(
 
     Raises:
         InputError: The text cannot be read or is empty, or the size leaves no room for the
-            characters of the text.
+            characters of the text, or for anything beside the tokens of `extend`.
         WorkerError: A process died.
     """
     if workers is not None and workers < 1:
         raise InputError(f"Expected at least 1 worker. Received: {workers}.")
-    if size < len(SPECIAL_TOKENS) + 1:
+    kept = SPECIAL_TOKENS if extend is None else extend.tokens
+    if size <= len(kept):
+        what = "special tokens" if extend is None else f"tokens of {extend.source}"
         raise InputError(
-            f"Expected a vocabulary size above the {len(SPECIAL_TOKENS)} special tokens. Received: "
-            f"{size}."
+            f"Expected a vocabulary size above the {len(kept):,} {what}. Received: {size}."
         )
+    if cased is None and extend is not None:
+        cased, accents = extend.cased, accents or extend.normalization.accents
 
     # Count the words.
-    normalization = Normalization(cased, accents, long_words)
+    normalization = Normalization(bool(cased), accents, long_words)
     left_out: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory(prefix="kbert-") as directory:
         files = spool(input_files(inputs), pathlib.Path(directory, "standard-input"))
@@ -114,20 +124,22 @@ def learn_vocabulary(
             "Expected text to learn a vocabulary from. Received: input files without a single word."
         )
 
-    found = _learn(words, size, min_frequency)
-    if len(found) + len(SPECIAL_TOKENS) > size:
+    if extend is None:
+        found = _learn(words, size, min_frequency)
+    else:
+        found = new_pieces(words, extend, size - len(kept), min_frequency)
+    if len(found) + len(kept) > size:
         raise InputError(
             "Expected a vocabulary size with room for every character of the text. Received: "
             f"{size}, where the characters alone take {len(found) + len(SPECIAL_TOKENS)}; ask for "
             "more."
         )
 
-    # The library orders tokens as it merged them: sort by how often each is used.
-    learned = Vocabulary(SPECIAL_TOKENS + tuple(found))
+    # Both learners order tokens in ways of their own: sort by how often each is used.
+    learned = Vocabulary(kept + tuple(found))
     counts = _count_tokens(words, Tokenizer(learned, Normalization(cased=True)))
     return Vocabulary(
-        SPECIAL_TOKENS
-        + tuple(sorted(found, key=lambda token: (-counts[learned.ids[token]], token)))
+        kept + tuple(sorted(found, key=lambda token: (-counts[learned.ids[token]], token)))
     )
 
 

@@ -28,6 +28,8 @@ _FILES = "Splits and files"
 _TEXT = "Text"
 _WORK = "Processes"
 _CASED_HELP = "Keep case, or lowercase the text."
+_SHOWN = 8
+"""New tokens that are shown."""
 
 
 @click.command(cls=Command, short_help="Write Python's documentation as a corpus.")
@@ -65,16 +67,31 @@ def corpus(output: pathlib.Path, packages: tuple[str, ...]) -> None:
     "--size", default=RELEASED_VOCABULARY_SIZE, help="Number of tokens, special tokens included."
 )
 @option(
+    "--extend",
+    type=PATH,
+    help="A vocabulary file, or a model in any format of 'kbert export', whose tokens keep their "
+    "ids; new ones for what it splits most follow, up to --size.",
+)
+@option(
     "--min-frequency",
     type=click.IntRange(1),
     default=MIN_FREQUENCY,
     help="How often a pair of tokens must occur to be merged into one.",
 )
-@option("--cased/--uncased", default=False, help=_CASED_HELP)
+@option(
+    "--cased/--uncased",
+    default=None,
+    show_default="uncased, or as --extend",
+    help=_CASED_HELP,
+)
 @normalization_options()
 @text_options()
 def vocabulary(
-    inputs: tuple[pathlib.Path, ...], output: pathlib.Path, size: int, **options: Any
+    inputs: tuple[pathlib.Path, ...],
+    output: pathlib.Path,
+    size: int,
+    extend: pathlib.Path | None,
+    **options: Any,
 ) -> None:
     """Learn a WordPiece vocabulary from INPUTS: text files, directories or patterns of them, or -
     for standard input."""
@@ -82,10 +99,19 @@ def vocabulary(
     from tfrecords.files import new_file
 
     new_file(output)
+    # The vocabulary that is extended says how text is normalized, unless the user does.
+    if extend:
+        options |= _extended(extend, options)
+    options["cased"] = bool(options["cased"])
     learned = tfrecords.learn_vocabulary(inputs, size, progress=sys.stderr.isatty(), **options)
     learned.save(output)
     casing = "cased" if options["cased"] else "uncased"
     click.echo(f"{output}: {len(learned):,} tokens, {casing}, sha256 {learned.sha256[:12]}")
+    # A look at the first new tokens tells whether the text was the right one.
+    if extend:
+        kept = len(options["extend"])
+        first = "".join(f" {token}" for token in learned.tokens[kept : kept + _SHOWN])
+        click.echo(f"{kept:,} tokens of {extend}, {len(learned) - kept:,} new:{first} ...")
     # Records take from the vocabulary what it shows; they must be told what it does not.
     chosen = tfrecords.Normalization(options["cased"], options["accents"], options["long_words"])
     if chosen != learned.normalization:
@@ -96,6 +122,22 @@ def vocabulary(
             f"or --size {len(learned)}.",
             err=True,
         )
+
+
+def _extended(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `learn_vocabulary` for the vocabulary in a file, or of a model. It says how
+    text is normalized, too, where nothing else is asked for."""
+    # A file says less than a model, whose own files may name its casing.
+    if path.is_file():
+        vocabulary = load_package("tfrecords").Vocabulary.load(path)
+        shown = vocabulary.normalization
+    else:
+        model = load_package("kbert").load(path)
+        vocabulary, shown = model.vocabulary, model.normalization
+    if options["cased"] is not None:
+        return {"extend": vocabulary}
+    accents = options["accents"] or shown.accents
+    return {"extend": vocabulary, "cased": shown.cased, "accents": accents}
 
 
 @click.command(cls=Command, short_help="Make records of masked sentence pairs.")

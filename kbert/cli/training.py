@@ -50,7 +50,8 @@ _EVALUATION = "Evaluation and checkpoints"
     "--init-from",
     type=PATH,
     section=MODEL,
-    help="A run, or a model in any format of 'kbert export', whose weights to start from.",
+    help="A run, or a model in any format of 'kbert export', whose weights to start from; also "
+    "with records of another vocabulary.",
 )
 @option(
     "--size",
@@ -77,7 +78,8 @@ _EVALUATION = "Evaluation and checkpoints"
     type=int,
     show_default=f"{BertConfig.max_positions}, or as --init-from",
     section=MODEL,
-    help="Number of position embeddings: the longest sequence that the model can ever take.",
+    help="Number of position embeddings: the longest sequence that the model can ever take. Those "
+    "of --init-from are cut or repeated.",
 )
 @option("--batch-size", of=PretrainingConfig, section=DATA, help="Sequences in an update.")
 @option("--steps", of=PretrainingConfig, section=OPTIMISATION, help="Updates of the weights.")

@@ -8,12 +8,21 @@ too. Its code, not its configuration, fixes the tanh form of "gelu" and the epsi
 from __future__ import annotations
 
 import pathlib
+import re
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
 
 from kbert.config import BertConfig
-from kbert.formats.names import CONFIGURATION_FIELDS, Names, joined_weights, split_qkv, split_shapes
+from kbert.formats.names import (
+    CONFIGURATION_FIELDS,
+    Names,
+    joined_weights,
+    split_qkv,
+    split_shapes,
+    without_padding,
+)
 from kbert.formats.notes import read_notes, with_notes
 from kbert.formats.pretrained import Pretrained, check_released_form, pairs_of
 from kbert.run.tensors import read_checkpoint
@@ -27,17 +36,26 @@ FRONT_MATTER = ""
 CONFIGURATION = "bert_config.json"
 CHECKPOINT = "bert_model.ckpt"
 VOCABULARY = "vocab.txt"
+_FILE = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
+"""What the names of a checkpoint's files have behind its prefix."""
 
 
 def recognises(path: pathlib.Path) -> bool:
-    """Tells whether a directory holds a checkpoint of google-research/bert.
+    """Tells whether a path is that of a checkpoint of google-research/bert: of its directory, or
+    the prefix of its files.
 
     Directories of the Hub that were published for both libraries have both configurations; there an
     index of a TensorFlow checkpoint tells that the weights are Google's.
     """
-    if not (path / CONFIGURATION).is_file():
+    if _prefix_of(path):
+        return True
+    has_index = any(path.glob("*.index"))
+    if (path / CONFIGURATION).is_file():
+        return has_index or not (path / "config.json").is_file()
+    if not has_index or any(path.glob("*.safetensors*")):
         return False
-    return not (path / "config.json").is_file() or any(path.glob("*.index"))
+    # A checkpoint without a configuration is one, too: `read` says what it lacks.
+    return not (path / "config.json").is_file() or bool(_configurations_in(path))
 
 
 def write(pretrained: Pretrained, directory: pathlib.Path) -> None:
@@ -75,29 +93,104 @@ def read(path: pathlib.Path) -> Pretrained:
         InputError: A file is missing, or belongs to something else.
     """
     # The configuration must say the little that kbert cannot assume.
-    fields = read_json(path / CONFIGURATION, "a configuration of BERT")
+    given = _prefix_of(path)
+    directory = given.parent if given else path
+    configuration = _configuration_in(directory)
+    fields = read_json(configuration, "a configuration of BERT")
     if fields.get("hidden_act", "gelu") != "gelu":
         raise InputError(
-            f"{path / CONFIGURATION}: expected hidden_act 'gelu', as BERT has. Received: "
+            f"{configuration}: expected hidden_act 'gelu', as BERT has. Received: "
             f"{fields['hidden_act']!r}."
         )
     if absent := [name for name in CONFIGURATION_FIELDS if name not in fields]:
         raise InputError(
-            f"{path / CONFIGURATION}: expected {absent[0]}. Received: a configuration without it."
+            f"{configuration}: expected {absent[0]}. Received: a configuration without it."
         )
     bert = BertConfig(**{ours: fields[theirs] for theirs, ours in CONFIGURATION_FIELDS.items()})
 
     # No file of this format tells the casing, so notes or the vocabulary must.
-    weights = _read_weights(path, bert)
+    vocabulary = Vocabulary.load(directory / VOCABULARY)
+    weights = _read_weights(given or _checkpoint_in(directory), bert)
+    weights, bert = without_padding(weights, bert, vocabulary, path)
     return with_notes(
         path,
-        read_notes(path),
+        read_notes(directory),
         bert,
         weights=weights,
-        vocabulary=Vocabulary.load(path / VOCABULARY),
+        vocabulary=vocabulary,
         sequence_length=bert.max_positions,
         pairs=pairs_of(weights),
     )
+
+
+# The files, under whatever names.
+
+
+def _prefix_of(path: pathlib.Path) -> pathlib.Path | None:
+    """The prefix of a checkpoint's files, if a path is that or one of these files; else None."""
+    prefix = path.with_name(_FILE.sub("", path.name)) if path.name else path
+    return prefix if pathlib.Path(f"{prefix}.index").is_file() else None
+
+
+def _configuration_in(directory: pathlib.Path) -> pathlib.Path:
+    """The configuration beside a checkpoint, whatever its name if there is but one."""
+    if (directory / CONFIGURATION).is_file():
+        return directory / CONFIGURATION
+    found = _configurations_in(directory)
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise InputError(f"Expected {CONFIGURATION} in {directory}. Received: {names}.")
+    return found[0]
+
+
+def _configurations_in(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The JSON files with the fields of a BERT in a directory; a run's fields have other names."""
+    return [
+        path
+        for path in sorted(directory.glob("*config*.json"))
+        if read_json(path, "a configuration").keys() >= CONFIGURATION_FIELDS.keys()
+    ]
+
+
+def _checkpoint_in(directory: pathlib.Path) -> pathlib.Path:
+    """The prefix of the released checkpoint in a directory, or else of the one that the file
+    `checkpoint` names, or else of the one of the highest step."""
+    import tensorflow as tf
+
+    if (released := _prefix_of(directory / CHECKPOINT)) is not None:
+        return released
+    # The file may come from another machine, and name a path of that one.
+    state = tf.train.get_checkpoint_state(str(directory))
+    if state and (named := _prefix_of(pathlib.Path(state.model_checkpoint_path))):
+        return named
+
+    found = [path.with_name(path.name.removesuffix(".index")) for path in directory.glob("*.index")]
+    if not found:
+        raise InputError(f"Expected {CHECKPOINT}.index in {directory}. Received: no checkpoint.")
+    newest = max(found, key=_step_of)
+    if [_step_of(path) for path in found].count(_step_of(newest)) > 1:
+        names = ", ".join(sorted(path.name for path in found))
+        raise InputError(
+            f"Expected one checkpoint in {directory}. Received: {names}; give the path of one, "
+            f"such as {newest}."
+        )
+    if len(found) > 1:
+        warnings.warn(
+            f"Of the {len(found)} checkpoints in {directory}, {newest.name} is taken, the one of "
+            "the highest step.",
+            stacklevel=4,
+        )
+    return newest
+
+
+def _step_of(prefix: pathlib.Path) -> int:
+    """The step in the name of a checkpoint by TensorFlow 1's Saver; -1 if it has none.
+
+    >>> _step_of(pathlib.Path("biobert/model.ckpt-1000000"))
+    1000000
+    """
+    step = prefix.name.rpartition("-")[2]
+    return int(step) if step.isdecimal() else -1
 
 
 # The weights.
@@ -146,31 +239,30 @@ def to_google(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _read_weights(path: pathlib.Path, bert: BertConfig) -> dict[str, np.ndarray]:
-    """The weights of the released checkpoint in a directory, or else of the newest one that
-    run_pretraining.py left there. An optimizer's state beside them is ignored."""
-    import tensorflow as tf
+def _plain_name(name: str) -> str:
+    """The name of a variable in a graph of run_pretraining.py: modules of TensorFlow Hub have a
+    word before it, and an encoder built in a scope of its own lacks the first."""
+    name = name.removeprefix("module/")
+    return f"bert/{name}" if name.startswith(("embeddings/", "encoder/", "pooler/")) else name
 
-    prefix = path / CHECKPOINT
-    if not prefix.with_name(f"{CHECKPOINT}.index").is_file():
-        prefix = tf.train.latest_checkpoint(str(path))
-    if prefix is None:
-        raise InputError(f"Expected {CHECKPOINT}.index in {path}. Received: no checkpoint.")
 
+def _read_weights(prefix: pathlib.Path, bert: BertConfig) -> dict[str, np.ndarray]:
+    """The weights of a checkpoint. An optimizer's state beside them is ignored."""
     # A layer beyond the configuration is read too, to notice that there is one: a model cut short
     # in silence would answer, and badly.
     names = {_NAMES.of(ours): ours for ours in split_shapes(bert)}
+    more = f"bert/encoder/layer_{bert.num_layers}/"
     tensors = read_checkpoint(
-        prefix,
-        lambda name: name in names or name.startswith(f"bert/encoder/layer_{bert.num_layers}/"),
+        prefix, lambda name: _plain_name(name) in names or _plain_name(name).startswith(more)
     )
-    if more := sorted(tensors.keys() - names.keys()):
+    tensors = {_plain_name(name): value for name, value in tensors.items()}
+    if beyond := sorted(tensors.keys() - names.keys()):
         raise InputError(
             f"Expected in {prefix} {bert.num_layers} layers, as its configuration says. Received: "
-            f"{more[0]} too."
+            f"{beyond[0]} too."
         )
     split = {names[name]: _turned(names[name], value) for name, value in tensors.items()}
-    return joined_weights(split, bert, path)
+    return joined_weights(split, bert, prefix)
 
 
 # The model card.

@@ -16,7 +16,14 @@ import numpy as np
 
 from kbert.config import BertConfig
 from kbert.formats.huggingface_tokenizer import differences, read_tokenizer, write_tokenizer
-from kbert.formats.names import CONFIGURATION_FIELDS, Names, joined_weights, split_qkv, split_shapes
+from kbert.formats.names import (
+    CONFIGURATION_FIELDS,
+    Names,
+    joined_weights,
+    split_qkv,
+    split_shapes,
+    without_padding,
+)
 from kbert.formats.notes import read_notes, with_notes
 from kbert.formats.pretrained import Pretrained, pairs_of
 from kbert.formats.protocol import CONFIGURATION, configuration_at
@@ -41,11 +48,21 @@ _EXACT_GELU = {"gelu": True, "gelu_new": False, "gelu_pytorch_tanh": False}
 
 _FIELDS = CONFIGURATION_FIELDS | {"layer_norm_eps": "layer_norm_epsilon"}
 """The fields of config.json, and those of BertConfig that they are."""
+_SHAPE = (
+    "vocab_size",
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+)
+"""The fields that every BERT must have."""
 
 
 def recognises(path: pathlib.Path) -> bool:
-    """Tells whether a directory holds a model in this layout, of whatever architecture."""
-    return "model_type" in configuration_at(path)
+    """Tells whether a directory holds a model in this layout, of whatever architecture. The first
+    BERTs had no model_type, but BERT's fields."""
+    fields = configuration_at(path)
+    return "model_type" in fields or fields.keys() >= set(_SHAPE)
 
 
 def write(pretrained: Pretrained, directory: pathlib.Path) -> None:
@@ -67,6 +84,7 @@ def read(path: pathlib.Path) -> Pretrained:
     )
     weights = from_huggingface(_read_weights(path), bert, path)
     tokenizer, longest = read_tokenizer(path)
+    weights, bert = without_padding(weights, bert, tokenizer["vocabulary"], path)
     return with_notes(
         path,
         read_notes(path),
@@ -97,8 +115,15 @@ def _configuration(pretrained: Pretrained) -> dict[str, Any]:
 
 def _bert_config(fields: Mapping[str, Any], path: pathlib.Path) -> BertConfig:
     # What changes the function of the model is refused, rather than computed as if it were absent.
+    # Without a model_type, architectures tell a RoBERTa, whose fields are the same.
+    architectures = fields.get("architectures") or ()
+    if "model_type" not in fields and not all(str(one).startswith("Bert") for one in architectures):
+        raise InputError(
+            f"{path}: expected a model_type, or architectures of BERT. Received: "
+            f"{', '.join(map(str, architectures))}; kbert has the standard BERT only."
+        )
     for name, (accepted, default) in {
-        "model_type": (("bert",), None),
+        "model_type": (("bert",), "bert"),
         "hidden_act": (tuple(_EXACT_GELU), "gelu"),
         "position_embedding_type": (("absolute",), "absolute"),
         "is_decoder": ((False,), False),
@@ -113,13 +138,7 @@ def _bert_config(fields: Mapping[str, Any], path: pathlib.Path) -> BertConfig:
 
     # The shape must be there in full; for all other fields transformers and kbert have the same
     # defaults.
-    for theirs in (
-        "vocab_size",
-        "num_hidden_layers",
-        "hidden_size",
-        "num_attention_heads",
-        "intermediate_size",
-    ):
+    for theirs in _SHAPE:
         if fields.get(theirs) is None:
             raise InputError(f"{path}: expected {theirs}. Received: a configuration without it.")
     values = {

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _TOKENIZER = "tokenizer.json"
 _CONFIGURATION = "tokenizer_config.json"
 _VOCABULARY = "vocab.txt"
+_ADDED_TOKENS = "added_tokens.json"
 _SPECIAL_TOKENS = {
     "pad_token": PAD,
     "unk_token": UNK,
@@ -141,6 +143,7 @@ def read_tokenizer(path: pathlib.Path) -> tuple[dict[str, Any], float]:
     long_words = None
     if (path / _TOKENIZER).is_file():
         vocabulary, in_tokenizer, long_words = _read_tokenizer_json(path / _TOKENIZER)
+        _check_vocabularies(path, vocabulary)
         for name, value in in_tokenizer.items():
             if said[name] not in (None, value):
                 raise InputError(
@@ -149,7 +152,7 @@ def read_tokenizer(path: pathlib.Path) -> tuple[dict[str, Any], float]:
                 )
         said = in_tokenizer
     elif (path / _VOCABULARY).is_file():
-        vocabulary = Vocabulary.load(path / _VOCABULARY)
+        vocabulary = _with_added_tokens(path)
     else:
         raise InputError(
             f"Expected {_TOKENIZER} or {_VOCABULARY} in {path}. Received: neither; save the "
@@ -164,6 +167,46 @@ def read_tokenizer(path: pathlib.Path) -> tuple[dict[str, Any], float]:
         "long_words": long_words,
     }
     return tokenizer, math.inf if longest is None else longest
+
+
+def _check_vocabularies(path: pathlib.Path, vocabulary: Vocabulary) -> None:
+    """Raises InputError if vocab.txt in a directory has other tokens than tokenizer.json beside it,
+    whose Vocabulary this is. Only tokenizer.json has added tokens; they come last."""
+    if not (path / _VOCABULARY).is_file():
+        return
+    text = (path / _VOCABULARY).read_bytes().decode("utf-8", "replace").replace("\r\n", "\n")
+    lines = tuple(text.removesuffix("\n").split("\n"))
+    if lines == vocabulary.tokens:
+        return
+    # What follows the lines must be added tokens, or the two are of two models.
+    fields = read_json(path / _TOKENIZER, "a tokenizer")
+    added = {token["content"] for token in fields.get("added_tokens", [])}
+    kept, rest = vocabulary.tokens[: len(lines)], vocabulary.tokens[len(lines) :]
+    if lines == kept and added.issuperset(rest):
+        return
+    pairs = enumerate(itertools.zip_longest(lines, vocabulary.tokens), start=1)
+    line, (here, there) = next((line, pair) for line, pair in pairs if pair[0] != pair[1])
+    raise InputError(
+        f"Expected one vocabulary in {path}. Received: {_VOCABULARY} and {_TOKENIZER}, which "
+        f"differ from line {line} on ({here!r} and {there!r}); remove the one that is not the "
+        "model's."
+    )
+
+
+def _with_added_tokens(path: pathlib.Path) -> Vocabulary:
+    """The vocabulary in vocab.txt, with the tokens that added_tokens.json beside it, as tokenizers
+    in Python save it, adds at the end."""
+    vocabulary = Vocabulary.load(path / _VOCABULARY)
+    if not (path / _ADDED_TOKENS).is_file():
+        return vocabulary
+    added = read_json(path / _ADDED_TOKENS, "added tokens")
+    new = sorted((index, token) for token, index in added.items() if token not in vocabulary.ids)
+    if [index for index, _ in new] != list(range(len(vocabulary), len(vocabulary) + len(new))):
+        raise InputError(
+            f"{path / _ADDED_TOKENS}: expected ids from {len(vocabulary)} on, the number of tokens "
+            f"in {_VOCABULARY}. Received: other ones."
+        )
+    return Vocabulary((*vocabulary.tokens, *(token for _, token in new)), source=vocabulary.source)
 
 
 def _check_configuration(fields: dict[str, Any], path: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kbert.config import BertConfig
-from kbert.formats.names import Names, joined_weights, split_qkv, split_shapes
+from kbert.formats.names import Names, joined_weights, split_qkv, split_shapes, without_padding
 from kbert.formats.notes import read_notes, with_notes
 from kbert.formats.pretrained import (
     RELEASED_EPSILON,
@@ -137,6 +137,7 @@ def read(path: pathlib.Path) -> Pretrained:
     vocabulary = Vocabulary.load(path / _VOCABULARY)
     normalization = _read_normalization(path / _TOKENIZER)
     weights = _read_weights(path, bert, notes)
+    weights, bert = without_padding(weights, bert, vocabulary, path)
     return with_notes(
         path,
         notes,

@@ -13,6 +13,7 @@ from kbert.formats.notes import save_notes
 from kbert.formats.pretrained import Pretrained
 from kbert.formats.protocol import EXPORT_FORMATS, ExportFormat, Format
 from kbert.objectives import MLM, NSP
+from kbert.run.hub import how_to_get
 from tfrecords import InputError
 from tfrecords.files import atomic_path, make_directory, new_directory, write_text
 from tfrecords.vocabulary import warn_of_impossible
@@ -30,8 +31,9 @@ def load(path: str | os.PathLike[str]) -> Pretrained:
     Args:
         path: The directory of a run by `kbert pretrain`, of a SavedModel by `kbert export`, of a
             KerasHub preset, of a BERT in Hugging Face's layout, or of a checkpoint of
-            google-research/bert. Models from other tools are described by their own configuration;
-            those by kbert also by the notes beside them.
+            google-research/bert; for the last also the prefix of its files, such as
+            "biobert/model.ckpt-1000000". Models from other tools are described by their own
+            configuration; those by kbert also by the notes beside them.
 
     Returns:
         A Pretrained; its `model` is the Keras model.
@@ -42,9 +44,10 @@ def load(path: str | os.PathLike[str]) -> Pretrained:
     path = pathlib.Path(path)
     format = _format_at(path)
     if format is None:
+        received = "neither" if path.exists() else "no such directory"
         raise InputError(
             "Expected a run by 'kbert pretrain' or a BERT in one of the formats "
-            f"{', '.join(EXPORT_FORMATS)} at {path}. Received: neither."
+            f"{', '.join(EXPORT_FORMATS)} at {path}. Received: {received}{how_to_get(path)}."
         )
     pretrained = format.read(path)
     warn_of_impossible(pretrained.vocabulary, pretrained.normalization)

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
 
 from kbert.config import BertConfig
-from kbert.formats.pretrained import weight_shapes
-from tfrecords import InputError
+from kbert.formats.pretrained import PER_TOKEN, weight_shapes
+from tfrecords import InputError, Vocabulary
 
 CONFIGURATION_FIELDS = {
     "vocab_size": "vocabulary_size",
@@ -139,6 +141,24 @@ def joined_weights(
         elif all(third in split for third in _thirds(path)):
             joined[path] = np.concatenate([split[third] for third in _thirds(path)], axis=-1)
     return joined
+
+
+def without_padding(
+    weights: dict[str, np.ndarray], bert: BertConfig, vocabulary: Vocabulary, source: pathlib.Path
+) -> tuple[dict[str, np.ndarray], BertConfig]:
+    """The weights, and their BertConfig, without the embeddings beyond the tokens of the
+    vocabulary: some tools pad them to a multiple of 8 or 64. Warns of them, as exports will lack
+    them."""
+    tokens, rows = len(vocabulary), bert.vocabulary_size
+    if tokens >= rows:
+        return weights, bert
+    warnings.warn(
+        f"{source} has {rows:,} embeddings for {tokens:,} tokens: the {rows - tokens:,} beyond the "
+        f"tokens, which no text uses, are dropped, and exports have {tokens:,}.",
+        stacklevel=4,
+    )
+    cut = {path: weights[path][:tokens] for path in PER_TOKEN if path in weights}
+    return weights | cut, dataclasses.replace(bert, vocabulary_size=tokens)
 
 
 def _thirds(path: str) -> list[str]:

@@ -28,6 +28,9 @@ RELEASED_EPSILON = 1e-12
 HEADS = {layer: objective.head for objective in OBJECTIVES for layer in objective.layers}
 """The heads, by the names of their layers; all that may be missing from weights that are loaded."""
 
+PER_TOKEN = ("token_embedding/embeddings", "mlm/bias")
+"""The weights with a row for every token of the vocabulary."""
+
 CHOSEN_FIELDS = ("dropout", "attention_dropout", "initializer_range")
 """Fields of BertConfig that are chosen for training and may differ between a model and the weights
 that it starts from."""
@@ -78,8 +81,8 @@ class Pretrained:
             raise InputError(
                 f"Expected in {self.source} a vocabulary of {self.bert.vocabulary_size} tokens, as "
                 "many as there are embeddings. "
-                f"Received: {len(self.vocabulary)}; if the embeddings were padded, pad the "
-                "vocabulary with tokens such as [unused0] too."
+                f"Received: {len(self.vocabulary)}; is the vocabulary another model's, or were "
+                "tokens added to it alone?"
             )
 
         # Contiguous: safetensors writes the buffer of any other array in the wrong order, silently.
