@@ -440,8 +440,16 @@ def test_pickled_weights_are_not_read(foreign, tmp_path):
         (("model", "continuing_subword_prefix"), "@@", r"expected BERT's tokenization.* @@"),
         (
             ("normalizer", "strip_accents"),
-            False,
-            r"Received: .*lowercase=True, strip_accents=False",
+            "some",
+            r"Received: .*lowercase=True, strip_accents=some",
+        ),
+        (
+            ("pre_tokenizer",),
+            {
+                "type": "Sequence",
+                "pretokenizers": [{"type": "BertPreTokenizer"}, {"type": "Digits"}],
+            },
+            r"Received: .* and further splitting",
         ),
         (
             ("model", "vocab", "ba"),
@@ -466,6 +474,43 @@ def test_another_tokenizer_is_refused(foreign, tmp_path, keys, value, message):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_case_and_accents_are_read_apart(foreign, tmp_path, lowercase):
+    path, _ = foreign
+    for file in path.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for name, change in {
+        "tokenizer.json": {"normalizer": {"lowercase": lowercase, "strip_accents": not lowercase}},
+        "tokenizer_config.json": {"do_lower_case": lowercase, "strip_accents": not lowercase},
+    }.items():
+        fields = json.loads((tmp_path / name).read_text())
+        for key, value in change.items():
+            fields[key] = fields[key] | value if isinstance(value, dict) else value
+        (tmp_path / name).write_text(json.dumps(fields))
+    accents = "keep" if lowercase else "strip"
+    expected = Normalization(cased=not lowercase, accents=accents)
+    assert load(tmp_path).normalization == expected
+    # vocab.txt and the configuration say as much.
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.txt").write_text(load(path).vocabulary.text)
+    loaded = load(tmp_path)
+    assert (loaded.normalization, loaded.is_guessed) == (expected, False)
+
+
+def test_added_tokens_with_white_space_are_no_words(foreign, tmp_path):
+    path, _ = foreign
+    for file in path.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    fields = json.loads((path / "tokenizer.json").read_text())
+    last = max(fields["model"]["vocab"], key=fields["model"]["vocab"].get)
+    fields["added_tokens"].append({"id": fields["model"]["vocab"].pop(last), "content": "ba be"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+    with pytest.warns(UserWarning, match=r"1 of 56 tokens are never given by .*: ba_be; they"):
+        vocabulary = load(tmp_path).vocabulary
+    assert "ba_be" in vocabulary.ids
+    assert Tokenizer(vocabulary)(["ba be bi"]).row_lengths().numpy() == [3]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -475,7 +520,7 @@ def test_another_tokenizer_is_refused(foreign, tmp_path, keys, value, message):
         ),
         (
             {"strip_accents": False},
-            r"expected BERT's tokenization, .* Received: strip_accents=False",
+            r"to agree\. Received: strip_accents=True and strip_accents=False",
         ),
         ({"tokenize_chinese_chars": False}, r"Received: tokenize_chinese_chars=False"),
         (

@@ -1,9 +1,11 @@
 import hashlib
 import re
+import warnings
 
 import pytest
 
-from tfrecords import Vocabulary
+from tfrecords import Normalization, Vocabulary
+from tfrecords.vocabulary import warn_of_impossible
 
 SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 
@@ -60,10 +62,65 @@ def test_special_ids_are_where_the_special_tokens_stand():
         (["run", "Run"], True),
         (["##É"], True),
         (["Ж"], True),
+        (["f", "ly", "Flywheel"], False),
+        (["f", "F", "Flywheel"], True),
     ],
 )
 def test_cased_is_told_from_the_tokens(tokens, cased):
     assert Vocabulary((*SPECIAL.split(), *tokens)).cased is cased
+
+
+@pytest.mark.parametrize(
+    ("tokens", "accents"),
+    [
+        (["run"], "strip"),
+        (["für", "##ü"], "keep"),
+        (["e", "été"], "strip"),
+        (["नमस्ते"], "keep"),
+        (["가나"], "keep"),
+        (["Run"], "keep"),
+    ],
+)
+def test_accents_are_told_from_the_tokens(tokens, accents):
+    assert Vocabulary((*SPECIAL.split(), *tokens)).normalization.accents == accents
+
+
+IMPOSSIBLE = ("covid-19", "<S>", "##x.", "中国", "[SLOT]", "x" * 201)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "more"),
+    [
+        (Normalization(cased=True), ()),
+        (Normalization(cased=False), ("Flywheel", "été", "한국", "दु")),
+        (Normalization(cased=False, accents="keep"), ("Flywheel",)),
+        (Normalization(cased=True, accents="strip"), ("été", "한국", "दु")),
+    ],
+)
+def test_tokens_that_no_text_gives(normalization, more):
+    possible = ("[unused7]", "...", "##!", "##中", "\u2028", "run", "##ning", "wheel2", "ß", "σς")
+    candidates = ("Flywheel", "été", "한국", "दु")
+    vocabulary = Vocabulary((*SPECIAL.split(), *possible, *IMPOSSIBLE, *candidates))
+    expected = [token for token in (*IMPOSSIBLE, *candidates) if token in (*IMPOSSIBLE, *more)]
+    assert list(vocabulary.impossible(normalization)) == expected
+
+
+def test_tokens_that_no_text_gives_are_named_in_one_line():
+    words = [f"w{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
+    vocabulary = Vocabulary((*SPECIAL.split(), *words, "covid-19"))
+    with pytest.warns(UserWarning) as caught:
+        warn_of_impossible(vocabulary, Normalization(cased=False))
+    (warning,) = caught
+    assert str(warning.message) == (
+        "the vocabulary: 1 of 106 tokens are never given by text with --uncased: covid-19; they "
+        "are never trained on."
+    )
+    upper = Vocabulary((*SPECIAL.split(), *map(str.upper, words)))
+    with pytest.warns(UserWarning, match=r"WAA, WAB, .*, \.\.\.; .* was made for --cased\."):
+        warn_of_impossible(upper, Normalization(cased=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_impossible(upper, Normalization(cased=True))
 
 
 def test_hash_depends_on_order_and_content():
@@ -101,6 +158,14 @@ def test_hash_depends_on_order_and_content():
         (
             SPECIAL.encode() + b"run\r\n",
             r"vocab\.txt:6: expected Unix line ends\. Received: a carriage return",
+        ),
+        (SPECIAL.encode() + b"run\nnew york\n", r"vocab\.txt:7: .* white space.*'new york'"),
+        (SPECIAL.encode() + "a\u2028b\n".encode(), r"vocab\.txt:6: .* white space"),
+        (SPECIAL.encode() + "run\nc\x85d\n".encode(), r"vocab\.txt:7: .* white space"),
+        (SPECIAL.encode() + "##\u00a0\u00a0\n".encode(), r"vocab\.txt:6: .* white space"),
+        (
+            SPECIAL.encode() + b"run\n" + ("ก" * 86).encode() + b"\n",
+            r"vocab\.txt:7: expected tokens of at most 256 bytes\. Received: one of 258",
         ),
         (SPECIAL.encode() + b"run\n \n", r"vocab\.txt:7: expected one token .*Received: ' '"),
         (
