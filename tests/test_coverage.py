@@ -112,18 +112,19 @@ def test_words_that_do_not_match_the_tokens_are_estimated(tokenizer, counter):
 
 @pytest.mark.parametrize("masking", ["static", "dynamic"])
 def test_words_that_are_too_long_to_be_masked(tmp_path, refused, masking):
-    # Four tokens of 29 are to be masked. The words of the first text have two tokens or six, those
-    # of the second six.
+    # A sentence of three words is a sequence, of which three tokens are to be masked. Words have
+    # six tokens, but for one in each document of the first text.
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "a", "##b"))
     short, long = "ab", "abbbbb"
-    for name, words in {"some": [short, *[long] * 11], "none": [long] * 12}.items():
-        document = "\n".join([" ".join(words)] * 5)
+    for name, words in {"some": [short, *[long] * 36], "none": [long] * 12}.items():
+        document = "\n".join([" ".join(words[n : n + 3]) for n in range(0, len(words), 3)])
         (tmp_path / name).write_text("\n\n".join([document] * 13))
 
     def build(name, unit):
         config = RecordsConfig(
             sequence_length=29,
             max_predictions=5,
+            pairs="none",  # truncation cuts words, too
             mask_unit=unit,
             masking=masking,
             validation_fraction=0.0,

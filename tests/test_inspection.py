@@ -50,10 +50,8 @@ def test_description_says_what_the_manifest_says(records, vocabulary):
         sum(one[name] for one in counts) for name in ("document_tokens", "unused_tokens")
     )
     assert coverage.startswith("coverage: 100% of the characters are in tokens; ")
-    assert (
-        f"; {1 - unused / tokens:.1%} of the tokens are in records, {unused / tokens:.1%} in none; "
-        in coverage
-    )
+    assert unused == 0
+    assert "; 100% of the tokens are in records; " in coverage
     assert coverage.endswith(
         f"{counts[1]['document_tokens'] / tokens:.1%} of the tokens are held out for validation"
     )
@@ -356,7 +354,7 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
             "corpus",
             {"long_sentences": 701},
             "10.0% of the sentences are longer than a sequence and were split; if a line is a "
-            "paragraph, --format text breaks it into sentences",
+            "paragraph, --format paragraphs breaks it into sentences",
         ),
         (
             "corpus",
@@ -441,7 +439,7 @@ def test_advice_is_never_what_was_done(records, tmp_path):
         warnings = found(format, config, **long)
         assert len(warnings) == len(expected)
         assert all(map(str.startswith, warnings, expected))
-        assert "--format text" not in "".join(warnings) or format == "sentences"
+        assert "--format" not in "".join(warnings) or format == "sentences"
 
     # Whether the text is read as the vocabulary was made. It is an uncased one.
     unknown = {"unknown_characters": 1000}
@@ -455,8 +453,12 @@ def test_advice_is_never_what_was_done(records, tmp_path):
     many = {"sentences": 1001 * 43}
     (warning,) = found("sentences", {}, **many)
     assert "do empty lines separate" in warning
-    (warning,) = found("jsonl", {}, **many)
-    assert "empty lines" not in warning
+    for format, advice in [
+        ("text", "do two empty lines separate the documents, as the format requires?"),
+        ("jsonl", "is the text one JSON object per line and document?"),
+    ]:
+        (warning,) = found(format, {}, **many)
+        assert warning.endswith(advice)
 
 
 def test_what_was_mended_in_the_text_has_a_line_if_there_is_any(records, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tfrecords.schema import Manifest
+from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS
 from tfrecords.tokenizer import MAX_WORD_CHARACTERS
 
 _TOO_MUCH = 0.01
@@ -179,7 +180,7 @@ def _of_sentences(manifest: Manifest) -> Iterator[str]:
     truncated = _fate_of_long_sentences(manifest) != "were split"
     mends = ["--long-sentences split keeps all of them"] * truncated
     if manifest.format == "sentences":
-        mends.append("if a line is a paragraph, --format text breaks it into sentences")
+        mends.append("if a line is a paragraph, --format paragraphs breaks it into sentences")
     if mends and corpus["long_sentences"] > 0.1 * corpus["sentences"]:
         yield (
             f"{_percent(corpus['long_sentences'], corpus['sentences'])} of the sentences are "
@@ -207,9 +208,10 @@ def _of_sentences(manifest: Manifest) -> Iterator[str]:
 
 
 def _are_documents_separate(manifest: Manifest) -> str:
-    if manifest.format in (None, "sentences", "text"):
-        return "do empty lines separate the documents, as the format requires?"
-    return "is every line or row a document, as the format requires?"
+    format = TEXT_FORMATS[manifest.format or DEFAULT_FORMAT]
+    if format.separator:
+        return f"do {format.separator} separate the documents, as the format requires?"
+    return f"is the text {format.document}?"
 
 
 def _of_held_out_text(manifest: Manifest) -> Iterator[str]:

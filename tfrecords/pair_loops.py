@@ -6,6 +6,7 @@ function that it calls in another file would go unnoticed."""
 from __future__ import annotations
 
 import collections
+from typing import Any
 
 import numpy as np
 
@@ -124,7 +125,7 @@ def next_sentence_pairs(
     cls_id: np.int32,
     sep_id: np.int32,
     generator: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int, int]:
+) -> tuple[Any, ...]:
     """The pairs of "nsp" as the fields of Pairs; see `pairs.make_pairs`. `max_tokens` is the most
     tokens of A and B together."""
     num_documents = len(document_starts) - 1
@@ -180,7 +181,7 @@ def sentence_order_pairs(
     cls_id: np.int32,
     sep_id: np.int32,
     generator: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int, int]:
+) -> tuple[Any, ...]:
     """The pairs of "sop"; arguments and result as of `next_sentence_pairs`."""
     num_documents = len(document_starts) - 1
     output = _empty_output(len(tokens))
@@ -225,7 +226,7 @@ def full_sentences(
     cls_id: np.int32,
     sep_id: np.int32,
     generator: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int, int]:
+) -> tuple[Any, ...]:
     """The sequences of "none"; arguments and result as of `next_sentence_pairs`."""
     num_documents = len(document_starts) - 1
     output = _empty_output(len(tokens))
