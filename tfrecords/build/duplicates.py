@@ -84,9 +84,13 @@ def find_duplicates(
     for file_path in files:
         with safe_open(file_path, framework="numpy") as file:
             index = file.get_slice("index")[:]
-            chosen = slice(int(index[start]), int(index[end]))
-            found.append(file.get_slice("hashes")[chosen])
-            numbers.append(file.get_slice("paragraphs")[chosen])
+            first, last = int(index[start]), int(index[end])
+            if first < last:  # safetensors takes no slice of an empty array
+                found.append(file.get_slice("hashes")[first:last])
+                numbers.append(file.get_slice("paragraphs")[first:last])
+            else:
+                found.append(np.zeros((0, 2), np.uint64))
+                numbers.append(np.zeros(0, np.int64))
     hashes, paragraphs = np.concatenate(found), np.concatenate(numbers)
     tasks = np.repeat(np.arange(len(files)), list(map(len, numbers)))
 
@@ -105,8 +109,9 @@ def read_duplicates(paths: Sequence[str | os.PathLike], task: int) -> np.ndarray
     found = [np.zeros(0, np.int64)]
     for path in paths:
         with safe_open(path, framework="numpy") as file:
-            start, end = file.get_slice("index")[task : task + 2]
-            found.append(file.get_slice("paragraphs")[int(start) : int(end)])
+            start, end = map(int, file.get_slice("index")[task : task + 2])
+            if start < end:  # safetensors takes no slice of an empty array
+                found.append(file.get_slice("paragraphs")[start:end])
     return np.sort(np.concatenate(found))
 
 
