@@ -27,6 +27,10 @@ zstd = importlib.import_module(
 )
 
 
+def list_of_files(inputs):
+    return list(input_files(inputs))
+
+
 def compressed_zstd(content):
     return zstd.compress(content, options={zstd.CompressionParameter.checksum_flag: 1})
 
@@ -63,19 +67,19 @@ def test_a_directory_stands_for_all_files_below_it_in_order(tmp_path):
     )
     (tmp_path / "empty").mkdir()
     below = [tmp_path / name for name in ["b/a ä.txt", "b/z.txt"]]
-    assert input_files([tmp_path / "b"]) == below
-    assert input_files([str(tmp_path / "c.txt"), str(tmp_path / "b"), tmp_path / "c"]) == [
+    assert list_of_files([tmp_path / "b"]) == below
+    assert list_of_files([str(tmp_path / "c.txt"), str(tmp_path / "b"), tmp_path / "c"]) == [
         tmp_path / "c.txt",
         *below,
         tmp_path / "c/d/e.txt",
     ]
     everything = ["a.txt", "b/a ä.txt", "b/z.txt", "c/d/e.txt", "c-d/f.txt", "c.txt"]
-    assert input_files([tmp_path]) == [tmp_path / name for name in everything]
+    assert list_of_files([tmp_path]) == [tmp_path / name for name in everything]
 
 
 def test_a_hidden_file_is_read_where_it_is_named(tmp_path):
     make(tmp_path, ".hidden")
-    assert input_files([tmp_path / ".hidden"]) == [tmp_path / ".hidden"]
+    assert list_of_files([tmp_path / ".hidden"]) == [tmp_path / ".hidden"]
 
 
 @pytest.mark.parametrize(
@@ -107,13 +111,13 @@ def test_a_pattern_stands_for_all_files_that_it_matches(tmp_path, pattern, expec
     if expected is None:  # a file of that very name
         make(tmp_path, pattern)
         expected = [pattern]
-    assert input_files([tmp_path / pattern]) == [tmp_path / name for name in expected]
+    assert list_of_files([tmp_path / pattern]) == [tmp_path / name for name in expected]
 
 
 def test_a_link_to_a_file_is_a_file(tmp_path):
     make(tmp_path, "elsewhere/a.txt", "here/b.txt")
     (tmp_path / "here/link").symlink_to(tmp_path / "elsewhere/a.txt")
-    assert input_files([tmp_path / "here"]) == [tmp_path / "here/b.txt", tmp_path / "here/link"]
+    assert list_of_files([tmp_path / "here"]) == [tmp_path / "here/b.txt", tmp_path / "here/link"]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ def test_what_is_no_text_is_refused(tmp_path, refused, name, pattern):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "fifo")
     with refused(re.escape(pattern.format(tmp_path / name))):
-        input_files([tmp_path / name])
+        list_of_files([tmp_path / name])
 
 
 @pytest.mark.parametrize("kind", ["fifo", "loop", "dangling", "directory"])
@@ -161,7 +165,7 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path, refused, kin
     with refused(
         re.escape(f"Expected text files in {tmp_path / 'in'}. Received: {odd}, which is none")
     ):
-        input_files([tmp_path / "in"])
+        list_of_files([tmp_path / "in"])
 
 
 def test_a_file_named_twice_is_refused(tmp_path, refused):
@@ -179,12 +183,12 @@ def test_a_file_named_twice_is_refused(tmp_path, refused):
             r"Expected each text file once\. Received: .*(a\.txt|link), which is .*(a\.txt|link); "
             r"name it once"
         ):
-            input_files(twice)
+            list_of_files(twice)
 
 
 def test_no_input_is_refused(refused):
     with refused(r"Expected at least one text file\. Received: none"):
-        input_files([])
+        list_of_files([])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -192,15 +196,15 @@ def test_an_unreadable_file_is_refused(tmp_path, refused):
     make(tmp_path, "a.txt", "d/b.txt")
     (tmp_path / "a.txt").chmod(0)
     with refused(r"Expected a readable text file\. Received: .*a\.txt \(Permission denied\)"):
-        input_files([tmp_path / "a.txt"])
+        list_of_files([tmp_path / "a.txt"])
     (tmp_path / "d").chmod(0)
     try:
         with refused(
             r"Expected a directory that can be read\. Received: .*d \(Permission denied\)"
         ):
-            input_files([tmp_path / "d"])
+            list_of_files([tmp_path / "d"])
         with refused(r"Expected readable text files\. Received: .*b\.txt \(Permission denied\)"):
-            input_files([tmp_path / "d/b.txt"])
+            list_of_files([tmp_path / "d/b.txt"])
     finally:
         (tmp_path / "d").chmod(0o700)
 
@@ -212,9 +216,9 @@ def test_standard_input_is_copied_to_a_file(tmp_path, monkeypatch):
     content = "Ein Müller.\n".encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     (tmp_path / "a").touch()
-    files = input_files([tmp_path / "a", "-"])
-    assert files == [tmp_path / "a", pathlib.Path("-")]
-    assert spool(files, tmp_path / "spooled") == [tmp_path / "a", tmp_path / "spooled"]
+    files = input_files([tmp_path / "a", "-=3"])
+    assert files == {tmp_path / "a": 1, pathlib.Path("-"): 3}
+    assert spool(files, tmp_path / "spooled") == {tmp_path / "a": 1, tmp_path / "spooled": 3}
     assert (tmp_path / "spooled").read_bytes() == content
 
 
@@ -228,9 +232,37 @@ def test_standard_input_may_be_compressed(tmp_path, monkeypatch, kind):
 
 
 def test_without_standard_input_nothing_is_copied(tmp_path):
-    files = [pathlib.Path("a"), pathlib.Path("b-")]
+    files = {pathlib.Path("a"): 1, pathlib.Path("b-"): 2}
     assert spool(files, tmp_path / "spooled") == files
     assert not (tmp_path / "spooled").exists()
+
+
+# Weights.
+
+
+def test_an_input_may_have_a_weight(tmp_path):
+    make(tmp_path, "de/1", "de/2", "tr/1", "b", "odd=2")
+    weights = input_files([f"{tmp_path}/de/=3", tmp_path / "b", f"{tmp_path}/t*=2"])
+    named = {str(file.relative_to(tmp_path)): weight for file, weight in weights.items()}
+    assert named == {"de/1": 3, "de/2": 3, "b": 1, "tr/1": 2}
+    # What is there by that name is that file.
+    assert input_files([tmp_path / "odd=2"]) == {tmp_path / "odd=2": 1}
+    assert input_files([f"{tmp_path}/odd=2=5"]) == {tmp_path / "odd=2": 5}
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "1.5", "x", ""])
+def test_a_weight_is_a_whole_number(tmp_path, refused, weight):
+    make(tmp_path, "a")
+    with refused(f"a={weight}"):
+        input_files([f"{tmp_path}/a={weight}"])
+
+
+def test_spans_have_the_weight_of_their_file_and_groups_have_one(tmp_path):
+    make(tmp_path, "a", "b", "c", "d")
+    files = input_files([f"{tmp_path}/a", f"{tmp_path}/b=2", f"{tmp_path}/c=2", f"{tmp_path}/d"])
+    groups = list(span_groups(spans_of(files, "sentences")))
+    assert [group.weight for group in groups] == [1, 2, 1]
+    assert [len(group.spans) for group in groups] == [1, 2, 1]
 
 
 # What is no corpus.
@@ -246,10 +278,10 @@ def test_what_is_no_corpus_is_left_out_of_a_directory_and_named(tmp_path):
     expected = sorted(tmp_path / name for name in texts)
     for path in (tmp_path, f"{tmp_path}/*"):
         with pytest.warns(UserWarning, match=r"left out as no corpus: .*README\.md.* and 8 more;"):
-            assert sorted(input_files(path)) == expected
+            assert sorted(list_of_files(path)) == expected
     # Who names a file has it read.
     for name in ("README.md", "e/words.txt", "c/manifest.json"):
-        assert input_files([tmp_path / name]) == [tmp_path / name]
+        assert list_of_files([tmp_path / name]) == [tmp_path / name]
 
 
 def test_a_directory_of_nothing_but_others_is_refused(tmp_path, refused):
@@ -257,7 +289,7 @@ def test_a_directory_of_nothing_but_others_is_refused(tmp_path, refused):
     with refused(
         r"Received: .*, with nothing but .*README, .*_SUCCESS, which looks like no corpus"
     ):
-        input_files(tmp_path)
+        list_of_files(tmp_path)
 
 
 # Compression.

@@ -28,6 +28,7 @@ _COUNTED = {
         "documents?"
     ),
     "empty_texts": "rows or documents without text were passed over",
+    "duplicate_paragraphs": "paragraphs that had stood in the text before were dropped",
     "broken_lines": "lines longer than 1 MiB were read in parts",
     "replaced_characters": "characters stand for invalid UTF-8, which tokenization drops",
 }

@@ -25,11 +25,14 @@ class Documents:
         tokens: int32 [number of tokens].
         sentence_starts: int64 [number of sentences + 1].
         document_starts: int64 [number of documents + 1]. No sentence and no document is empty.
+        weights: int32 [number of documents], how many times as often as others each is passed over;
+            None: all alike.
     """
 
     tokens: np.ndarray
     sentence_starts: np.ndarray
     document_starts: np.ndarray
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.document_starts) - 1
@@ -52,11 +55,15 @@ class Documents:
 
     @classmethod
     def of_lengths(
-        cls, tokens: np.ndarray, sentence_lengths: np.ndarray, document_lengths: np.ndarray
+        cls,
+        tokens: np.ndarray,
+        sentence_lengths: np.ndarray,
+        document_lengths: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> Documents:
         """Documents from the lengths of sentences in tokens and of documents in sentences (int [n]
         each)."""
-        return cls(tokens, starts_of(sentence_lengths), starts_of(document_lengths))
+        return cls(tokens, starts_of(sentence_lengths), starts_of(document_lengths), weights)
 
     def select(self, indices: np.ndarray) -> Documents:
         """The documents at `indices` (int [n]), in that order."""
@@ -65,6 +72,7 @@ class Documents:
             tokens=self.tokens[ranges(self.sentence_starts, sentences)],
             sentence_starts=starts_of(np.diff(self.sentence_starts)[sentences]),
             document_starts=starts_of(np.diff(self.document_starts)[indices]),
+            weights=None if self.weights is None else self.weights[indices],
         )
 
 

@@ -21,17 +21,23 @@ _NO_CORPUS = re.compile(
     re.IGNORECASE,
 )
 _NO_CORPUS_FOLDERS = {"_temporary", "_delta_log"}
+_WEIGHT = re.compile(r"(.+)=([1-9]\d{0,3})")
 _SPECIAL_TOKENS = {b"[UNK]", b"[CLS]", b"[SEP]", b"[MASK]"}
 
 
-def input_files(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> list[pathlib.Path]:
-    """Expands files, directories and patterns to a list of files.
+def input_files(
+    inputs: str | os.PathLike | Iterable[str | os.PathLike],
+) -> dict[pathlib.Path, int]:
+    """Expands files, directories and patterns to files, in order, each with its weight.
 
     A directory stands for all files below it, sorted by path, except those whose names begin with
     a dot. A pattern (`*`, `?`, `[]`, and `**` for any number of directories) stands for all files
     that it matches or that are below a directory that it matches, sorted by path. What is there
     but is no corpus, such as a README, is left out of both with a warning, unless it is named. "-",
     standard input, is returned as it is; see `spool`.
+
+    Each of these may end in "=N", as in "corpus_de/=3": its files have the weight N then, and else
+    1. Documents of weight 3 are passed over three times as often, and their words count threefold.
 
     Args:
         inputs: One path, or several.
@@ -42,7 +48,11 @@ def input_files(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> list
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
     try:
-        files = [file for path in inputs for file in _files_of(pathlib.Path(path))]
+        files = [
+            (file, weight)
+            for path, weight in map(parted_weight, inputs)
+            for file in _files_of(path)
+        ]
     except OSError as error:
         raise InputError(
             f"Expected readable text files. Received: {error.filename} ({error.strerror})."
@@ -51,7 +61,7 @@ def input_files(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> list
         raise InputError("Expected at least one text file. Received: none.")
     # Twice the same file, also by a link, would be the same documents in training and validation.
     seen = {}
-    for file in files:
+    for file, _ in files:
         other = seen.setdefault(file.resolve(), file)
         if other is not file:
             raise InputError(
@@ -61,7 +71,19 @@ def input_files(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> list
             raise InputError(
                 f"Expected a readable text file. Received: {file} (Permission denied)."
             )
-    return files
+    return dict(files)
+
+
+def parted_weight(path: str | os.PathLike) -> tuple[pathlib.Path, int]:
+    """An input without its weight, and the weight.
+
+    >>> parted_weight("corpus_de/=3")
+    (PosixPath('corpus_de'), 3)
+    """
+    given = _WEIGHT.fullmatch(os.fspath(path))
+    if not given or os.path.lexists(path):
+        return pathlib.Path(path), 1
+    return pathlib.Path(given[1]), int(given[2])
 
 
 def _files_of(path: pathlib.Path) -> list[pathlib.Path]:
@@ -168,11 +190,14 @@ def _files_below(directory: pathlib.Path) -> list[pathlib.Path]:
     return sorted(files)
 
 
-def spool(files: list[pathlib.Path], path: str | os.PathLike) -> list[pathlib.Path]:
-    """Returns `files` with "-" replaced by `path`, after copying standard input there: it is read
-    twice, once to identify it and once for its text."""
+def spool(files: dict[pathlib.Path, int], path: str | os.PathLike) -> dict[pathlib.Path, int]:
+    """Returns `files`, which have weights, with "-" replaced by `path`, after copying standard
+    input there: it is read twice, once to identify it and once for its text."""
     if STANDARD_INPUT not in files:
         return files
     with open(path, "wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-    return [pathlib.Path(path) if one == STANDARD_INPUT else one for one in files]
+    return {
+        pathlib.Path(path) if file == STANDARD_INPUT else file: weight
+        for file, weight in files.items()
+    }

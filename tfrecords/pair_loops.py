@@ -121,7 +121,7 @@ def next_sentence_pairs(
     document_starts: np.ndarray,
     max_tokens: int,
     short_probability: float,
-    duplicates: int,
+    visits: np.ndarray,
     cls_id: np.int32,
     sep_id: np.int32,
     generator: np.random.Generator,
@@ -131,8 +131,7 @@ def next_sentence_pairs(
     num_documents = len(document_starts) - 1
     output = _empty_output(len(tokens))
     num_truncated = 0
-    for visit in range(duplicates * num_documents):
-        document = visit % num_documents
+    for document in visits:
         target = _target_length(max_tokens, short_probability, generator)
         chunk, stop = document_starts[document], document_starts[document + 1]
         while chunk < stop:
@@ -177,17 +176,15 @@ def sentence_order_pairs(
     document_starts: np.ndarray,
     max_tokens: int,
     short_probability: float,
-    duplicates: int,
+    visits: np.ndarray,
     cls_id: np.int32,
     sep_id: np.int32,
     generator: np.random.Generator,
 ) -> tuple[Any, ...]:
     """The pairs of "sop"; arguments and result as of `next_sentence_pairs`."""
-    num_documents = len(document_starts) - 1
     output = _empty_output(len(tokens))
     num_truncated = num_dropped = 0
-    for visit in range(duplicates * num_documents):
-        document = visit % num_documents
+    for document in visits:
         target = _target_length(max_tokens, short_probability, generator)
         end, stop = document_starts[document], document_starts[document + 1]
         while end < stop:
@@ -222,17 +219,15 @@ def full_sentences(
     document_starts: np.ndarray,
     max_tokens: int,
     short_probability: float,
-    duplicates: int,
+    visits: np.ndarray,
     cls_id: np.int32,
     sep_id: np.int32,
     generator: np.random.Generator,
 ) -> tuple[Any, ...]:
     """The sequences of "none"; arguments and result as of `next_sentence_pairs`."""
-    num_documents = len(document_starts) - 1
     output = _empty_output(len(tokens))
     num_truncated = 0
-    for visit in range(duplicates * num_documents):
-        document = visit % num_documents
+    for document in visits:
         target = _target_length(max_tokens, short_probability, generator)
         start = sentence_starts[document_starts[document]]  # of the sequence, in tokens
         for sentence in range(document_starts[document], document_starts[document + 1]):

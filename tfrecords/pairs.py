@@ -137,7 +137,7 @@ def make_pairs(
         sequence_length: The longest sequence, special tokens included; at least 5.
         short_sequence_probability: The share of passes over a document whose target length is
             drawn from [2, longest].
-        duplicates: The number of passes.
+        duplicates: The number of passes, over documents with weights times their weight.
         cls_id: The id of [CLS].
         sep_id: The id of [SEP].
         generator: A np.random.Generator, the source of every draw.
@@ -165,9 +165,18 @@ def make_pairs(
             documents.document_starts,
             sequence_length - num_special_tokens,
             short_sequence_probability,
-            duplicates,
+            _visits(documents, duplicates),
             np.int32(cls_id),
             np.int32(sep_id),
             generator,
         )
     )
+
+
+def _visits(documents: Documents, duplicates: int) -> np.ndarray:
+    """The numbers of the documents in the order in which they are passed over: int64 [visits]."""
+    numbers = np.arange(len(documents))
+    if documents.weights is None:
+        return np.tile(numbers, duplicates)
+    passes = duplicates * documents.weights
+    return np.concatenate([numbers[passes > number] for number in range(passes.max())])

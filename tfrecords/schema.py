@@ -88,6 +88,10 @@ class RecordsConfig:
     """The share of the predicted tokens that is replaced by [MASK]."""
     random_share: float = 0.1
     """The share of the predicted tokens that is replaced by a random token; the rest is kept."""
+    deduplicate: bool = False
+    """Whether a paragraph that has stood in the corpus before is dropped, so that no held-out text
+    is trained on. Where nothing tells paragraphs apart (one sentence per line), whole documents
+    are compared."""
     validation_fraction: float = 0.05
     """The share of documents that goes to the validation split instead of the training split."""
     num_shards: int | None = None

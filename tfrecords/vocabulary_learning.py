@@ -165,9 +165,9 @@ def _count_words(
         for group, (counted, files, found) in pool.map(_WordCounter.count, tasks):
             bar.update(group.bytes)
             characters.update(found)
-            words.add(counted)
+            words.add(counted, group.weight)
             for file in files:
-                words.add_file(file)
+                words.add_file(file, group.weight)
                 pathlib.Path(file).unlink()
         return words.most_frequent()
 

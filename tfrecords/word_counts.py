@@ -31,16 +31,18 @@ class WordCounts:
         self._buckets = [pathlib.Path(directory) / f"bucket-{n}" for n in range(_BUCKETS)]
         self._spilled = False
 
-    def add(self, counts: Mapping[str, int]) -> None:
-        """Adds the counts of at most some MAX_WORDS words."""
+    def add(self, counts: Mapping[str, int], weight: int = 1) -> None:
+        """Adds the counts of at most some MAX_WORDS words, times `weight`."""
+        if weight > 1:
+            counts = {word: weight * count for word, count in counts.items()}
         self._words.update(counts)
         if len(self._words) > MAX_WORDS:
             self._spill()
 
-    def add_file(self, path: str | os.PathLike) -> None:
-        """Adds the counts that `write_counts` wrote."""
+    def add_file(self, path: str | os.PathLike, weight: int = 1) -> None:
+        """Adds the counts that `write_counts` wrote, times `weight`."""
         for word, count in _read_counts(path):
-            self._words[word] += count
+            self._words[word] += weight * count
             if len(self._words) > MAX_WORDS:
                 self._spill()
 

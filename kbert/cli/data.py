@@ -94,7 +94,7 @@ def vocabulary(
     **options: Any,
 ) -> None:
     """Learn a WordPiece vocabulary from INPUTS: text files, directories or patterns of them, or -
-    for standard input."""
+    for standard input. The words of INPUT=N count N times."""
     tfrecords = load_package("tfrecords")
     from tfrecords.files import new_file
 
@@ -259,6 +259,14 @@ def _extended(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
 @normalization_options(of=RecordsConfig, section=_TEXT)
 @text_options(section=_TEXT, processes=_WORK)
 @option(
+    "--deduplicate",
+    of=RecordsConfig,
+    is_flag=True,
+    section=_TEXT,
+    help="Drop every paragraph that has stood in the text before, exactly alike (with --format "
+    "sentences every such document), so that no held-out text is trained on.",
+)
+@option(
     "--engine",
     type=click.Choice(["local", "beam"]),
     default="local",
@@ -285,7 +293,7 @@ def records(
     **options: Any,
 ) -> None:
     """Make records of masked sentence pairs from INPUTS: text files, directories or patterns of
-    them, or - for standard input.
+    them, or - for standard input. The documents of INPUT=N are passed over N times as often.
 
     The same text, vocabulary and options always give the same bytes, with any number of workers. An
     interrupted command continues when it is run again."""

@@ -103,19 +103,24 @@ def read_bucket(paths: Iterable[os.PathLike], bucket: int) -> Documents:
                         file.get_slice("tokens")[tokens[0] : tokens[1]].astype(np.int32),
                         file.get_slice("sentence_lengths")[sentences[0] : sentences[1]],
                         file.get_slice("document_lengths")[documents[0] : documents[1]],
+                        file.get_slice("weights")[documents[0] : documents[1]]
+                        if "weights" in set(file.keys())
+                        else np.ones(documents[1] - documents[0], np.int32),
                     )
                 )
     if not found:
         return Documents.of([])
-    return Documents.of_lengths(*map(np.concatenate, zip(*found, strict=True)))
+    *arrays, weights = map(np.concatenate, zip(*found, strict=True))
+    return Documents.of_lengths(*arrays, weights=None if (weights == 1).all() else weights)
 
 
 def _arrays(documents: Documents, vocabulary_size: int) -> dict[str, np.ndarray]:
-    return {
+    arrays = {
         "tokens": documents.tokens.astype(np.uint16 if vocabulary_size <= 1 << 16 else np.int32),
         "sentence_lengths": np.diff(documents.sentence_starts).astype(np.int32),
         "document_lengths": np.diff(documents.document_starts).astype(np.int32),
     }
+    return arrays if documents.weights is None else arrays | {"weights": documents.weights}
 
 
 def _save(path, arrays: dict[str, np.ndarray]) -> None:

@@ -10,13 +10,13 @@ import os
 import pathlib
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from tfrecords.build.tasks import Text
 from tfrecords.errors import InputError
 from tfrecords.files import PARTIAL_SUFFIX, sha256
-from tfrecords.inputs import input_files, spool
+from tfrecords.inputs import input_files, parted_weight, spool
 from tfrecords.progress import progress_bar
 from tfrecords.text.decoding import Utf8
 from tfrecords.text.members import is_plain_text
@@ -24,8 +24,9 @@ from tfrecords.text.members import is_plain_text
 
 def corpus_files(
     inputs: str | os.PathLike | Iterable[str | os.PathLike], output: pathlib.Path
-) -> list[pathlib.Path]:
-    """The files of the input, without those in the output, which a pattern may match.
+) -> dict[pathlib.Path, int]:
+    """The files of the input with their weights, without those in the output, which a pattern may
+    match.
 
     Raises:
         InputError: The output is an input or holds one, or is inside an input directory: its
@@ -35,18 +36,22 @@ def corpus_files(
     files = input_files(inputs)
     output = output.resolve()
     for path in inputs:
-        there = pathlib.Path(path).resolve()
+        there = parted_weight(path)[0].resolve()
         inside = there.is_relative_to(output) and output.is_dir()
         if inside or (there.is_dir() and output.is_relative_to(there)):
             raise InputError(
                 f"Expected an output directory apart from the input. Received: {output} for the "
                 f"input {path}."
             )
-    return [file for file in files if not file.resolve().is_relative_to(output)]
+    return {
+        file: weight for file, weight in files.items() if not file.resolve().is_relative_to(output)
+    }
 
 
 @contextlib.contextmanager
-def spooled(files: list[pathlib.Path], output: pathlib.Path) -> Iterator[list[pathlib.Path]]:
+def spooled(
+    files: dict[pathlib.Path, int], output: pathlib.Path
+) -> Iterator[dict[pathlib.Path, int]]:
     """Yields the files, with a copy beside the output in the place of standard input; the copy is
     removed at the end."""
     output = output.resolve()  # "." has no name
@@ -75,7 +80,7 @@ def full_disk_explained(path: pathlib.Path) -> Iterator[None]:
 
 
 def corpus_digest(
-    files: Sequence[pathlib.Path], workers: int, progress: bool, is_text: bool = False
+    files: Collection[pathlib.Path], workers: int, progress: bool, is_text: bool = False
 ) -> str:
     """The SHA-256 of the SHA-256s of the files, in hexadecimal. Files are read in threads: hashing
     releases Python's lock.
@@ -123,7 +128,7 @@ def corpus_digest(
 
 
 def warn_of_empty_files(
-    files: Sequence[pathlib.Path], tasks: Sequence[Text], texts: Sequence[dict[str, Any]]
+    files: Iterable[pathlib.Path], tasks: Sequence[Text], texts: Sequence[dict[str, Any]]
 ) -> None:
     """Warns of files without text, in the name of the caller of `build_records`."""
     with_text = set()

@@ -7,6 +7,7 @@ same call continues from there; the manifest is written last."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import shutil
@@ -25,7 +26,13 @@ from tfrecords.build.corpus import (
     spooled,
     warn_of_empty_files,
 )
-from tfrecords.build.steps import partition_documents, summed, tokenize_text, write_shards
+from tfrecords.build.steps import (
+    find_duplicates,
+    partition_documents,
+    summed,
+    tokenize_text,
+    write_shards,
+)
 from tfrecords.build.tasks import BuildWorker, Text
 from tfrecords.build.tokenizing import COUNTERS
 from tfrecords.errors import InputError
@@ -104,7 +111,10 @@ def build_records(
     files = corpus_files(inputs, output)
     if beam_options is not None:  # other machines have other working directories
         output = output.resolve()
-        files = [file if file == STANDARD_INPUT else file.resolve() for file in files]
+        files = {
+            file if file == STANDARD_INPUT else file.resolve(): weight
+            for file, weight in files.items()
+        }
 
     with locked(output), spooled(files, output) as files:
         check_files(files, format, errors, text_field, looks=check)
@@ -126,6 +136,7 @@ def build_records(
             "format": format,
             "errors": errors,
             "text_field": text_field,
+            "weights": _weights(files),
             "vocabulary_sha256": vocabulary.sha256,
             **dataclasses.asdict(config),
         }
@@ -144,7 +155,15 @@ def build_records(
 def _completed(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that an earlier build wrote, with those that its release did not know yet."""
     known = with_defaults(with_defaults(fields, RecordsConfig), Normalization)
-    return {"text_field": TEXT_FIELD} | known
+    return {"text_field": TEXT_FIELD, "weights": None} | known
+
+
+def _weights(files: dict[pathlib.Path, int]) -> list[list[int]] | None:
+    """The weights of the files in a row, as [weight, number of files]; None if all have 1."""
+    if set(files.values()) == {1}:
+        return None
+    runs = itertools.groupby(files.values())
+    return [[weight, sum(1 for _ in run)] for weight, run in runs]
 
 
 def _settled(config: RecordsConfig, vocabulary: Vocabulary, output: pathlib.Path) -> RecordsConfig:
@@ -170,7 +189,7 @@ def _pool(workers: int, beam_options: Sequence[str] | None, results: pathlib.Pat
 
 
 def _build(
-    files: list[pathlib.Path],
+    files: dict[pathlib.Path, int],
     vocabulary: Vocabulary,
     output: pathlib.Path,
     config: RecordsConfig,
@@ -184,10 +203,16 @@ def _build(
             # Pass one: the text, span by span, to tokenized documents on disk.
             groups = span_groups(spans_of(files, format))
             tasks = [Text(number, group) for number, group in enumerate(groups)]
+            if config.deduplicate:
+                find_duplicates(pool, tasks, spill, progress)
             texts = tokenize_text(pool, tasks, spill, progress)
             nothing = dict.fromkeys(COUNTERS, 0)  # earlier releases kept no zeros of these
             counts = summed([nothing | text["counts"] for text in texts])
-            config = _with_shards(config, counts, format)
+            passed = sum(
+                task.group.weight * text["counts"]["tokens"]
+                for task, text in zip(tasks, texts, strict=True)
+            )
+            config = _with_shards(config, counts | {"tokens": passed}, format)
 
             # Every document to the bucket that its number in the corpus gives.
             partition_documents(pool, texts, config, spill)

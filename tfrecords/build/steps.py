@@ -9,12 +9,38 @@ from typing import Any
 
 from tfrecords import schema
 from tfrecords.build.buckets import bucket_of, num_buckets
-from tfrecords.build.tasks import Bucket, BuildWorker, Part, Text, result_path
+from tfrecords.build.duplicates import hash_ranges
+from tfrecords.build.tasks import (
+    Bucket,
+    BuildWorker,
+    Hashes,
+    Paragraphs,
+    Part,
+    Text,
+    result_path,
+)
 from tfrecords.build.tokenizing import LARGEST
 from tfrecords.files import read_json
 from tfrecords.progress import progress_bar
 from tfrecords.schema import RecordsConfig, Shard
 from tfrecords.workers import Pool
+
+
+def find_duplicates(
+    pool: Pool, tasks: Sequence[Text], unfinished: pathlib.Path, progress: bool
+) -> None:
+    """Finds the paragraphs that stand in the text more than once, for `tokenize_text`."""
+    hashing = [Paragraphs(task.number, task.group) for task in tasks]
+    total = sum(task.group.bytes for task in hashing)
+    with progress_bar("looking for duplicates", total, "B", progress) as bar:
+
+        def finish(task):
+            bar.update(task.group.bytes)
+
+        found = _finished(pool, BuildWorker.hash_paragraphs, hashing, unfinished, finish=finish)
+    ranges = hash_ranges(sum(result["paragraphs"] for result in found))
+    comparing = [Hashes(number, *bounds) for number, bounds in enumerate(ranges)]
+    _finished(pool, BuildWorker.compare_hashes, comparing, unfinished)
 
 
 def tokenize_text(
@@ -103,8 +129,8 @@ def _finished(
     function: Callable[..., dict[str, Any]],
     tasks: Sequence[Any],
     unfinished: pathlib.Path,
-    advance: Callable[..., object],
-    finish: Callable[[Any], object],
+    advance: Callable[..., object] = lambda *_: None,
+    finish: Callable[[Any], object] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Calls `function` for every task whose result is not on disk yet, and returns the results in
     the order of the tasks."""

@@ -2,7 +2,8 @@
 
 There are three steps, and a kind of task for each: text to tokenized documents (Text), tokenized
 documents sorted by the shard that they go to (Part), and the documents of a shard to records
-(Bucket). A task is small and can be pickled. Its result is on disk before it is reported, so a
+(Bucket). Two more, before these, find the paragraphs that stand in the text twice (Paragraphs and
+Hashes). A task is small and can be pickled. Its result is on disk before it is reported, so a
 killed build loses at most the tasks that were under way."""
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from tfrecords.build import duplicates
 from tfrecords.build.buckets import bucket_of, partition, read_bucket, save_part
 from tfrecords.build.shards import ShardMaker
 from tfrecords.build.tokenizing import COUNTERS, COVERAGE, CorpusTokenizer
 from tfrecords.files import write_json
 from tfrecords.schema import RecordsConfig
+from tfrecords.text.formats import span_documents
 from tfrecords.text.spans import SpanGroup
 from tfrecords.vocabulary import Vocabulary
 
 _PARTITIONED = "-by-bucket"
+_HASHES = ".hashes"
+_DUPLICATES = ".duplicates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +41,23 @@ class Text:
 
     def __str__(self) -> str:
         return str(self.group)
+
+
+class Paragraphs(Text):
+    """Text whose paragraphs are to be hashed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hashes:
+    """Hashes to be compared, of all paragraphs: those whose first byte is from `start` to `end` -
+    1."""
+
+    number: int
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"the paragraphs with hashes from {self.start:02x} to {self.end - 1:02x}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +89,14 @@ class Bucket:
         return "the documents of {} shard {}".format(*bucket_of(self.number, self.config))
 
 
-def result_path(unfinished: pathlib.Path, task: Text | Bucket) -> pathlib.Path:
+_STEPS = {Paragraphs: "paragraphs", Hashes: "hashes", Text: "text", Bucket: "bucket"}
+
+
+def result_path(
+    unfinished: pathlib.Path, task: Paragraphs | Hashes | Text | Bucket
+) -> pathlib.Path:
     """The file that keeps the result of a task, in the directory of unfinished work."""
-    step = "text" if isinstance(task, Text) else "bucket"
-    return unfinished / f"{step}-{task.number:06d}.json"
+    return unfinished / f"{_STEPS[type(task)]}-{task.number:06d}.json"
 
 
 class BuildWorker:
@@ -95,8 +123,12 @@ class BuildWorker:
         text_field: str,
     ):
         self._vocabulary = vocabulary
+        self._deduplicates = config.deduplicate
         self._output = output
         self._unfinished = unfinished
+        self._read = lambda span, keeps: span_documents(
+            span, format, errors, collections.Counter(), text_field, keeps
+        )
         # Each is made when a step needs it, since it takes seconds or memory.
         self._tokenizer = functools.cache(
             lambda: CorpusTokenizer(vocabulary, config, format, errors, text_field)
@@ -108,12 +140,39 @@ class BuildWorker:
         # The names have numbers in the order of the text.
         return sorted(self._unfinished.glob(f"*{_PARTITIONED}"))
 
+    def hash_paragraphs(self, text: Paragraphs, report: Callable[..., object]) -> dict[str, Any]:
+        """Writes the hashes of the text's paragraphs, and returns how many there are."""
+        hasher = duplicates.ParagraphHasher()
+        for span in text.group.spans:
+            for _ in self._read(span, hasher):
+                pass
+        number = hasher.save(self._unfinished / f"text-{text.number:06d}{_HASHES}")
+        result = {"paragraphs": number}
+        write_json(result_path(self._unfinished, text), result)
+        return result
+
+    def compare_hashes(self, hashes: Hashes, report: Callable[..., object]) -> dict[str, Any]:
+        """Writes which paragraphs have stood in the text before, and returns how many."""
+        files = sorted(self._unfinished.glob(f"*{_HASHES}"))
+        path = self._unfinished / f"hashes-{hashes.number:06d}{_DUPLICATES}"
+        number = duplicates.find_duplicates(files, path, hashes.start, hashes.end)
+        result = {"duplicates": number}
+        write_json(result_path(self._unfinished, hashes), result)
+        return result
+
     def tokenize(self, text: Text, report: Callable[..., object]) -> dict[str, Any]:
         """Tokenizes text to files of documents, and returns what was counted and their names."""
         counts, without_text, parts = collections.Counter(), [], []
-        documents = self._tokenizer().parts(text.group.spans, counts, without_text, report)
+        keeps = None
+        if self._deduplicates:
+            found = sorted(self._unfinished.glob(f"*{_DUPLICATES}"))
+            keeps = duplicates.FirstOccurrences(duplicates.read_duplicates(found, text.number))
+        documents = self._tokenizer().parts(text.group.spans, counts, without_text, report, keeps)
         for number, some in enumerate(documents):
             name = f"text-{text.number:06d}-{number:04d}"
+            if text.group.weight > 1:
+                weights = np.full(len(some), text.group.weight, np.int32)
+                some = dataclasses.replace(some, weights=weights)
             save_part(self._unfinished / name, some, len(self._vocabulary))
             parts.append((name, len(some)))
         # With zeros: a count that is not there is one that an earlier release did not know.

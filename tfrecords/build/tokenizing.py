@@ -33,6 +33,8 @@ COUNTERS = (
     "cut_documents",
     "broken_lines",
     "replaced_characters",
+    "duplicate_paragraphs",
+    "duplicate_characters",
     "empty_texts",
 )
 LARGEST = ("longest_document",)
@@ -92,6 +94,7 @@ class CorpusTokenizer:
         counts: collections.Counter,
         without_text: list[int] | None = None,
         report: Callable[[int, int, int], object] = lambda *_: None,
+        keeps: Callable[[str], bool] | None = None,
     ) -> Iterator[Documents]:
         """Yields the documents of spans in a row as Documents of about PART_TOKENS tokens, and
         adds to `counts`.
@@ -104,13 +107,14 @@ class CorpusTokenizer:
             without_text: A list to which the positions of spans without a document are appended.
             report: Called for every batch with the bytes of the files, the documents and the tokens
                 that were read since the last call.
+            keeps: Whether a paragraph is to be kept, asked once for each, in order; None: all are.
 
         Raises:
             InputError: The text cannot be read.
         """
         part, size, bytes_reported = [], 0, 0
         reading = collections.Counter()
-        for group in _groups(self._documents(spans, reading, counts, without_text)):
+        for group in _groups(self._documents(spans, reading, counts, without_text, keeps)):
             batch = self._batch(group, counts)
             part.append(batch)
             size += len(batch[0])
@@ -122,18 +126,19 @@ class CorpusTokenizer:
         if size:
             yield _joined(part)
 
-    def _documents(self, spans, reading, counts, without_text) -> Iterator[Document]:
+    def _documents(self, spans, reading, counts, without_text, keeps) -> Iterator[Document]:
         """Yields the documents of the spans, and counts in `reading["bytes_read"]` the bytes that
         were read of all of them."""
         for place, span in enumerate(spans):
             found, before, documents = collections.Counter(), reading["bytes_read"], 0
             for document in span_documents(
-                span, self._format, self._errors, found, self._text_field
+                span, self._format, self._errors, found, self._text_field, keeps
             ):
                 documents += 1
                 reading["bytes_read"] = before + found["bytes_read"]
                 yield document
-            if not documents and without_text is not None:
+            is_empty = not (documents or found["duplicate_paragraphs"])
+            if is_empty and without_text is not None:
                 without_text.append(place)
             del found["bytes_read"]
             counts.update(found)

@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tfrecords.errors import InputError
 from tfrecords.text import spans
@@ -32,11 +32,21 @@ class Reading:
         errors: "strict" or "replace".
         field: The name of the field or column with the text.
         counts: What is counted; see `formats.span_documents`.
+        keeps: Whether a paragraph is to be kept, asked once for each, in order; None: all are.
     """
 
     errors: str = ERRORS[0]
     field: str = TEXT_FIELD
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    keeps: Callable[[str], bool] | None = None
+
+    def is_kept(self, paragraph: str) -> bool:
+        """Whether a paragraph that is not empty is to be kept; else it is counted."""
+        if self.keeps is None or self.keeps(paragraph):
+            return True
+        self.counts["duplicate_paragraphs"] += 1
+        self.counts["duplicate_characters"] += len(paragraph)
+        return False
 
 
 def text_lines(

@@ -9,7 +9,8 @@ import collections
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from tfrecords.errors import InputError
@@ -137,14 +138,21 @@ def check_options(format: str, errors: str, text_field: str) -> None:
 
 
 def spans_of(
-    files: Iterable[str | os.PathLike], format: str, span_bytes: int = SPAN_BYTES
+    files: Iterable[str | os.PathLike] | Mapping[pathlib.Path, int],
+    format: str,
+    span_bytes: int = SPAN_BYTES,
 ) -> list[Span]:
     """Cuts files into spans of about `span_bytes`, each of whole documents; a compressed file and
     an archive are one span.
 
     However the files are cut, the spans one after the other hold the same documents in the same
-    order."""
-    return [span for path in files for span in TEXT_FORMATS[format].spans(str(path), span_bytes)]
+    order. Files may come with their weights, as from `inputs.input_files`."""
+    weights = files if isinstance(files, Mapping) else dict.fromkeys(map(pathlib.Path, files), 1)
+    return [
+        dataclasses.replace(span, weight=weight)
+        for path, weight in weights.items()
+        for span in TEXT_FORMATS[format].spans(str(path), span_bytes)
+    ]
 
 
 def span_documents(
@@ -153,15 +161,18 @@ def span_documents(
     errors: str,
     counts: collections.Counter[Any],
     text_field: str = TEXT_FIELD,
+    keeps: Callable[[str], bool] | None = None,
 ) -> Iterator[Document]:
     """Yields the documents of a span of a file; see `read_documents`.
+
+    `keeps` is asked for every paragraph whether it is to be kept; see `decoding.Reading`.
 
     Adds to `counts`: "replaced_characters", put in the place of invalid UTF-8; "broken_lines",
     longer than 1 MiB and therefore read in parts, each taken for a line; "cut_documents", longer
     than a million characters and therefore cut into several; "empty_texts", of rows and documents
-    without text. Sets "bytes_read", of the file as it is on disk."""
+    without text; "duplicate_paragraphs", that were not kept, and "duplicate_characters". Sets "bytes_read", of the file as it is on disk."""
     check_options(format, errors, text_field)
-    yield from TEXT_FORMATS[format].documents(span, Reading(errors, text_field, counts))
+    yield from TEXT_FORMATS[format].documents(span, Reading(errors, text_field, counts, keeps))
 
 
 def read_documents(

@@ -26,8 +26,12 @@ def _every_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterat
 
 
 def sentence_per_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[Document]:
-    """Lines are sentences; an empty line ends a document."""
-    return sentence_documents(_every_line(file, span, reading), reading)
+    """Lines are sentences; an empty line ends a document. Of paragraphs nothing is known, so that a
+    document is kept or not as one."""
+    documents = sentence_documents(_every_line(file, span, reading), reading)
+    if reading.keeps is None:
+        return documents
+    return (document for document in documents if reading.is_kept("\n".join(document)))
 
 
 def paragraphs_of_lines(
@@ -42,7 +46,7 @@ def paragraph_per_line(file: io.BufferedIOBase, span: Span, reading: Reading) ->
     sentences = (
         sentence
         for line in _every_line(file, span, reading)
-        for sentence in (break_sentences(line) if line else [""])
+        for sentence in (break_sentences(line, reading) if line else [""])
     )
     return sentence_documents(sentences, reading)
 
@@ -55,7 +59,7 @@ def document_per_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> 
             for line in lines:
                 if part <= 1:  # the other parts of a long line go on with its document
                     yield ""
-                yield from break_sentences(line)
+                yield from break_sentences(line, reading)
 
     return sentence_documents(sentences(), reading)
 
@@ -87,7 +91,7 @@ def wikiextractor(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iter
                         f"wikiextractor writes it. Received: {line[:60]!r} outside of them."
                     )
                 empty = False
-                yield from break_sentences(line)
+                yield from break_sentences(line, reading)
         reading.counts["empty_texts"] += inside and empty
 
     return sentence_documents(sentences(), reading)

@@ -22,9 +22,12 @@ def _breaker() -> Callable[[str], list[str]]:
     return break_sentences
 
 
-def break_sentences(paragraph: str) -> list[str]:
-    """The sentences of running text; see sentences.py."""
-    return _breaker()(paragraph)
+def break_sentences(paragraph: str, reading: Reading, begun: str = "") -> list[str]:
+    """The sentences of a paragraph, see sentences.py; none of one that is not to be kept. `begun`
+    is a sentence before it that may go on in it, and always stays."""
+    if not paragraph or not reading.is_kept(paragraph):
+        return [begun] if begun else []
+    return _breaker()(f"{begun} {paragraph}" if begun else paragraph)
 
 
 def sentence_documents(sentences: Iterable[str], reading: Reading) -> Iterator[Document]:
@@ -50,13 +53,15 @@ def sentence_documents(sentences: Iterable[str], reading: Reading) -> Iterator[D
 def paragraph_documents(lines: Iterable[str], reading: Reading) -> Iterator[Document]:
     """The documents of lines that end paragraphs at an empty line, and documents at two or more. A
     paragraph may be a whole book, so it is broken into sentences as it grows."""
-    paragraph, empty_lines = [], 0
+    paragraph, begun, empty_lines = [], "", 0
     document, size, growth = [], 0, 0
 
-    def end_paragraph():
-        nonlocal paragraph, growth
-        document.extend(break_sentences(" ".join(paragraph)))
-        paragraph, growth = [], 0
+    def end_paragraph() -> bool:
+        nonlocal paragraph, begun, growth
+        sentences = break_sentences(" ".join(paragraph), reading, begun)
+        document.extend(sentences)
+        paragraph, begun, growth = [], "", 0
+        return bool(sentences)
 
     for line in lines:
         if not line:
@@ -77,12 +82,11 @@ def paragraph_documents(lines: Iterable[str], reading: Reading) -> Iterator[Docu
         size += len(line)
         growth += len(line)
 
-        if growth >= _PARAGRAPH_CHARACTERS:
-            end_paragraph()
-            # The last sentence may go on in the next line. One as long as the limit may not, or it
-            # would be broken again and again, in quadratic time.
-            if document and len(document[-1]) < _PARAGRAPH_CHARACTERS:
-                paragraph = [document.pop()]
+        # The last sentence may go on in the next line. One as long as the limit may not, or it
+        # would be broken again and again, in quadratic time.
+        is_large = growth >= _PARAGRAPH_CHARACTERS
+        if is_large and end_paragraph() and len(document[-1]) < _PARAGRAPH_CHARACTERS:
+            begun = document.pop()
     end_paragraph()
     if document:
         yield document
@@ -98,7 +102,7 @@ def text_documents(text: str, where: str, reading: Reading) -> Iterator[Document
     sentences = (
         sentence
         for paragraph in _short_paragraphs(text, reading)
-        for sentence in break_sentences(paragraph)
+        for sentence in break_sentences(paragraph, reading)
     )
     yield from sentence_documents(sentences, reading)
 

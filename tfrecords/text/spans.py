@@ -33,12 +33,14 @@ class Span:
         end: The offset after its last byte, or the row group after its last; None for the end of
             the file.
         size: About how many bytes it stands for, where start and end do not tell.
+        weight: How many times as often as others its documents are passed over.
     """
 
     path: str
     start: int = 0
     end: int | None = None
     size: int | None = dataclasses.field(default=None, compare=False)
+    weight: int = 1
 
     def __str__(self) -> str:
         if not self.start and self.end is None:
@@ -57,12 +59,18 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class SpanGroup:
-    """Spans in a row, the task of one process: a corpus may be a million small files."""
+    """Spans in a row of one weight, the task of one process: a corpus may be a million small
+    files."""
 
     spans: tuple[Span, ...]
 
     def __str__(self) -> str:
         return " to ".join(map(str, dict.fromkeys([self.spans[0], self.spans[-1]])))
+
+    @property
+    def weight(self) -> int:
+        """The weight of its spans."""
+        return self.spans[0].weight
 
     @functools.cached_property
     def bytes(self) -> int:
@@ -75,7 +83,7 @@ def span_groups(spans: Iterable[Span], group_bytes: int = SPAN_BYTES) -> Iterato
     group, size = [], 0
     for span in spans:
         num_bytes = span.bytes
-        if group and size + num_bytes > group_bytes:
+        if group and (size + num_bytes > group_bytes or span.weight != group[0].weight):
             yield SpanGroup(tuple(group))
             group, size = [], 0
         group.append(span)

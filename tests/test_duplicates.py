@@ -1,0 +1,210 @@
+"""Paragraphs that stand in a text twice, and inputs of different weight."""
+
+import collections
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from tfrecords import RecordsConfig, Vocabulary, build_records, inspect, read
+from tfrecords.build import duplicates
+from tfrecords.vocabulary import SPECIAL_TOKENS
+
+WORDS = [f"w{number}" for number in range(400)]
+VOCABULARY = Vocabulary((*SPECIAL_TOKENS, ".", *WORDS))
+CONFIG = RecordsConfig(
+    sequence_length=32,
+    max_predictions=5,
+    duplicates=2,
+    validation_fraction=0.2,
+    num_shards=2,
+    deduplicate=True,
+)
+
+
+@pytest.fixture(scope="module")
+def paragraphs():
+    """40 documents of 1 to 5 paragraphs of 1 to 3 sentences, of which many stand there twice."""
+    draw = random.Random(4)
+
+    def sentence():
+        return " ".join(draw.choices(WORDS, k=draw.randint(3, 9))) + " ."
+
+    pool = [" ".join(sentence() for _ in range(draw.randint(1, 3))) for _ in range(90)]
+    return [[draw.choice(pool) for _ in range(draw.randint(1, 5))] for _ in range(40)]
+
+
+def first_occurrences(documents):
+    """The documents without what stood there before, and how many paragraphs were left out."""
+    seen, kept = set(), []
+    for document in documents:
+        kept.append([one for one in document if not (one in seen or seen.add(one))])
+    dropped = sum(map(len, documents)) - sum(map(len, kept))
+    return [document for document in kept if document], dropped
+
+
+def as_text(documents):
+    """Two empty lines between documents, one between paragraphs."""
+    return "\n\n\n".join("\n\n".join(document) for document in documents) + "\n"
+
+
+def as_lines(documents):
+    return "\n\n".join("\n".join(document) for document in documents) + "\n"
+
+
+def shards(directory):
+    return {path.name: path.read_bytes() for path in directory.glob("*.tfrecord")}
+
+
+@pytest.mark.parametrize(("format", "write"), [("text", as_text), ("paragraphs", as_lines)])
+def test_records_are_those_of_the_text_without_what_stood_there_before(
+    tmp_path, paragraphs, format, write
+):
+    kept, dropped = first_occurrences(paragraphs)
+    assert dropped > 30
+    assert len(kept) < len(paragraphs)  # of some documents nothing is left
+    for name, documents in (("all", paragraphs), ("first", kept)):
+        (tmp_path / name).write_text(write(documents))
+        manifest = build_records(
+            tmp_path / name, VOCABULARY, tmp_path / f"{name}-records", CONFIG, format=format
+        )
+        assert manifest.counts["corpus"]["documents"] == len(kept)
+        assert manifest.counts["corpus"]["duplicate_paragraphs"] == dropped * (name == "all")
+    assert shards(tmp_path / "all-records") == shards(tmp_path / "first-records")
+    text = inspect(tmp_path / "all-records", num_examples=0)
+    assert f"{dropped:,} paragraphs that had stood in the text before were dropped" in text
+
+
+def test_where_a_line_is_a_sentence_documents_are_compared(tmp_path):
+    documents = [["w1 w2 .", "w3 ."], ["w3 .", "w4 ."], ["w1 w2 .", "w3 ."], ["w5 .", "w6 ."]] * 3
+    (tmp_path / "text").write_text(as_lines(documents))
+    manifest = build_records(
+        tmp_path / "text",
+        VOCABULARY,
+        tmp_path / "records",
+        RecordsConfig(deduplicate=True, validation_fraction=0.0),
+    )
+    assert manifest.counts["corpus"]["documents"] == 3
+    assert manifest.counts["corpus"]["duplicate_paragraphs"] == 9
+
+
+def test_workers_and_spans_make_no_difference(tmp_path, paragraphs, monkeypatch):
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_text(as_text(paragraphs[10 * number : 10 * number + 10]))
+    files = [tmp_path / f"{number}.txt" for number in range(4)]
+    (tmp_path / "one.txt").write_text(as_text(paragraphs))
+    one = build_records(tmp_path / "one.txt", VOCABULARY, tmp_path / "a", CONFIG, format="text")
+    # Every file a task, and hashes in several ranges.
+    monkeypatch.setattr("tfrecords.build.recipe.span_groups", lambda spans: groups_of_one(spans))
+    monkeypatch.setattr(duplicates, "_HASHES_AT_A_TIME", 7)
+    other = build_records(files, VOCABULARY, tmp_path / "b", CONFIG, format="text", workers=2)
+    assert shards(tmp_path / "a") == shards(tmp_path / "b")
+    assert one.counts == other.counts
+
+
+def groups_of_one(spans):
+    from tfrecords.text.spans import SpanGroup
+
+    return [SpanGroup((span,)) for span in spans]
+
+
+def test_without_the_option_everything_stays(tmp_path, paragraphs):
+    (tmp_path / "text").write_text(as_text(paragraphs))
+    config = RecordsConfig(validation_fraction=0.0)
+    manifest = build_records(
+        tmp_path / "text", VOCABULARY, tmp_path / "records", config, format="text"
+    )
+    assert manifest.counts["corpus"]["documents"] == len(paragraphs)
+    assert not manifest.counts["corpus"]["duplicate_paragraphs"]
+
+
+def test_a_paragraph_of_many_parts_is_compared_part_by_part(tmp_path, monkeypatch):
+    # A book in one paragraph is broken into sentences as it grows, and its last sentence goes on.
+    monkeypatch.setattr("tfrecords.text.running_text._PARAGRAPH_CHARACTERS", 100)
+    draw = random.Random(1)
+    lines = [" ".join(draw.choices(WORDS, k=12)) for _ in range(30)]
+    book = "\n".join(lines)
+    (tmp_path / "text").write_text(f"{book}\n\n\n{book}\n\n\nw1 . w2 .\n")
+    config = RecordsConfig(deduplicate=True, validation_fraction=0.0)
+    manifest = build_records(
+        tmp_path / "text", VOCABULARY, tmp_path / "records", config, format="text"
+    )
+    corpus = manifest.counts["corpus"]
+    assert corpus["tokens"] == 30 * 12 + 4
+    assert corpus["documents"] == 2
+    assert (
+        corpus["duplicate_characters"] == sum(map(len, lines)) + 30 - corpus["duplicate_paragraphs"]
+    )
+
+
+def test_hashes_of_every_range_are_found_once(tmp_path):
+    draw = random.Random(2)
+    texts = [[str(draw.randrange(500)) for _ in range(200)] for _ in range(5)]
+    files = []
+    for number, some in enumerate(texts):
+        hasher = duplicates.ParagraphHasher()
+        assert not any(map(hasher, some))
+        files.append(tmp_path / f"{number}.hashes")
+        assert hasher.save(files[-1]) == 200
+    found = [tmp_path / f"{number}.duplicates" for number in range(3)]
+    bounds = zip(found, [(0, 11), (11, 200), (200, 256)], strict=True)
+    total = sum(duplicates.find_duplicates(files, path, *bound) for path, bound in bounds)
+    seen = set()
+    for task, some in enumerate(texts):
+        expected = [n for n, text in enumerate(some) if text in seen or seen.add(text)]
+        assert duplicates.read_duplicates(found, task).tolist() == expected
+        keeps = duplicates.FirstOccurrences(np.array(expected))
+        assert [n for n, text in enumerate(some) if not keeps(text)] == expected
+        total -= len(expected)
+    assert total == 0
+
+
+def test_ranges_cover_all_hashes():
+    for number in (0, 1, 1 << 22, (1 << 22) + 1, 5 << 22, 1 << 40):
+        ranges = duplicates.hash_ranges(number)
+        assert list(itertools.chain.from_iterable(range(*one) for one in ranges)) == list(
+            range(256)
+        )
+
+
+# Inputs of different weight.
+
+
+def tokens_of(directory):
+    """How often each token is in the records, but for the masks."""
+    counts = collections.Counter()
+    for x, y, weight in read(directory, "train", batch_size=1, shuffle=False, epochs=1):
+        ids = x["token_ids"].numpy()[0]
+        used = weight["mlm"].numpy()[0] > 0
+        ids[x["mask_positions"].numpy()[0][used]] = y["mlm"].numpy()[0][used]
+        counts.update(VOCABULARY.tokens[index] for index in ids)
+    return counts
+
+
+def test_documents_of_a_weighted_input_are_passed_over_more_often(tmp_path):
+    # Documents that fit one sequence: each token is there once for every pass.
+    for name, first in (("a", 0), ("b", 100), ("c", 200)):
+        lines = [f"w{first + 2 * n} w{first + 2 * n + 1}" for n in range(20)]
+        (tmp_path / name).write_text("\n\n".join(lines) + "\n")
+    config = RecordsConfig(
+        sequence_length=32, pairs="none", duplicates=2, validation_fraction=0.0, num_shards=3
+    )
+    inputs = [tmp_path / "a", f"{tmp_path}/b=3", f"{tmp_path}/c=2"]
+    manifest = build_records(inputs, VOCABULARY, tmp_path / "records", config)
+    counts = tokens_of(tmp_path / "records")
+    for first, passes in ((0, 2), (100, 6), (200, 4)):
+        assert {counts[f"w{number}"] for number in range(first, first + 40)} == {passes}
+    assert manifest.counts["corpus"]["documents"] == 60
+    # The same bytes with two workers, and other bytes with other weights.
+    build_records(inputs, VOCABULARY, tmp_path / "two", config, workers=2)
+    assert shards(tmp_path / "two") == shards(tmp_path / "records")
+
+
+def test_another_weight_is_another_build(tmp_path, refused):
+    (tmp_path / "a").write_text("w1\n\nw2\n")
+    config = RecordsConfig(pairs="none", validation_fraction=0.0)
+    build_records(f"{tmp_path}/a=2", VOCABULARY, tmp_path / "records", config)
+    with refused(r"weights: \[\[2, 1\]\] before, None now"):
+        build_records(tmp_path / "a", VOCABULARY, tmp_path / "records", config)
+    build_records(f"{tmp_path}/a=2", VOCABULARY, tmp_path / "records", config)
