@@ -170,7 +170,8 @@ def span_documents(
     Adds to `counts`: "replaced_characters", put in the place of invalid UTF-8; "broken_lines",
     longer than 1 MiB and therefore read in parts, each taken for a line; "cut_documents", longer
     than a million characters and therefore cut into several; "empty_texts", of rows and documents
-    without text; "duplicate_paragraphs", that were not kept, and "duplicate_characters". Sets "bytes_read", of the file as it is on disk."""
+    without text; "duplicate_paragraphs", that were not kept, and "duplicate_characters". Sets
+    "bytes_read", of the file as it is on disk."""
     check_options(format, errors, text_field)
     yield from TEXT_FORMATS[format].documents(span, Reading(errors, text_field, counts, keeps))
 
