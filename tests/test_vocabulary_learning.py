@@ -76,7 +76,7 @@ def count_words(some_spans, cased=False, workers=1):
         return vocabulary_learning._count_words(
             tasks,
             Normalization(cased),
-            ("sentences", "strict", "text"),
+            ("sentences", "strict", "text", None),
             workers,
             False,
             directory,

@@ -197,6 +197,8 @@ def _verify_values(
         _NUM_IDS: manifest.sequence_length + 1
     }
     if manifest.is_dynamic:
+        assert manifest.config is not None, "records by another tool have their masks"
+        limits[schema.INPUT_IDS] = manifest.config.num_ids(manifest.vocabulary_size)
         features = features | {_NUM_IDS: features[schema.INPUT_IDS].row_lengths()[:, None]}
     for name, values in features.items():
         if name in limits:

@@ -94,7 +94,10 @@ class Masking:
             mask_end=int(self.mask_share * 2**31),
             random_end=int((self.mask_share + self.random_share) * 2**31),
             whole_words=self.unit != "token",
-            continues_word=np.array([token.startswith("##") for token in self.vocabulary.tokens]),
+            continues_word=np.array(
+                [token.startswith("##") for token in self.vocabulary.tokens]
+                + [True] * len(self.vocabulary)
+            ),
             ngram_ends=np.array(_ngram_ends(longest), np.int64),
         )
 
@@ -106,7 +109,7 @@ _Rule = collections.namedtuple(
 )
 """A Masking in numbers. A draw below `mask_end` says [MASK], else one below `random_end` a random
 token; a draw at or above `ngram_ends[n - 1]` says more than n words. `continues_word` is bool
-[V]."""
+[2 V]: an id of V or more is a token that continues a word that a segmenter found."""
 
 
 def _ngram_ends(longest: int) -> list[int]:
@@ -139,7 +142,8 @@ def mask_tokens(
     every word of the sequence has more tokens than are to be predicted; see `_choose_words`.
 
     Args:
-        token_ids: int32 [B, S], zero-padded, S at least P.
+        token_ids: int32 [B, S], zero-padded, S at least P. For whole words, ids of V or more are
+            the tokens id - V that continue the word of the token before, whatever they look like.
         lengths: int32 [B], the tokens of each sequence that are not padding.
         masking: A Masking.
         keys: int64 [B], the key of each sequence's draws; see `hashing.record_keys`.
@@ -198,6 +202,8 @@ def _mask(lengths, keys, num_predictions, rule, token_ids, positions, labels, we
         number = num_predictions[row]
         if rule.whole_words:
             _choose_words(ids, key, sequence_length + 2 * num_slots, number, rule, chosen)
+            for position in range(len(ids)):
+                ids[position] -= rule.vocabulary_size * (ids[position] >= rule.vocabulary_size)
         else:
             _choose_tokens(ids, key, number, rule, chosen)
         # What the model sees there, slot by slot from left to right.
@@ -283,7 +289,8 @@ def _least_rank(ranks, number):
 def _choose_words(ids, key, ngram_draws, num_predictions, rule, chosen):
     """Chooses whole words, or n-grams of them, as many as fit; arguments as in `_choose_tokens`.
 
-    A word is a token and the tokens `##...` that continue it. It never crosses a special token:
+    A word is a token and the tokens that continue it, `##...` or with an id of V or more. It never
+    crosses a special token:
     `##...` right after [CLS] or [SEP] starts a word of its own. The words of a sequence are visited
     once each in random order, until `num_predictions` tokens are chosen or no word is left. What a
     visit offers depends on the unit:

@@ -82,6 +82,10 @@ class RecordsConfig:
     ones in every epoch."""
     mask_unit: str = "token"
     """What is masked together: a "token", a whole "word", or an "ngram" of up to three words."""
+    words_by: str | None = None
+    """What separates the words of the text, as a segmenter wrote them: " " or a character such as
+    U+2581. The units "word" and "ngram" then mask these words whole, and else what has no white
+    space, punctuation or CJK character in it."""
     mask_rate: float = 0.15
     """The share of a sequence's tokens that is predicted."""
     mask_share: float = 0.8
@@ -118,6 +122,11 @@ class RecordsConfig:
         check_choice(self, "masking", MASKINGS)
         check_choice(self, "mask_unit", MASK_UNITS)
         check_choice(self, "compression", COMPRESSIONS)
+        if self.words_by is not None and (not self.words_by or self.mask_unit == "token"):
+            raise InputError(
+                "Expected a separator of words (words_by) with the mask units word or ngram, which "
+                f"take words whole. Received: {self.words_by!r} with mask_unit={self.mask_unit}."
+            )
         check_choice(self, "long_words", LONG_WORDS)
         if self.accents is not None:
             check_choice(self, "accents", ACCENTS)
@@ -163,6 +172,11 @@ class RecordsConfig:
         a sequence and a paragraph in a sentence, 8 % of the tokens were then in no record, and
         0.9 % with halves (WikiText-2, 5 duplicates)."""
         return self.longest_text if self.pairs == "none" else (self.longest_text + 1) // 2
+
+    def num_ids(self, vocabulary_size: int) -> int:
+        """The number of ids that stand for V tokens before masks are drawn: with `words_by` id + V
+        is a token that goes on with the word of the one before it."""
+        return vocabulary_size if self.words_by is None else 2 * vocabulary_size
 
     @property
     def num_validation_shards(self) -> int:

@@ -94,6 +94,11 @@ def set_words_apart(texts: tf.Tensor) -> tf.Tensor:
     return tf.strings.regex_replace(texts, _WORD_ENDS, r" \1 ")
 
 
+def words_apart(text: str, separator: str | None) -> str:
+    """A text with white space in place of what separates its words, if that is something else."""
+    return text.replace(separator, " ") if separator and not separator.isspace() else text
+
+
 def split_long_words(texts: tf.Tensor) -> tf.Tensor:
     """Splits every word of more than MAX_WORD_CHARACTERS in normalized `texts` (string [B]), whose
     words are set apart, into several of at most that many."""

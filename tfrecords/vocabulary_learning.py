@@ -22,7 +22,13 @@ from tfrecords.text.check import check_files
 from tfrecords.text.decoding import ERRORS, TEXT_FIELD
 from tfrecords.text.formats import DEFAULT_FORMAT, span_documents, spans_of
 from tfrecords.text.spans import SpanGroup, span_groups
-from tfrecords.tokenizer import Tokenizer, normalize, set_words_apart, split_long_words
+from tfrecords.tokenizer import (
+    Tokenizer,
+    normalize,
+    set_words_apart,
+    split_long_words,
+    words_apart,
+)
 from tfrecords.vocabulary import MAX_TOKEN_BYTES, MIN_FREQUENCY, SPECIAL_TOKENS, Vocabulary
 from tfrecords.vocabulary_extension import new_pieces
 from tfrecords.word_counts import MAX_WORDS, WordCounts, write_counts
@@ -51,6 +57,7 @@ def learn_vocabulary(
     format: str = DEFAULT_FORMAT,
     errors: str = ERRORS[0],
     text_field: str = TEXT_FIELD,
+    words_by: str | None = None,
     check: bool = True,
     workers: int | None = 1,
     progress: bool = False,
@@ -83,6 +90,7 @@ def learn_vocabulary(
         format: A format of `formats.read_documents`.
         errors: "strict" or "replace", for invalid UTF-8.
         text_field: The field or column with the text, in formats that have some.
+        words_by: What separates words in the text, as a segmenter wrote it, if not white space.
         check: Whether to look first whether the beginning of every file fits the format; see
             `check.check_files`.
         workers: The number of processes that count; with more than one, a script needs
@@ -116,7 +124,7 @@ def learn_vocabulary(
         files = spool(input_files(inputs), pathlib.Path(directory, "standard-input"))
         check_files(files, format, errors, text_field, looks=check)
         groups = list(span_groups(spans_of(files, format)))
-        reading = (format, errors, text_field)
+        reading = (format, errors, text_field, words_by)
         words = _count_words(groups, normalization, reading, workers, progress, directory, left_out)
     _warn_of_long_words(left_out)
     if not words:
@@ -146,7 +154,7 @@ def learn_vocabulary(
 def _count_words(
     tasks: Sequence[SpanGroup],
     normalization: Normalization,
-    reading: tuple[str, str, str],
+    reading: tuple[str, str, str, str | None],
     workers: int | None,
     progress: bool,
     directory: str,
@@ -245,7 +253,12 @@ def _characters(
 class _WordCounter:
     """What a worker process owns: it counts the words of some spans of text."""
 
-    def __init__(self, normalization: Normalization, reading: tuple[str, str, str], directory: str):
+    def __init__(
+        self,
+        normalization: Normalization,
+        reading: tuple[str, str, str, str | None],
+        directory: str,
+    ):
         splits = normalization.long_words == "split"
         limited = split_long_words if splits else tf.identity
         self._words_apart = tf.function(
@@ -253,7 +266,7 @@ class _WordCounter:
             input_signature=[tf.TensorSpec([None], tf.string)],
             autograph=False,
         )
-        self._format, self._errors, self._text_field = reading
+        self._format, self._errors, self._text_field, self._words_by = reading
         self._directory = directory
 
     def count(
@@ -297,6 +310,7 @@ class _WordCounter:
         characters: collections.Counter[str],
     ) -> None:
         if sentences:
+            sentences = [words_apart(sentence, self._words_by) for sentence in sentences]
             text = b" ".join(self._words_apart(tf.constant(sentences)).numpy()).decode()
             kept = [word for word in text.split(" ") if 0 < len(word) <= MAX_WORD_CHARACTERS]
             words.update(kept)

@@ -86,6 +86,12 @@ def corpus(output: pathlib.Path, packages: tuple[str, ...]) -> None:
 )
 @normalization_options()
 @text_options()
+@option(
+    "--words-by",
+    show_default="white space, punctuation, every CJK character",
+    metavar="SEPARATOR",
+    help="What separates words in the text, as a segmenter wrote it, if not white space.",
+)
 def vocabulary(
     inputs: tuple[pathlib.Path, ...],
     output: pathlib.Path,
@@ -229,6 +235,15 @@ def _extended(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
     type=click.Choice(MASK_UNITS),
     section=_MASKS,
     help="What is masked together: single tokens, whole words, or up to three words.",
+)
+@option(
+    "--words-by",
+    of=RecordsConfig,
+    show_default="white space, punctuation, every CJK character",
+    metavar="SEPARATOR",
+    section=_MASKS,
+    help="What separates words in the text, as a segmenter wrote it: ' ', or a character that "
+    "stands for nothing else. These words are masked whole with --mask-unit word or ngram.",
 )
 @option("--mask-rate", of=RecordsConfig, section=_MASKS, help="Share of tokens to predict.")
 @option(

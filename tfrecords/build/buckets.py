@@ -67,10 +67,10 @@ def buckets(first: int, count: int, config: RecordsConfig) -> np.ndarray:
     return bucket
 
 
-def save_part(path: os.PathLike, documents: Documents, vocabulary_size: int) -> None:
+def save_part(path: os.PathLike, documents: Documents, num_ids: int) -> None:
     """Writes Documents to the file `path`, atomically; ids take two bytes each if the vocabulary
     allows."""
-    _save(path, _arrays(documents, vocabulary_size))
+    _save(path, _arrays(documents, num_ids))
 
 
 def partition(part: os.PathLike, path: os.PathLike, first: int, config: RecordsConfig) -> None:
@@ -86,8 +86,8 @@ def partition(part: os.PathLike, path: os.PathLike, first: int, config: RecordsC
     starts = np.concatenate([[0], ends])
     sentences = documents.document_starts[starts]
     index = np.stack([starts, sentences, documents.sentence_starts[sentences]])
-    vocabulary_size = 1 + int(np.iinfo(arrays["tokens"].dtype).max)  # the part's width of ids stays
-    _save(path, _arrays(documents, vocabulary_size) | {"index": index})
+    num_ids = 1 + int(np.iinfo(arrays["tokens"].dtype).max)  # the part's width of ids stays
+    _save(path, _arrays(documents, num_ids) | {"index": index})
 
 
 def read_bucket(paths: Iterable[os.PathLike], bucket: int) -> Documents:
@@ -114,9 +114,9 @@ def read_bucket(paths: Iterable[os.PathLike], bucket: int) -> Documents:
     return Documents.of_lengths(*arrays, weights=None if (weights == 1).all() else weights)
 
 
-def _arrays(documents: Documents, vocabulary_size: int) -> dict[str, np.ndarray]:
+def _arrays(documents: Documents, num_ids: int) -> dict[str, np.ndarray]:
     arrays = {
-        "tokens": documents.tokens.astype(np.uint16 if vocabulary_size <= 1 << 16 else np.int32),
+        "tokens": documents.tokens.astype(np.uint16 if num_ids <= 1 << 16 else np.int32),
         "sentence_lengths": np.diff(documents.sentence_starts).astype(np.int32),
         "document_lengths": np.diff(documents.document_starts).astype(np.int32),
     }

@@ -124,6 +124,7 @@ class BuildWorker:
     ):
         self._vocabulary = vocabulary
         self._deduplicates = config.deduplicate
+        self._num_ids = config.num_ids(len(vocabulary))
         self._output = output
         self._unfinished = unfinished
         self._read = lambda span, keeps: span_documents(
@@ -173,7 +174,7 @@ class BuildWorker:
             if text.group.weight > 1:
                 weights = np.full(len(some), text.group.weight, np.int32)
                 some = dataclasses.replace(some, weights=weights)
-            save_part(self._unfinished / name, some, len(self._vocabulary))
+            save_part(self._unfinished / name, some, self._num_ids)
             parts.append((name, len(some)))
         # With zeros: a count that is not there is one that an earlier release did not know.
         known = {name: counts[name] for name in (*COUNTERS, *COVERAGE)}

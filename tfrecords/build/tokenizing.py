@@ -18,7 +18,7 @@ from tfrecords.text.decoding import TEXT_FIELD
 from tfrecords.text.formats import span_documents
 from tfrecords.text.running_text import Document
 from tfrecords.text.spans import Span
-from tfrecords.tokenizer import Tokenizer
+from tfrecords.tokenizer import Tokenizer, words_apart
 from tfrecords.vocabulary import Vocabulary
 
 PART_TOKENS = 1 << 21
@@ -76,6 +76,8 @@ class CorpusTokenizer:
             for simple in (True, False)
         }
         self._unk_id = vocabulary.unk_id
+        self._words_by = config.words_by
+        self._vocabulary_size = len(vocabulary)
         self._longest = config.longest_text
         self._text_counter = coverage.TextCounter(tokenizer)
         self._splitter = (
@@ -147,7 +149,11 @@ class CorpusTokenizer:
         """The tokens of some documents, and the lengths of their sentences and of the documents,
         without empty ones. Sentences that are too long for a sequence are split."""
         texts = [sentence for document in group for sentence in document]
-        tokens, lengths = self.tokens(texts)
+        if self._words_by is None:
+            (tokens, lengths), continues = self.tokens(texts), 0
+        else:
+            texts = [words_apart(text, self._words_by) for text in texts]
+            tokens, lengths, continues = self._tokens_of_words(texts)
         # Which document each sentence is of.
         owner = np.repeat(np.arange(len(group)), [len(document) for document in group])
         self._count(texts, tokens, lengths, owner, counts)
@@ -157,7 +163,18 @@ class CorpusTokenizer:
             lengths, parts = self._splitter.parts(tokens, lengths)
             owner = np.repeat(owner, parts)
         sentences = np.bincount(owner, minlength=len(group))
-        return tokens, lengths, sentences[sentences > 0]
+        return tokens + self._vocabulary_size * continues, lengths, sentences[sentences > 0]
+
+    def _tokens_of_words(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `tokens`, and for every token whether it continues a word (int32 [n]), where white
+        space alone separates words."""
+        words = [text.split() for text in texts]
+        tokens, word_lengths = self.tokens([word for some in words for word in some])
+        owner = np.repeat(np.arange(len(texts)), list(map(len, words)))
+        lengths = np.bincount(owner, word_lengths, len(texts)).astype(np.int64)
+        continues = np.ones(len(tokens), np.int32)
+        continues[(np.cumsum(word_lengths) - word_lengths)[word_lengths > 0]] = 0
+        return tokens, lengths, continues
 
     def _count(self, texts: list[str], tokens, lengths, owner, counts) -> None:
         """Counts sentences (N), their tokens and the lengths of both (int64 [N]), of documents
