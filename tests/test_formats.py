@@ -114,7 +114,7 @@ def test_a_run_becomes_every_format(tiny_run, tmp_path):
     )
     assert list(run.weights) == list(weight_shapes(run.bert))
     described = load_run(tiny_run.directory)
-    for name in ("bert", "vocabulary", "sequence_length", "cased", "pairs"):
+    for name in ("bert", "vocabulary", "sequence_length", "normalization", "pairs"):
         assert getattr(run, name) == getattr(described, name)
     for format in EXPORT_FORMATS:
         assert_same(load(save(run, tmp_path / format, format)), run)
