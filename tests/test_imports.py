@@ -51,6 +51,7 @@ ORDER = [
     "tfrecords.reader",
     "tfrecords.build.splitting",
     "tfrecords.build.coverage",
+    "tfrecords.build.duplicates",
     "tfrecords.build.tokenizing",
     "tfrecords.build.buckets",
     "tfrecords.build.shards",

@@ -28,14 +28,11 @@ class Masking:
     """What to mask.
 
     Args:
-        vocabulary: Has the special tokens, the ids to replace with, and the tokens `##...` that
-            continue a word.
+        vocabulary: Has the special tokens, those to replace with, and those that continue a word.
         max_predictions: P, the number of slots for predicted tokens in a sequence.
-        mask_rate: The share of a sequence's tokens, special ones included, that is predicted; from
-            0 to 1.
-        mask_share: The share of the predicted tokens that becomes [MASK]; from 0 to 1.
-        random_share: The share of them that becomes a random token; from 0 to 1 - mask_share. The
-            rest stays.
+        mask_rate: The share of a sequence's tokens, special ones included, that is predicted.
+        mask_share: The share of the predicted tokens that becomes [MASK].
+        random_share: The share of them that becomes a random token. The rest stays.
         unit: What is drawn: "token" (any token), "word" (all the tokens of a word) or "ngram" (1
             to 3 consecutive words).
 
@@ -86,6 +83,7 @@ class Masking:
     def rule(self) -> _Rule:
         """The same as the compiled loops take it."""
         longest = LONGEST_NGRAM if self.unit == "ngram" else 1
+        continues = np.array([token.startswith("##") for token in self.vocabulary.tokens])
         return _Rule(
             cls_id=self.vocabulary.cls_id,
             sep_id=self.vocabulary.sep_id,
@@ -94,10 +92,7 @@ class Masking:
             mask_end=int(self.mask_share * 2**31),
             random_end=int((self.mask_share + self.random_share) * 2**31),
             whole_words=self.unit != "token",
-            continues_word=np.array(
-                [token.startswith("##") for token in self.vocabulary.tokens]
-                + [True] * len(self.vocabulary)
-            ),
+            continues_word=np.concatenate([continues, np.ones_like(continues)]),
             ngram_ends=np.array(_ngram_ends(longest), np.int64),
         )
 
@@ -108,8 +103,8 @@ _Rule = collections.namedtuple(
     "ngram_ends",
 )
 """A Masking in numbers. A draw below `mask_end` says [MASK], else one below `random_end` a random
-token; a draw at or above `ngram_ends[n - 1]` says more than n words. `continues_word` is bool
-[2 V]: an id of V or more is a token that continues a word that a segmenter found."""
+token; one at or above `ngram_ends[n - 1]` says more than n words. `continues_word` is bool [2 V]:
+an id of V or more continues a word that a segmenter found."""
 
 
 def _ngram_ends(longest: int) -> list[int]:
@@ -142,8 +137,8 @@ def mask_tokens(
     every word of the sequence has more tokens than are to be predicted; see `_choose_words`.
 
     Args:
-        token_ids: int32 [B, S], zero-padded, S at least P. For whole words, ids of V or more are
-            the tokens id - V that continue the word of the token before, whatever they look like.
+        token_ids: int32 [B, S], zero-padded, S at least P. For whole words, an id of V or more is
+            the token id - V, which continues the word of the token before.
         lengths: int32 [B], the tokens of each sequence that are not padding.
         masking: A Masking.
         keys: int64 [B], the key of each sequence's draws; see `hashing.record_keys`.
@@ -219,8 +214,8 @@ def _mask(lengths, keys, num_predictions, rule, token_ids, positions, labels, we
 
 @compiled
 def _shown(label, what, replacement, rule):
-    """What the model sees in place of a label, by two draws: [MASK], a random token of the whole
-    vocabulary (special ones included, as in Google's script) or the label."""
+    """What the model sees in place of a label, by two draws: [MASK], a random token (special ones
+    included, as in Google's script) or the label."""
     if what < rule.mask_end:
         return rule.mask_id
     if what < rule.random_end:
@@ -230,7 +225,7 @@ def _shown(label, what, replacement, rule):
 
 @compiled
 def _find(chosen, positions):
-    """Puts the chosen positions into `positions`, with room for one more; returns their number."""
+    """Puts the chosen positions into `positions`, with room for one more, and counts them."""
     count = 0
     for position in range(len(chosen)):
         # Always written, and replaced by the next one unless it is chosen: cheaper than a branch.
@@ -289,11 +284,10 @@ def _least_rank(ranks, number):
 def _choose_words(ids, key, ngram_draws, num_predictions, rule, chosen):
     """Chooses whole words, or n-grams of them, as many as fit; arguments as in `_choose_tokens`.
 
-    A word is a token and the tokens that continue it, `##...` or with an id of V or more. It never
-    crosses a special token:
-    `##...` right after [CLS] or [SEP] starts a word of its own. The words of a sequence are visited
-    once each in random order, until `num_predictions` tokens are chosen or no word is left. What a
-    visit offers depends on the unit:
+    A word is a token and those that continue it, `##...` or with an id of V or more. It never
+    crosses a special token: `##...` right after [CLS] or [SEP] starts a word of its own. The words
+    of a sequence are visited once each in random order, until `num_predictions` tokens are chosen
+    or no word is left. What a visit offers depends on the unit:
 
         "word": The word. It is taken if it fits into what is left of `num_predictions`, else
             skipped.
@@ -369,8 +363,7 @@ _RANKS_END = 1 << 62
 
 @compiled
 def _rank(key, position):
-    """int64 above 0 that orders positions: by descending draw, and the first position first among
-    equal draws."""
+    """int64 above 0 that orders positions: by descending draw, then the first position first."""
     return draw(key, position) << 31 | _LAST_POSITION - position
 
 

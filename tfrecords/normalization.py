@@ -123,6 +123,16 @@ class Normalization:
         text = text if self.cased else text.lower()
         return without_accents(text) if self.strips else text
 
+    def words(self, text: str) -> list[str]:
+        """The words of a text, however long: what stands between white space, and every character
+        that is a word by itself.
+
+        >>> Normalization(cased=False).words("Covid-19")
+        ['covid', '-', '19']
+        """
+        apart = (f" {one} " if _is_word_alone(one) else one for one in self.normalize(text))
+        return [word for word in "".join(apart).split(" ") if word]
+
     def is_possible(self, word: str) -> bool:
         """Whether a text can have the word, or a part of one, between the places where text is
         split."""

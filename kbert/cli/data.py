@@ -279,7 +279,7 @@ def _extended(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
     is_flag=True,
     section=_TEXT,
     help="Drop every paragraph that has stood in the text before, exactly alike (with --format "
-    "sentences every such document), so that no held-out text is trained on.",
+    "sentences every such document), so that no text of the validation split is trained on.",
 )
 @option(
     "--engine",

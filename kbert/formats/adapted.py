@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -61,7 +60,7 @@ def origins(old: Vocabulary, new: Vocabulary, normalization: Normalization) -> O
         normalization: How the old model's texts are normalized.
     """
     fresh = [token for token in new.tokens if token not in old.ids]
-    texts = dict(zip(fresh, _words(fresh, normalization), strict=True))
+    texts = {token: normalization.words(token.removeprefix("##") or token) for token in fresh}
     longest = max(map(len, old.tokens))
 
     def split(token: str) -> list[int]:
@@ -80,17 +79,6 @@ def origins(old: Vocabulary, new: Vocabulary, normalization: Normalization) -> O
     sources = [[old.ids[token]] if token in old.ids else split(token) for token in new.tokens]
     copied = len(new) - len(fresh)
     return Origins(sources, copied=copied, dropped=len(old) - copied)
-
-
-def _words(tokens: list[str], normalization: Normalization) -> Iterator[list[str]]:
-    """The words that tokenization makes of every token's text: nearly always one."""
-    import tensorflow as tf
-
-    from tfrecords.tokenizer import normalize, set_words_apart  # loads tensorflow_text
-
-    texts = [token.removeprefix("##") or token for token in tokens]
-    apart = set_words_apart(normalize(tf.constant(texts, tf.string), normalization))
-    return (text.decode().split() for text in apart.numpy())
 
 
 def with_vocabulary(

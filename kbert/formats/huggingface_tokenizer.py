@@ -54,6 +54,7 @@ def _tokenizer(pretrained: Pretrained) -> tokenizers.Tokenizer:
     finds special tokens such as [MASK] in texts, as users of `transformers` expect."""
     import tokenizers
 
+    # WordPiece with BERT's limit: the class's own is 100 characters.
     vocabulary, normalization = pretrained.vocabulary, pretrained.normalization
     model = tokenizers.models.WordPiece(
         vocabulary.ids,

@@ -25,6 +25,7 @@ def _breaker() -> Callable[[str], list[str]]:
 def break_sentences(paragraph: str, reading: Reading, begun: str = "") -> list[str]:
     """The sentences of a paragraph, see sentences.py; none of one that is not to be kept. `begun`
     is a sentence before it that may go on in it, and always stays."""
+    # Asked for every paragraph with text, and for none without: the answers are counted off.
     if not paragraph or not reading.is_kept(paragraph):
         return [begun] if begun else []
     return _breaker()(f"{begun} {paragraph}" if begun else paragraph)
