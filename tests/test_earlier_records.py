@@ -161,7 +161,7 @@ def test_an_unfinished_build_is_continued(unfinished_build, build, monkeypatch):
     assert (shard.stat().st_ino, shard.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     found = content(unfinished_build)
     manifest, frozen = load_manifest(unfinished_build), load_manifest(FROZEN / "records")
-    assert manifest.config == frozen.config
+    assert manifest.config == dataclasses.replace(frozen.config, accents="strip")
     assert manifest.shards == frozen.shards
     # The text and a shard were done before, without the counts of today, and are not done again.
     assert manifest.counts["corpus"] == frozen.counts["corpus"]
