@@ -224,6 +224,8 @@ def test_counts_are_true(records, documents):
         "long_word_characters": 0,
         "longest_document": max(sum(map(len, document)) for document in documents),
         "empty_texts": 0,
+        "duplicate_paragraphs": 0,
+        "duplicate_characters": 0,
     }
     for split in ("train", "validation"):
         there = [record for shard in records_of(records, split) for record in shard]

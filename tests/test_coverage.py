@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfrecords import RecordsConfig, Vocabulary, build_records, inspect, load_manifest
 from tfrecords.build import coverage
 from tfrecords.build.coverage import COUNTS, TextCounter
+from tfrecords.normalization import Normalization
 from tfrecords.tokenizer import Tokenizer
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
@@ -18,7 +19,7 @@ VOCABULARY = Vocabulary((*SPECIAL_TOKENS, "a", "b", "##b", "!", "=", "‡∏Å", "##‡
 
 @pytest.fixture(scope="module", params=[True, False], ids=["cased", "uncased"])
 def tokenizer(request):
-    return Tokenizer(VOCABULARY, request.param)
+    return Tokenizer(VOCABULARY, Normalization(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ LONG = 201
     ],
 )  # fmt: skip
 def test_sentences_in_full(tokenizer, counter, sentence, expected, if_uncased):
-    if not tokenizer.cased:
+    if not tokenizer.normalization.cased:
         expected = expected | if_uncased
     expected = {name: count for name, count in expected.items() if count}
     assert counts_of(counter, tokenizer, sentence) == expected

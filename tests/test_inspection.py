@@ -371,13 +371,13 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
         (
             "corpus",
             {"stripped_marks": 201},
-            "uncased takes away marks such as accents, umlauts and vowel signs, 1.0 for every 100 "
-            "letters; --accents keep",
+            "--accents strip takes away marks such as accents, umlauts and vowel signs, 1.0 for "
+            "every 100 letters; --accents keep",
         ),
         (
             "corpus",
             {"parted_letters": 201},
-            "uncased takes 1.0% of the letters apart, such as Hangul syllables; --accents keep",
+            "--accents strip takes apart 1.0% of the letters, such as Hangul syllables; --accents",
         ),
         (
             "train",

@@ -12,16 +12,14 @@ import numpy as np
 
 from tfrecords.compilation import compiled
 
-_Output = collections.namedtuple("_Output", "tokens starts first_lengths labels count used")
-"""The arrays of Pairs with room to grow, the number of pairs in them, and which tokens of the
-documents are in one of them: bool [number of tokens]."""
+_Output = collections.namedtuple("_Output", "tokens starts first_lengths labels count")
+"""The arrays of Pairs with room to grow, and the number of pairs in them."""
 
 
 @compiled
-def _empty_output(num_tokens):
+def _empty_output():
     tokens, starts = np.empty(1 << 16, np.int32), np.zeros(1 << 10, np.int64)
-    first_lengths, labels = np.empty(1 << 10, np.int32), np.empty(1 << 10, np.int32)
-    return _Output(tokens, starts, first_lengths, labels, 0, np.zeros(num_tokens, np.bool_))
+    return _Output(tokens, starts, np.empty(1 << 10, np.int32), np.empty(1 << 10, np.int32), 0)
 
 
 @compiled
@@ -35,17 +33,15 @@ def _emit(output, all_tokens, a_start, a_end, b_start, b_end, label, cls_id, sep
     tokens[at] = cls_id
     tokens[at + 1 : at + first_length - 1] = all_tokens[a_start:a_end]
     tokens[at + first_length - 1] = sep_id
-    output.used[a_start:a_end] = True
     if length > first_length:
         tokens[at + first_length : at + length - 1] = all_tokens[b_start:b_end]
         tokens[at + length - 1] = sep_id
-        output.used[b_start:b_end] = True
     starts = _grown(output.starts, n + 2)
     first_lengths, labels = _grown(output.first_lengths, n + 1), _grown(output.labels, n + 1)
     starts[n + 1] = at + length
     first_lengths[n] = first_length
     labels[n] = label
-    return _Output(tokens, starts, first_lengths, labels, n + 1, output.used)
+    return _Output(tokens, starts, first_lengths, labels, n + 1)
 
 
 @compiled
@@ -70,9 +66,22 @@ def _filled(output):
 
 
 @compiled
-def _unused(output):
+def _use(uses, start, end):
+    """Notes that the tokens `start` to `end - 1` of the documents are in a pair. `uses` is int32
+    [number of tokens + 1], by how much the number of their uses changes from token to token: a
+    bitmap would take a write for every token of every pair."""
+    uses[start] += 1
+    uses[end] -= 1
+
+
+@compiled
+def _unused(uses):
     """How many tokens of the documents are in no pair."""
-    return len(output.used) - np.count_nonzero(output.used)
+    unused = in_use = 0
+    for n in range(len(uses) - 1):
+        in_use += uses[n]
+        unused += in_use == 0
+    return unused
 
 
 @compiled
@@ -129,7 +138,7 @@ def next_sentence_pairs(
     """The pairs of "nsp" as the fields of Pairs; see `pairs.make_pairs`. `max_tokens` is the most
     tokens of A and B together."""
     num_documents = len(document_starts) - 1
-    output = _empty_output(len(tokens))
+    output, uses = _empty_output(), np.zeros(len(tokens) + 1, np.int32)
     num_truncated = 0
     for document in visits:
         target = _target_length(max_tokens, short_probability, generator)
@@ -163,10 +172,12 @@ def next_sentence_pairs(
             a_start, a_end, b_start, b_end = _truncate(
                 a_start, a_end, b_start, b_end, max_tokens, generator
             )
+            _use(uses, a_start, a_end)
+            _use(uses, b_start, b_end)
             output = _emit(
                 output, tokens, a_start, a_end, b_start, b_end, is_random, cls_id, sep_id
             )
-    return *_filled(output), num_truncated, 0, _unused(output)
+    return *_filled(output), num_truncated, 0, _unused(uses)
 
 
 @compiled
@@ -182,7 +193,7 @@ def sentence_order_pairs(
     generator: np.random.Generator,
 ) -> tuple[Any, ...]:
     """The pairs of "sop"; arguments and result as of `next_sentence_pairs`."""
-    output = _empty_output(len(tokens))
+    output, uses = _empty_output(), np.zeros(len(tokens) + 1, np.int32)
     num_truncated = num_dropped = 0
     for document in visits:
         target = _target_length(max_tokens, short_probability, generator)
@@ -206,10 +217,12 @@ def sentence_order_pairs(
             a_start, a_end, b_start, b_end = _truncate(
                 a_start, a_end, b_start, b_end, max_tokens, generator
             )
+            _use(uses, a_start, a_end)
+            _use(uses, b_start, b_end)
             output = _emit(
                 output, tokens, a_start, a_end, b_start, b_end, is_swapped, cls_id, sep_id
             )
-    return *_filled(output), num_truncated, num_dropped, _unused(output)
+    return *_filled(output), num_truncated, num_dropped, _unused(uses)
 
 
 @compiled
@@ -225,7 +238,7 @@ def full_sentences(
     generator: np.random.Generator,
 ) -> tuple[Any, ...]:
     """The sequences of "none"; arguments and result as of `next_sentence_pairs`."""
-    output = _empty_output(len(tokens))
+    output = _empty_output()
     num_truncated = 0
     for document in visits:
         target = _target_length(max_tokens, short_probability, generator)
@@ -242,4 +255,4 @@ def full_sentences(
                 output = _emit(output, tokens, start, start + max_tokens, 0, 0, 0, cls_id, sep_id)
                 start += max_tokens
         output = _emit(output, tokens, start, end, 0, 0, 0, cls_id, sep_id)
-    return *_filled(output), num_truncated, 0, _unused(output)
+    return *_filled(output), num_truncated, 0, 0  # every token is in a sequence

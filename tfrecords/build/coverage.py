@@ -33,6 +33,7 @@ MAX_WORD_CHARACTERS characters; long_word_characters: the characters in them."""
 # What is known of a character, in 16 bits: what tokenization makes of it, some properties, and how
 # many marks it loses.
 _INSIDE, _SPACE, _APART, _DROPPED = 0, 1, 2, 3
+_LETTER_BIT, _WHITE_BIT = 2, 4
 _ROLE, _LETTER, _PARTED, _WHITE, _ON_LETTER, _MARKS = 3, 1 << 2, 1 << 3, 1 << 4, 1 << 5, 8
 _UNSEEN = 0xFFFF
 _CODE_POINTS = 0x110000
@@ -68,7 +69,8 @@ class TextCounter:
         """
         text = "".join(sentences)
         if text.isascii():
-            points = np.frombuffer(text.encode("ascii"), np.uint8)
+            # Of one type for the loops, which would else be compiled twice.
+            points = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.uint32)
         else:
             points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
             # A text has a few hundred different characters, of which hardly one is new.
@@ -134,23 +136,24 @@ def _count(points, ends, kinds, tokens, token_ends, starts_word, unk_id):
     totals = np.zeros(7, np.int64)
     start = first = 0
     for n in range(len(ends)):
-        end, last = ends[n], token_ends[n]
-        characters, letters, marks, parted = _letters(points[start:end], kinds)
-        unknown, long_words, long_word_characters = _words(
-            points[start:end], kinds, tokens[first:last], starts_word, unk_id
-        )
-        # A few characters become two words, or none, only among others: then words and tokens do
-        # not match one by one, and the share of [UNK] among words has to do.
-        if unknown < 0:
-            unknown = _estimate(characters, tokens[first:last], starts_word, unk_id)
+        sentence, ids = points[start : ends[n]], tokens[first : token_ends[n]]
+        start, first = ends[n], token_ends[n]
+        characters, letters, marks, parted = _letters(sentence, kinds)
         totals[0] += characters
         totals[1] += letters
         totals[2] += marks
         totals[3] += parted
-        totals[4] += unknown
-        totals[5] += long_words
-        totals[6] += long_word_characters
-        start, first = end, last
+        # Words are looked at one by one only where some may count.
+        if _has(ids, unk_id) or _may_have_long_word(sentence, kinds):
+            unknown, long_words, long_word_characters = _words(
+                sentence, kinds, ids, starts_word, unk_id
+            )
+            # Where words and tokens do not match, the share of [UNK] among words has to do.
+            if unknown < 0:
+                unknown = _estimate(characters, ids, starts_word, unk_id)
+            totals[4] += unknown
+            totals[5] += long_words
+            totals[6] += long_word_characters
     return totals
 
 
@@ -158,19 +161,55 @@ def _count(points, ends, kinds, tokens, token_ends, starts_word, unk_id):
 def _letters(points, kinds):
     """The characters of a sentence, its letters, the marks taken from them, and the letters taken
     apart."""
-    characters = letters = marks = parted = 0
+    white = letters = 0
+    seen = np.uint16(0)
+    for point in points:
+        kind = kinds[point]
+        white += kind >> _WHITE_BIT & 1
+        letters += kind >> _LETTER_BIT & 1
+        seen |= kind
+    marks = parted = 0
+    if seen & _PARTED or seen >> _MARKS:
+        marks, parted = _lost_of_letters(points, kinds)
+    return len(points) - white, letters, marks, parted
+
+
+@compiled
+def _lost_of_letters(points, kinds):
+    """The marks taken from letters, and the letters taken apart."""
+    marks = parted = 0
     on_letter = False
     for point in points:
         kind = kinds[point]
-        is_letter = (kind & _LETTER) != 0
-        characters += (kind & _WHITE) == 0
-        letters += is_letter
         parted += (kind & _PARTED) != 0
         # A mark on something else, such as the variation selector of an emoji, is no loss.
-        on_letter = is_letter or (on_letter and (kind & _ON_LETTER) != 0)
+        on_letter = (kind & _LETTER) != 0 or (on_letter and (kind & _ON_LETTER) != 0)
         if on_letter:
             marks += kind >> _MARKS
-    return characters, letters, marks, parted
+    return marks, parted
+
+
+@compiled
+def _has(tokens, unk_id):
+    found = False
+    for n in range(len(tokens)):
+        found |= tokens[n] == unk_id
+    return found
+
+
+@compiled
+def _may_have_long_word(points, kinds):
+    """Whether more than MAX_WORD_CHARACTERS in a row do not end a word. From the end of a window of
+    that size back to the end of a word: so most characters need not be looked at."""
+    start = 0
+    while start + MAX_WORD_CHARACTERS < len(points):
+        place = start + MAX_WORD_CHARACTERS
+        while place >= start and (kinds[points[place]] & _ROLE) in (_INSIDE, _DROPPED):
+            place -= 1
+        if place < start:
+            return True
+        start = place + 1
+    return False
 
 
 @compiled
