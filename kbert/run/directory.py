@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.model.bert import pretraining_model
-from kbert.objectives import objectives_of
+from kbert.objectives import names_with_weight, objectives_of
 from kbert.run.checkpoints import (
     list_checkpoints,
     newest_checkpoint,
@@ -93,8 +93,13 @@ class Run:
         """The weight of the loss of each objective in the total, by objective."""
         return {
             objective.name: getattr(self.pretraining, objective.weight_field)
-            for objective in objectives_of(self.pairs)
+            for objective in objectives_of(self.pairs, self.optional)
         }
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The names of objectives whose heads the model has, if they are optional."""
+        return names_with_weight(dataclasses.asdict(self.pretraining))
 
     def claim(self) -> str:
         """Makes the directory this run's, or recognises it as that. Of the settings that may change
@@ -158,6 +163,7 @@ class Run:
             seed=self.pretraining.seed,
             dtype=self.pretraining.dtype_policy,
             pairs=self.pairs,
+            optional=self.optional,
             recompute=recompute,
         )
 
