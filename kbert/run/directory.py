@@ -20,7 +20,7 @@ from kbert.run.checkpoints import (
     step_of,
 )
 from kbert.run.history import HistoryFile
-from kbert.run.hub import how_to_get
+from kbert.run.hub import no_run
 from kbert.run.stops import best_step, is_exhausted
 from tfrecords import InputError, Normalization, Vocabulary
 from tfrecords.files import claim_directory, difference, read_json, with_defaults, write_json
@@ -290,10 +290,7 @@ def load_run(directory: str | os.PathLike[str]) -> Run:
     """
     directory = pathlib.Path(directory)
     if not directory.exists():
-        raise InputError(
-            f"Expected a run by 'kbert pretrain' at {directory}. Received: no such directory"
-            f"{how_to_get(directory)}."
-        )
+        raise no_run(directory)
     fields = read_json(directory / CONFIGURATION, "the configuration of a run by 'kbert pretrain'")
     if fields.pop("kind", None) != KIND:
         raise InputError(
