@@ -114,14 +114,25 @@ class Run:
         identity = self._identity()
         free = {f"pretraining.{name}" for name in MAY_CHANGE}
         now = {name: value for name, value in identity.items() if name in free}
-        before = dict(now)
+        before, steps = dict(now), self.pretraining.steps
 
         def complete(there: dict[str, Any]) -> dict[str, Any]:
+            nonlocal steps
             there = _with_defaults(there)
             before.update({name: there[name] for name in free if name in there})
+            steps = there["pretraining.steps"]
             return there | now
 
-        claim_directory(self.directory, identity, CONFIGURATION, complete)
+        try:
+            claim_directory(self.directory, identity, CONFIGURATION, complete)
+        except InputError as error:
+            if steps >= self.pretraining.steps:
+                raise
+            # The learning rate of every update follows from the number of steps.
+            raise InputError(
+                f"{str(error).removesuffix('.')}. To train beyond its {steps:,} steps, start a new "
+                f"run with --init-from {self.directory}."
+            ) from None
         if before != now:
             write_json(self.directory / CONFIGURATION, identity)
         return difference(before, now)
