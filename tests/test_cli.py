@@ -75,7 +75,8 @@ def pretrain_options():
 
 
 def test_pretrain_has_no_more_options_than_one_can_read():
-    assert len(pretrain_options()) <= 27
+    # Six headings and 30 options are two screens of --help.
+    assert len(pretrain_options()) <= 30
 
 
 def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, monkeypatch):

@@ -1,5 +1,5 @@
-"""Names of models on the Hugging Face Hub, where the path of a directory is expected; the error where
-nothing is at the path of a run."""
+"""Names of models on the Hugging Face Hub, where the path of a directory is expected; and the error
+where nothing is at the path of a run."""
 
 from __future__ import annotations
 
