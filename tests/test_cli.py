@@ -671,7 +671,7 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
         ),
         (
             "evaluate {nowhere} {records}",
-            "Expected the configuration of a run by 'kbert pretrain' at {nowhere}",
+            "Expected a run by 'kbert pretrain' at {nowhere}. Received: no such directory",
         ),
         ("evaluate {records} {records}", "{records}"),
         ("evaluate {run} {bare}", "Expected manifest.json in {bare}"),
@@ -694,7 +694,7 @@ def mistakes(tmp_path, tiny_corpus, tiny_records, tiny_run, tiny_vocabulary):
         ("export {run} --output {occupied}", "already holds thesis.tex"),
         (
             "predict {nowhere} '[MASK]'",
-            "saved-model, keras-hub, huggingface, google at {nowhere}. Received: neither",
+            "saved-model, keras-hub, huggingface, google at {nowhere}. Received: no such directory",
         ),
         (
             "predict {records} '[MASK]'",

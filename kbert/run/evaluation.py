@@ -70,7 +70,7 @@ def evaluate(
             f"{manifest.directory}, made with pairs {manifest.pairs!r}."
         )
     if not measured.compiled:
-        weights = {objective.weight_field: 1.0 for objective in objectives}
+        weights: dict[str, Any] = {one.weight_field: 1.0 for one in objectives}
         measured.compile(**pretraining_objective(steps=1, pairs=manifest.pairs, **weights))
     logs = measured.evaluate(
         evaluation_batches(measured, manifest, split, batch_size),
