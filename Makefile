@@ -1,5 +1,5 @@
-# make demo: the whole chain on real text. make test: every subject in minutes. make test-all: the long
-# proofs too. Each makes its own environment in .venv first.
+# make demo: the whole chain on real text. make dev: what tests and linters need. make test: every subject
+# in minutes. make test-all: the long proofs too. Each makes its own environment in .venv first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,11 +8,14 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
 	--no-loadscope-reorder --durations 10
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo dev test test-all lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/kbert demo --output demo
+
+dev: $(VENV)/.installed-dev
+	@echo "== $(VENV) has what the tests and the linters need"
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not long"
@@ -41,7 +44,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 
 # The Model Garden's script, a reference in the tests, declares packages that it does not need for this.
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "== installing what the tests and the linters need"
+	@echo "== installing what the tests and the linters need (5.5 GB in all: some minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "tf-models-official==2.20.0"
 	@touch $@

@@ -14,8 +14,9 @@ Lines are sorted by name, so two revisions are compared with `diff`:
     PYTHONPATH=OTHER python benchmarks/fingerprint.py --text FILE --vocabulary VOCABULARY \
         > there.jsonl
 
-OTHER is a checkout of the other revision; this file uses only public names that both have. Both
-must run on the same machine with the same libraries: other processors round otherwise."""
+OTHER is a checkout of the other revision; this file uses only public names, and the list of export
+formats, that both have. Both must run on the same machine with the same libraries: other processors
+round otherwise."""
 
 from __future__ import annotations
 
@@ -41,8 +42,8 @@ RECORDS = {
 BACKENDS = ("tensorflow", "jax")
 STEPS = 50
 BATCH_SIZE = 16
-FORMATS_OF_JAX = ("keras-hub", "huggingface", "google")
-FORMATS = ("saved-model", *FORMATS_OF_JAX)
+TENSORFLOW_ALONE = {"saved-model"}
+"""Formats that are not exported on JAX."""
 NOT_COMPARED = {
     "README.md",  # the model card
     "fingerprint.pb",  # TensorFlow's own, with a random id
@@ -146,6 +147,7 @@ def of_steps(records: pathlib.Path, backend: str) -> Iterator[Line]:
 def of_run(records: pathlib.Path, output: pathlib.Path, backend: str) -> Iterator[Line]:
     """Weights, results and exported files of the main job."""
     import kbert
+    from kbert.formats.protocol import EXPORT_FORMATS
 
     name = f"{backend}, {records.name}"
     pretraining = kbert.PretrainingConfig(
@@ -164,7 +166,9 @@ def of_run(records: pathlib.Path, output: pathlib.Path, backend: str) -> Iterato
     yield f"weights, {name}: shapes", shapes
     joined = b"".join(weights[key].tobytes() for key in sorted(weights))
     yield f"weights, {name}: values", digest(joined)
-    for format in FORMATS if backend == "tensorflow" else FORMATS_OF_JAX:
+    for format in EXPORT_FORMATS:
+        if backend != "tensorflow" and format in TENSORFLOW_ALONE:
+            continue
         exported = kbert.save(pretrained, output.with_name(f"{output.name} {format}"), format)
         for path in sorted(pathlib.Path(exported).rglob("*")):
             if path.is_file() and path.name not in NOT_COMPARED:

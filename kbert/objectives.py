@@ -5,7 +5,8 @@ Compilation, progress lines, history.csv, curves, TensorBoard, evaluation and mo
 this table. It needs neither Keras nor NumPy, so that a picture or a card can be made without them.
 
 A new objective is one more entry of `OBJECTIVES`, a head of the same name in
-`kbert.model.heads.HEADS`, and labels and weights of the same name in the batches.
+`kbert.model.heads.HEADS`, and labels and weights of the same name in the batches. It is `optional`,
+so that models and runs from before it existed stay what they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Container, Mapping
+from typing import Any
 
 from tfrecords.errors import InputError
 from tfrecords.schema import PAIRS
@@ -74,6 +76,9 @@ class Objective:
     reads_cls: bool
     """Whether the head reads the state of [CLS], and not those of the masked positions."""
     figures: tuple[Figure, ...]
+    optional: bool = False
+    """Whether a model has the head only if the loss has weight. The default weight is then 0; the
+    heads that are not optional are there whatever their weights are."""
 
     @property
     def history(self) -> tuple[Figure, ...]:
@@ -164,18 +169,50 @@ OBJECTIVES = (MLM, NSP)
 """All objectives, in the order of the model's heads and of every report."""
 
 
-def objectives_of(pairs: str) -> tuple[Objective, ...]:
-    """The objectives of training on records of this kind of pairs, among `schema.PAIRS`.
+def objectives_of(pairs: str, optional: Container[str] = ()) -> tuple[Objective, ...]:
+    """The objectives of training on records of this kind of pairs.
 
     >>> [objective.name for objective in objectives_of("none")]
     ['mlm']
+
+    Args:
+        pairs: Among `schema.PAIRS`.
+        optional: Names, of which those of optional objectives count: what `names_with_weight` and
+            `names_with_figures` give, the outputs of a model, or the layers of weights.
 
     Raises:
         InputError: There is no such kind.
     """
     if pairs not in PAIRS:
         raise InputError(f"Expected pairs among {', '.join(PAIRS)}. Received: pairs={pairs!r}.")
-    return tuple(objective for objective in OBJECTIVES if pairs in objective.titles)
+    return tuple(
+        objective
+        for objective in OBJECTIVES
+        if pairs in objective.titles and (not objective.optional or objective.name in optional)
+    )
+
+
+def names_with_weight(weights: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the objectives whose losses have weight.
+
+    >>> names_with_weight({"mlm_weight": 1.0, "nsp_weight": 0.0, "steps": 1000})
+    ('mlm',)
+
+    Args:
+        weights: The fields of a PretrainingConfig, or those with weights alone.
+    """
+    return tuple(one.name for one in OBJECTIVES if weights.get(one.weight_field))
+
+
+def names_with_figures(figures: Container[str]) -> tuple[str, ...]:
+    """The names of the objectives with figures among these, which are named as in history.csv.
+
+    >>> names_with_figures({"step": 100, "mlm_loss": 6.5})
+    ('mlm',)
+    """
+    return tuple(
+        one.name for one in OBJECTIVES if any(one.key(figure) in figures for figure in one.figures)
+    )
 
 
 def objectives_in(names: Container[str]) -> tuple[Objective, ...]:

@@ -35,6 +35,7 @@ from tfrecords import (
     schema,
 )
 from tfrecords.decompression import opened
+from tfrecords.text.formats import TEXT_FORMATS
 from tfrecords.text.spans import span_groups
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
@@ -717,12 +718,16 @@ def in_format(format, documents):
     return rows.getvalue()
 
 
-@pytest.mark.parametrize("format", ["paragraphs", "wikiextractor", "jsonl", "csv", "tsv"])
+# Those whose documents are no paragraphs of running text in a file of text.
+OTHERS = ("sentences", "text", "documents", "parquet")
+
+
+@pytest.mark.parametrize("format", [name for name in TEXT_FORMATS if name not in OTHERS])
 def test_every_format_gives_the_same_records(
     tmp_path, documents, vocabulary, config, records, format
 ):
     (tmp_path / "a").write_text(in_format(format, documents), newline="")
-    has_field = format in ("jsonl", "csv", "tsv")
+    has_field = TEXT_FORMATS[format].rows is not None
     manifest = build_records(
         [tmp_path / "a"],
         vocabulary,

@@ -52,7 +52,7 @@ def test_the_same_run_is_recognised(run):
     [
         (
             {"pretraining": PretrainingConfig(steps=71, precision="bfloat16", seed=5)},
-            "pretraining.steps: 70 before, 71 now",
+            r"pretraining.steps: 70 before, 71 now.* To train beyond its 70 steps, .*--init-from",
         ),
         ({"bert": tiny_config(num_layers=2)}, "bert.num_layers: 1 before, 2 now"),
         ({"sequence_length": 29}, "sequence_length: 23 before, 29 now"),
@@ -63,8 +63,9 @@ def test_the_same_run_is_recognised(run):
 def test_another_run_is_refused_with_the_difference(run, changes, message):
     run.claim()
     before = (run.directory / "config.json").read_bytes()
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         dataclasses.replace(run, **changes).claim()
+    assert ("--init-from" in str(caught.value)) == ("steps" in message)
     assert (run.directory / "config.json").read_bytes() == before
 
 

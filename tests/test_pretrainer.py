@@ -478,13 +478,22 @@ TENSORFLOW_INTERNALS = {"_value_specs"}
 """The same of TensorFlow's specification of what replicas get."""
 
 
-def names_in(source, kind):
-    """The names that a class defines, as methods or attributes of self; of a module for ""."""
-    tree = ast.parse(source)
+def moved(what):
+    pytest.fail(f"Keras moved {what}; see CONTRIBUTING.md, recipe 6", pytrace=False)
+
+
+def names_in(file, kind):
+    """The names that a class in a file of Keras defines, as methods or attributes of self; of the
+    module for ""."""
+    path = pathlib.Path(keras.__file__).parent / "src" / file
+    if not path.is_file():
+        moved(f"the file keras/src/{file}")
+    tree = ast.parse(path.read_text())
     if kind:
-        (tree,) = [
-            node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind
-        ]
+        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        if kind not in classes:
+            moved(f"the class {kind} of keras/src/{file}")
+        tree = classes[kind]
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     return names | {
         node.attr
@@ -496,9 +505,21 @@ def names_in(source, kind):
 @pytest.mark.parametrize("file", KERAS_INTERNALS)
 def test_keras_still_has_what_is_overridden_or_used_here(file):
     # Where Keras changes one of these, this says so: read the file, and what uses it in kbert.
-    source = (pathlib.Path(keras.__file__).parent / "src" / file).read_text()
     for kind, names in KERAS_INTERNALS[file].items():
-        assert names <= names_in(source, kind)
+        if gone := sorted(names - names_in(file, kind)):
+            moved(f"{', '.join(gone)} of {kind or 'the file'} in keras/src/{file}")
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "what"),
+    [
+        ("trainers/no_such.py", "Trainer", "the file keras/src/trainers/no_such.py"),
+        ("trainers/trainer.py", "Coach", "the class Coach of keras/src/trainers/trainer.py"),
+    ],
+)
+def test_what_keras_moved_is_named(file, kind, what):
+    with pytest.raises(pytest.fail.Exception, match=rf"^Keras moved {what}; see CONTRIBUTING\.md"):
+        names_in(file, kind)
 
 
 def test_keras_hub_and_tensorflow_still_have_what_is_used_here():

@@ -13,6 +13,7 @@ import tensorflow as tf
 from model_fixtures import random_model
 from tensorflow.core.protobuf import saved_model_pb2
 
+from kbert.formats import saved_model
 from kbert.formats.load_and_save import save
 from kbert.formats.pretrained import Pretrained
 from kbert.formats.text_model import TextModel
@@ -489,6 +490,18 @@ def test_no_operation_that_the_serving_image_lacks(exported):
         == counts["StringSplitV2"]
         == 1
     )
+
+
+def test_a_graph_that_the_predictor_would_refuse_is_not_written(
+    model, tiny_vocabulary, tmp_path, monkeypatch
+):
+    pretrained = Pretrained.of_model(model, tiny_vocabulary, sequence_length=S)
+    fewer = saved_model._OPERATIONS.replace(" Softmax ", " ")
+    assert fewer != saved_model._OPERATIONS
+    monkeypatch.setattr(saved_model, "_OPERATIONS", fewer)
+    with pytest.raises(RuntimeError, match=r"Received: one with Softmax, of a new layer"):
+        save(pretrained, tmp_path / "bert")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_thousand_calls_from_eight_threads(exported, text_model):

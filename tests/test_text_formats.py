@@ -112,8 +112,19 @@ def random_lines(draw, format):
     return "".join(documents).encode()
 
 
+# tests/test_inputs.py has the spans of the first three, tests/test_sentences.py those of Parquet.
+ELSEWHERE = ("sentences", "text", "jsonl", "parquet")
+
+
 @pytest.mark.parametrize("line_bytes", [41, 1 << 20])
-@pytest.mark.parametrize("format", ["documents", "paragraphs", "wikiextractor"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        name
+        for name, one in TEXT_FORMATS.items()
+        if one.spans is not spans.whole_file and name not in ELSEWHERE
+    ],
+)
 def test_any_spans_give_the_same_documents(tmp_path, monkeypatch, format, line_bytes):
     monkeypatch.setattr(spans, "LINE_BYTES", line_bytes)
     draw = random.Random(line_bytes)

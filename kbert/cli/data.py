@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import shlex
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -12,6 +13,8 @@ import click
 from kbert.cli.options import INPUTS, PATH, Command, normalization_options, option, text_options
 from kbert.cli.start import load_package
 from kbert.config import RELEASED_VOCABULARY_SIZE
+from tfrecords.files import new_file, write_text
+from tfrecords.inputs import STANDARD_INPUT, input_files, parted_weight
 from tfrecords.schema import (
     COMPRESSIONS,
     LONG_SENTENCES,
@@ -19,8 +22,9 @@ from tfrecords.schema import (
     MASKINGS,
     PAIRS,
     RecordsConfig,
+    load_manifest,
 )
-from tfrecords.vocabulary import MIN_FREQUENCY
+from tfrecords.vocabulary import MIN_FREQUENCY, Vocabulary
 
 _SEQUENCES = "Sequences"
 _MASKS = "Masked tokens"
@@ -48,7 +52,6 @@ def corpus(output: pathlib.Path, packages: tuple[str, ...]) -> None:
     One sentence per line, one document per module, an empty line between documents. Only prose is
     written, and every paragraph only once."""
     from tfrecords import python_docs
-    from tfrecords.files import new_file, write_text
 
     new_file(output)
     documents = list(python_docs.python_documents(packages))
@@ -58,6 +61,17 @@ def corpus(output: pathlib.Path, packages: tuple[str, ...]) -> None:
         f"{output}: {len(documents):,} documents, {sentences:,} sentences, "
         f"{output.stat().st_size / 1e6:.1f} MB"
     )
+
+
+def _check_inputs(inputs: tuple[pathlib.Path, ...]) -> None:
+    """Refuses what is not there before TensorFlow is loaded, which takes seconds. What is there is
+    looked at once, by the library, which warns of what it leaves out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in inputs:
+            place, _ = parted_weight(path)
+            if place != STANDARD_INPUT and not place.exists():
+                input_files(path)
 
 
 @click.command(cls=Command, short_help="Learn a WordPiece vocabulary.")
@@ -101,10 +115,9 @@ def vocabulary(
 ) -> None:
     """Learn a WordPiece vocabulary from INPUTS: text files, directories or patterns of them, or -
     for standard input. The words of INPUT=N count N times."""
-    tfrecords = load_package("tfrecords")
-    from tfrecords.files import new_file
-
+    _check_inputs(inputs)
     new_file(output)
+    tfrecords = load_package("tfrecords")
     # The vocabulary that is extended says how text is normalized, unless the user does.
     if extend:
         options |= _extended(extend, options)
@@ -135,7 +148,7 @@ def _extended(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
     text is normalized, too, where nothing else is asked for."""
     # A file says less than a model, whose own files may name its casing.
     if path.is_file():
-        vocabulary = load_package("tfrecords").Vocabulary.load(path)
+        vocabulary = Vocabulary.load(path)
         shown = vocabulary.normalization
     else:
         model = load_package("kbert").load(path)
@@ -312,7 +325,7 @@ def records(
 
     The same text, vocabulary and options always give the same bytes, with any number of workers. An
     interrupted command continues when it is run again."""
-    # Options that contradict each other are refused before anything large is loaded.
+    # Mistakes are found before TensorFlow is loaded, which takes seconds.
     if beam_options and engine != "beam":
         raise click.UsageError("Expected --engine beam with --beam-options.")
     if workers and engine == "beam":
@@ -320,13 +333,15 @@ def records(
             "Expected Beam's own option for the number of workers, in --beam-options, not "
             "--workers."
         )
+    config = RecordsConfig(**options)
+    vocabulary = Vocabulary.load(vocabulary_path)
+    _check_inputs(inputs)
     tfrecords = load_package("tfrecords")
-    vocabulary = tfrecords.Vocabulary.load(vocabulary_path)
     tfrecords.build_records(
         inputs,
         vocabulary,
         output,
-        RecordsConfig(**options),
+        config,
         format=format,
         errors=errors,
         text_field=text_field,
@@ -350,5 +365,6 @@ def records(
 @option("--verify", is_flag=True, help="Read and check every record.")
 def inspect(directory: pathlib.Path, num_examples: int | None, verify: bool) -> None:
     """Describe the records in DIRECTORY: counts, warnings and decoded examples."""
+    load_manifest(directory)  # before TensorFlow is loaded, which takes seconds
     options = {} if num_examples is None else {"num_examples": num_examples}
     click.echo(load_package("tfrecords").inspect(directory, verify=verify, **options))

@@ -12,7 +12,8 @@ import click
 from kbert.cli.options import PATH, Command, option
 from kbert.cli.start import load_package
 from kbert.config import POOLINGS, TOP_K
-from kbert.formats.protocol import EXPORT_FORMATS
+from kbert.formats.protocol import EXPORT_FORMATS, no_model
+from tfrecords.files import atomic_path, new_directory, new_file
 
 
 @click.command(cls=Command, short_help="Export a model to another format.")
@@ -22,8 +23,8 @@ from kbert.formats.protocol import EXPORT_FORMATS
     "--format",
     type=click.Choice(EXPORT_FORMATS),
     default=EXPORT_FORMATS[0],
-    help="saved-model: takes plain text, needs TensorFlow alone. keras-hub: a preset. huggingface: "
-    "for transformers. google: a checkpoint of google-research/bert.",
+    help="saved-model: takes plain text, needs TensorFlow and tensorflow_text. keras-hub: a "
+    "preset. huggingface: for transformers. google: a checkpoint of google-research/bert.",
 )
 @option(
     "--top-k",
@@ -36,6 +37,8 @@ def export(model: pathlib.Path, output: pathlib.Path, format: str, top_k: int | 
     newest checkpoint counts, or with --patience the best."""
     if top_k and format != "saved-model":
         raise click.UsageError("Expected --top-k with --format saved-model alone.")
+    _check_model(model)
+    new_directory(output)
     kbert = load_package("kbert")
     kbert.save(kbert.load(model), output, format, **({"top_k": top_k} if top_k else {}))
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
@@ -84,9 +87,8 @@ def predict(
         raise click.UsageError("Expected either texts or --pair A B.")
     if pair and embed:
         raise click.UsageError("Expected texts with --embed, not --pair.")
+    _check_model(model)
     if embed:
-        from tfrecords.files import new_file
-
         new_file(embed)
     predictor = load_package("kbert").load_predictor(model, top_k)
     if pair:
@@ -103,6 +105,13 @@ def predict(
         # All texts are checked before the first answer is printed.
         for one, answers in [(one, predictor.fill_mask(one)) for one in texts]:
             _print_answers(one, answers)
+
+
+def _check_model(path: pathlib.Path) -> None:
+    """Refuses a path where nothing is before TensorFlow is loaded, which takes seconds; what is
+    there is for `load` to recognise."""
+    if not path.exists():
+        raise no_model(path)
 
 
 def _lines_of_standard_input() -> Iterator[str]:
@@ -126,8 +135,6 @@ def _print_answers(text: str, answers: list[list[Any]]) -> None:
 
 def _save_vectors(vectors: Any, path: pathlib.Path) -> None:
     import numpy as np
-
-    from tfrecords.files import atomic_path
 
     with atomic_path(path) as partial, open(partial, "wb") as file:
         np.save(file, vectors)

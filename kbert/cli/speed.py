@@ -61,8 +61,8 @@ def benchmark(
     a few steps on random tokens.
 
     It takes about a minute. Evaluations and checkpoints are not included."""
-    kbert = load_package("kbert")
     bert = BertConfig.of_size(size, vocabulary_size=vocabulary_size, dropout=dropout)
+    kbert = load_package("kbert")
     kbert.benchmark(bert, batch_sizes=batch_sizes or None, **options)
 
 
@@ -114,11 +114,6 @@ def plan(
         raise InputError(
             "Expected JAX. Received: none; pip install '.[tpu-plan]' in the clone, on Linux."
         )
-    # Only the processor is needed: a TPU or GPU of this machine stays free for other processes.
-    os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    load_package("kbert")
-    from kbert.speed.plan import plan_table, training_plan
-
     bert = BertConfig.of_size(size, vocabulary_size=vocabulary_size, dropout=dropout)
     settings: dict[str, Any] = {
         "batch_size": batch_size,
@@ -128,4 +123,10 @@ def plan(
     if steps is not None:
         settings["steps"] = steps
     pretraining = PretrainingConfig(**settings)
+
+    # Only the processor is needed: a TPU or GPU of this machine stays free for other processes.
+    os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    load_package("kbert")
+    from kbert.speed.plan import plan_table, training_plan
+
     click.echo(plan_table(training_plan(bert, pretraining, topology, **options), steps))

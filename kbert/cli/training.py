@@ -24,8 +24,10 @@ from kbert.cli.options import (
     precision_option,
 )
 from kbert.cli.start import load_package
-from kbert.config import DEFAULT_SIZE, STRATEGIES, BertConfig, PretrainingConfig
-from tfrecords.schema import SPLITS
+from kbert.config import DEFAULT_SIZE, STRATEGIES, BertConfig, PretrainingConfig, resolve_bert
+from kbert.formats.protocol import CONFIGURATION, no_model
+from kbert.run.hub import no_run
+from tfrecords.schema import SPLITS, load_manifest
 
 _RUN = "Run"
 _EVALUATION = "Evaluation and checkpoints"
@@ -182,20 +184,29 @@ def pretrain(
 ) -> None:
     """Pretrain BERT on the RECORDS in a directory. The same command again continues an interrupted
     run."""
-    kbert, tfrecords = load_package("kbert"), load_package("tfrecords")
-    changes = {
+    # Mistakes are found before TensorFlow is loaded, which takes seconds.
+    manifest = load_manifest(records)
+    assert manifest.vocabulary_size is not None  # `load_manifest` returns none without
+    given = {
         "dropout": dropout,
         "attention_dropout": attention_dropout,
         "max_positions": max_positions,
     }
+    changes = {name: value for name, value in given.items() if value is not None}
+    resolve_bert(size or DEFAULT_SIZE, changes, vocabulary_size=manifest.vocabulary_size)
+    pretraining = PretrainingConfig(**options)
+    if init_from and not init_from.exists() and not (output / CONFIGURATION).is_file():
+        raise no_model(init_from)
+
+    kbert = load_package("kbert")
     try:
         # The model of --init-from is loaded by `pretrain`: not before the devices are set up.
         model, results = kbert.pretrain(
             records,
             output,
             bert=size or (DEFAULT_SIZE if init_from is None else None),
-            changes={name: value for name, value in changes.items() if value is not None},
-            pretraining=PretrainingConfig(**options),
+            changes=changes,
+            pretraining=pretraining,
             init_from=init_from,
             strategy=strategy,
             accumulate=accumulate,
@@ -213,8 +224,7 @@ def pretrain(
         else f"{output}: trained for {step:,} steps"
     )
     if results:  # none without a validation split
-        count = tfrecords.load_manifest(records).num_records("validation")
-        click.echo(f"validation, all {count:,} records:")
+        click.echo(f"validation, all {manifest.num_records('validation'):,} records:")
         click.echo(kbert.results_table(results))
 
 
@@ -236,8 +246,11 @@ def pretrain(
 def evaluate(run: pathlib.Path, records: pathlib.Path, split: str, batch_size: int) -> None:
     """Measure the newest checkpoint of a RUN, or with --patience its best, on a split of RECORDS,
     next to what is reached without a model."""
-    kbert, tfrecords = load_package("kbert"), load_package("tfrecords")
+    # Mistakes are found before TensorFlow is loaded, which takes seconds.
+    if not run.exists():
+        raise no_run(run)
+    manifest = load_manifest(records)
+    kbert = load_package("kbert")
     results = kbert.evaluate(run, records, split=split, batch_size=batch_size)
-    count = tfrecords.load_manifest(records).num_records(split)
-    click.echo(f"{run} on the {count:,} {split} records of {records}")
+    click.echo(f"{run} on the {manifest.num_records(split):,} {split} records of {records}")
     click.echo(kbert.results_table(results))

@@ -18,7 +18,8 @@ def model_card(pretrained: Pretrained, usage: str, front_matter: str = "") -> st
     bert = pretrained.bert
     num_weights = sum(value.size for value in pretrained.weights.values())
     tasks = " and ".join(
-        objective.descriptions[pretrained.pairs] for objective in objectives_of(pretrained.pairs)
+        objective.descriptions[pretrained.pairs]
+        for objective in objectives_of(pretrained.pairs, pretrained.layers)
     )
     shape = (
         f"BERT with {bert.num_layers} layers of {bert.hidden_size} units, {bert.num_heads} "

@@ -77,7 +77,7 @@ def _check_initial(initial: Pretrained, bert: BertConfig, manifest: Manifest) ->
     if initial.vocabulary == manifest.load_vocabulary():
         _check_normalization(initial, manifest)
     # A head that has learned another task is a poor start, but a start: a warning.
-    for objective in objectives_of(initial.pairs):
+    for objective in objectives_of(initial.pairs, initial.layers):
         before, now = (objective.titles.get(pairs) for pairs in (initial.pairs, manifest.pairs))
         if now not in (None, before):
             warnings.warn(f"The head of {before} now learns {now}.", stacklevel=4)

@@ -11,9 +11,8 @@ from kbert.formats import google, huggingface, keras_hub, run, saved_model
 from kbert.formats.card import model_card
 from kbert.formats.notes import save_notes
 from kbert.formats.pretrained import Pretrained
-from kbert.formats.protocol import EXPORT_FORMATS, ExportFormat, Format
+from kbert.formats.protocol import EXPORT_FORMATS, ExportFormat, Format, no_model
 from kbert.objectives import MLM, NSP
-from kbert.run.hub import how_to_get
 from tfrecords import InputError
 from tfrecords.files import atomic_path, make_directory, new_directory, write_text
 from tfrecords.vocabulary import warn_of_impossible
@@ -44,11 +43,7 @@ def load(path: str | os.PathLike[str]) -> Pretrained:
     path = pathlib.Path(path)
     format = _format_at(path)
     if format is None:
-        received = "neither" if path.exists() else "no such directory"
-        raise InputError(
-            "Expected a run by 'kbert pretrain' or a BERT in one of the formats "
-            f"{', '.join(EXPORT_FORMATS)} at {path}. Received: {received}{how_to_get(path)}."
-        )
+        raise no_model(path)
     pretrained = format.read(path)
     warn_of_impossible(pretrained.vocabulary, pretrained.normalization)
     return pretrained

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import keras
@@ -15,7 +15,7 @@ import numpy as np
 
 from kbert.config import BertConfig
 from kbert.model.bert import pretraining_model
-from kbert.objectives import NSP, OBJECTIVES, pairs_of_outputs
+from kbert.objectives import NSP, OBJECTIVES, objectives_of, pairs_of_outputs
 from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, Normalization, Vocabulary
 from tfrecords.errors import check_integer
@@ -92,7 +92,7 @@ class Pretrained:
         object.__setattr__(self, "weights", weights)
 
         # Heads may be missing, the encoder may not; what is there must have the right shape.
-        wanted = weight_shapes(self.bert)
+        wanted = weight_shapes(self.bert, optional=self.layers)
         for path, value in self.weights.items():
             if value.shape != wanted.get(path):
                 raise InputError(
@@ -168,9 +168,14 @@ class Pretrained:
         return self.normalization.cased
 
     @property
+    def layers(self) -> set[str]:
+        """The names of the layers with weights. The last layer of a head has its objective's."""
+        return {path.partition("/")[0] for path in self.weights}
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """The names of the heads that the weights lack, completely or in part."""
-        wanted = weight_shapes(self.bert, self.pairs)
+        wanted = weight_shapes(self.bert, self.pairs, self.layers)
         return tuple(
             dict.fromkeys(
                 HEADS[path.partition("/")[0]] for path in wanted if path not in self.weights
@@ -181,7 +186,7 @@ class Pretrained:
     def model(self) -> Pretrainer:
         """The Keras model, a Pretrainer, not compiled. Missing heads are initialised at random,
         with a warning."""
-        model = pretraining_model(self.bert, pairs=self.pairs)
+        model = pretraining_model(self.bert, pairs=self.pairs, optional=self.layers)
         assign_weights(model, self)
         return model
 
@@ -214,8 +219,11 @@ class Pretrained:
         }
 
 
-def weight_shapes(bert: BertConfig, pairs: str = "nsp") -> dict[str, tuple[int, ...]]:
-    """The shapes of the trainable variables of a `pretraining_model`, by path, in its order."""
+def weight_shapes(
+    bert: BertConfig, pairs: str = "nsp", optional: Container[str] = ()
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the trainable variables of a `pretraining_model`, whose arguments these are, by
+    path, in its order."""
     # In the order in which Keras builds the model: files are read without building one, and a test
     # compares the two.
     hidden, intermediate = bert.hidden_size, bert.intermediate_size
@@ -241,10 +249,11 @@ def weight_shapes(bert: BertConfig, pairs: str = "nsp") -> dict[str, tuple[int, 
         dense(f"layer_{index}/output", intermediate, hidden)
         norm(f"layer_{index}/output_norm")
     # The heads. That of masked tokens multiplies by the token embeddings and has a bias alone.
+    objectives = objectives_of(pairs, optional)
     dense("mlm_transform/dense", hidden, hidden)
     norm("mlm_transform/layer_norm")
     shapes["mlm/bias"] = (bert.vocabulary_size,)
-    if pairs != "none":
+    if NSP in objectives:
         dense("pooler/dense", hidden, hidden)
         dense("nsp", hidden, 2)
     return shapes

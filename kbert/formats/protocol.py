@@ -6,8 +6,7 @@ modules; nothing else knows them. This file loads nothing large, so that the com
 its choices from here, and a format's module loads the format's own library only inside the
 functions that need it: loading a run must not wait for KerasHub.
 
-Besides its module, a new format needs its name in EXPORT_FORMATS, its place in the tuples of
-`load_and_save`, and a line in the help of `kbert export`.
+CONTRIBUTING.md, recipe 3, says what else a new format needs.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from __future__ import annotations
 import pathlib
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kbert.run.hub import how_to_get
+from tfrecords.errors import InputError
 from tfrecords.files import read_json
 
 if TYPE_CHECKING:
@@ -35,6 +36,15 @@ def configuration_at(path: pathlib.Path) -> dict[str, Any]:
     """
     path = path / CONFIGURATION
     return read_json(path, "the configuration of a model") if path.is_file() else {}
+
+
+def no_model(path: pathlib.Path) -> InputError:
+    """The error where a directory holds no model in any format."""
+    received = "neither" if path.exists() else "no such directory"
+    return InputError(
+        "Expected a run by 'kbert pretrain' or a BERT in one of the formats "
+        f"{', '.join(EXPORT_FORMATS)} at {path}. Received: {received}{how_to_get(path)}."
+    )
 
 
 class Format(Protocol):

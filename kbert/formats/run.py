@@ -1,5 +1,5 @@
-"""A run as a pretrained model: its newest weights, or with patience its
-best, and in words how it was trained."""
+"""A run as a pretrained model: its newest weights, or with patience its best, and in words how it
+was trained."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read(path: pathlib.Path) -> Pretrained:
     """
     run = load_run(path)
     _, step, values = run.read_weights()
-    names = {path: f"model/{path}" for path in weight_shapes(run.bert, run.pairs)}
+    names = {path: f"model/{path}" for path in weight_shapes(run.bert, run.pairs, run.optional)}
     return Pretrained(
         bert=run.bert,
         weights={path: values[name] for path, name in names.items() if name in values},
@@ -101,11 +101,7 @@ def _command(run: Run) -> str:
         for name, value in dataclasses.asdict(run.pretraining).items()
         if value != getattr(default, name)
     }
-    words = [
-        word
-        for name, value in options.items()
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    words = [word for name, value in options.items() for word in _words(name, value)]
 
     # What the model started from.
     sizes = [
@@ -120,6 +116,18 @@ def _command(run: Run) -> str:
     else:
         start = []
     return f"{'The command' if start else 'The settings'}:\n\n    {shlex.join(start + words)}"
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """An option as it is typed; a flag has no value.
+
+    >>> _words("decay_power", 0.5), _words("gated", True), _words("gated", False)
+    (['--decay-power', '0.5'], ['--gated'], ['--no-gated'])
+    """
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    return [f"--{option}", str(value)]
 
 
 def _shape(bert: BertConfig) -> tuple[int, ...]:

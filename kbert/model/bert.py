@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import keras
 from keras import ops
 
@@ -20,6 +22,7 @@ def pretraining_model(
     seed: int = 0,
     dtype: str = "float32",
     pairs: str = "nsp",
+    optional: Container[str] = (),
     recompute: bool = False,
 ) -> Pretrainer:
     """Builds BERT with the heads of masked language modelling and next sentence prediction. Devlin
@@ -40,6 +43,7 @@ def pretraining_model(
         pairs: The kind of sentence pairs in the records, as in RecordsConfig: "nsp", "sop", or
             "none" for single segments (Liu et al. 2019), which leaves out the head of next sentence
             prediction and the pooler, which nothing else would train.
+        optional: Names of optional objectives (`kbert.objectives`) whose heads the model has too.
         recompute: Gradient checkpointing: whether to recompute the activations inside each encoder
             block in the backward pass instead of keeping them (Chen et al. 2016): far less memory,
             about a third more time, the same numbers.
@@ -60,7 +64,7 @@ def pretraining_model(
     {'mlm': (None, None, 101), 'nsp': (None, 2)}
     """
     check_precision(keras.dtype_policies.get(dtype).compute_dtype)
-    objectives = objectives_of(pairs)
+    objectives = objectives_of(pairs, optional)
     reads_cls = any(objective.reads_cls for objective in objectives)
 
     # === Functional Model ===

@@ -8,8 +8,9 @@ import os
 import numpy as np
 
 import tfrecords
-from kbert.objectives import objectives_of
+from kbert.objectives import Objective, objectives_of
 from tfrecords import InputError
+from tfrecords.batch import BatchSpec
 from tfrecords.schema import Manifest
 
 _BASELINE_BATCH = 1024
@@ -56,7 +57,7 @@ def baselines(records: str | os.PathLike[str] | Manifest, split: str = "validati
     known = _label_counts(manifest, "train", limit=_BASELINE_RECORDS)
     observed = _label_counts(manifest, split)
     values: dict[str, float | None] = {field.name: None for field in dataclasses.fields(Baselines)}
-    for objective in objectives_of(manifest.pairs):
+    for objective in _objectives_with_labels(manifest):
         counts, train = observed[objective.name], known[objective.name]
         reached = {
             "loss": _cross_entropy(counts, train + 1),
@@ -68,6 +69,11 @@ def baselines(records: str | os.PathLike[str] | Manifest, split: str = "validati
     return Baselines(**values)  # pyright: ignore[reportArgumentType]  (mlm has labels always)
 
 
+def _objectives_with_labels(manifest: Manifest) -> tuple[Objective, ...]:
+    """The objectives that batches have labels for, whether a model has their heads or not."""
+    return objectives_of(manifest.pairs, BatchSpec.of(manifest).y)
+
+
 def _label_counts(
     manifest: Manifest, split: str, limit: int | None = None
 ) -> dict[str, np.ndarray]:
@@ -76,7 +82,7 @@ def _label_counts(
     assert manifest.vocabulary_size is not None  # `baselines` has refused records without one
     counts = {
         objective.name: np.zeros(objective.num_classes or manifest.vocabulary_size)
-        for objective in objectives_of(manifest.pairs)
+        for objective in _objectives_with_labels(manifest)
     }
     batches = tfrecords.read(manifest, split, batch_size=_BASELINE_BATCH, shuffle=False)
     some = batches.take(limit // _BASELINE_BATCH if limit else -1)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kbert.objectives import objectives_of
+from kbert.objectives import names_with_figures, objectives_of
 
 if TYPE_CHECKING:
     from kbert.run.baseline import Baselines
@@ -24,7 +24,7 @@ def draw_curves(
 
     Args:
         rows: The rows of history.csv.
-        pairs: The kind of pairs of the records, which decides on the objectives.
+        pairs: The kind of pairs of the records, which with the rows decides on the objectives.
         baselines: None where there is no validation split.
         path: The picture to write, PNG.
 
@@ -35,7 +35,7 @@ def draw_curves(
     from matplotlib.figure import Figure
 
     # A row of panels for each objective.
-    objectives = objectives_of(pairs)
+    objectives = objectives_of(pairs, names_with_figures(set().union(*rows)))
     columns = max(len(objective.history) for objective in objectives)
     picture = Figure(figsize=(10, 3.25 * len(objectives)), layout="constrained")
     grid = picture.subplots(len(objectives), columns, squeeze=False)

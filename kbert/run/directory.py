@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kbert.config import BertConfig, PretrainingConfig
 from kbert.model.bert import pretraining_model
-from kbert.objectives import objectives_of
+from kbert.objectives import names_with_weight, objectives_of
 from kbert.run.checkpoints import (
     list_checkpoints,
     newest_checkpoint,
@@ -20,7 +20,7 @@ from kbert.run.checkpoints import (
     step_of,
 )
 from kbert.run.history import HistoryFile
-from kbert.run.hub import how_to_get
+from kbert.run.hub import no_run
 from kbert.run.stops import best_step, is_exhausted
 from tfrecords import InputError, Normalization, Vocabulary
 from tfrecords.files import claim_directory, difference, read_json, with_defaults, write_json
@@ -93,8 +93,13 @@ class Run:
         """The weight of the loss of each objective in the total, by objective."""
         return {
             objective.name: getattr(self.pretraining, objective.weight_field)
-            for objective in objectives_of(self.pairs)
+            for objective in objectives_of(self.pairs, self.optional)
         }
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The names of objectives whose heads the model has, if they are optional."""
+        return names_with_weight(dataclasses.asdict(self.pretraining))
 
     def claim(self) -> str:
         """Makes the directory this run's, or recognises it as that. Of the settings that may change
@@ -109,14 +114,25 @@ class Run:
         identity = self._identity()
         free = {f"pretraining.{name}" for name in MAY_CHANGE}
         now = {name: value for name, value in identity.items() if name in free}
-        before = dict(now)
+        before, steps = dict(now), self.pretraining.steps
 
         def complete(there: dict[str, Any]) -> dict[str, Any]:
+            nonlocal steps
             there = _with_defaults(there)
             before.update({name: there[name] for name in free if name in there})
+            steps = there["pretraining.steps"]
             return there | now
 
-        claim_directory(self.directory, identity, CONFIGURATION, complete)
+        try:
+            claim_directory(self.directory, identity, CONFIGURATION, complete)
+        except InputError as error:
+            if steps >= self.pretraining.steps:
+                raise
+            # The learning rate of every update follows from the number of steps.
+            raise InputError(
+                f"{str(error).removesuffix('.')}. To train beyond its {steps:,} steps, start a new "
+                f"run with --init-from {self.directory}."
+            ) from None
         if before != now:
             write_json(self.directory / CONFIGURATION, identity)
         return difference(before, now)
@@ -158,6 +174,7 @@ class Run:
             seed=self.pretraining.seed,
             dtype=self.pretraining.dtype_policy,
             pairs=self.pairs,
+            optional=self.optional,
             recompute=recompute,
         )
 
@@ -284,10 +301,7 @@ def load_run(directory: str | os.PathLike[str]) -> Run:
     """
     directory = pathlib.Path(directory)
     if not directory.exists():
-        raise InputError(
-            f"Expected a run by 'kbert pretrain' at {directory}. Received: no such directory"
-            f"{how_to_get(directory)}."
-        )
+        raise no_run(directory)
     fields = read_json(directory / CONFIGURATION, "the configuration of a run by 'kbert pretrain'")
     if fields.pop("kind", None) != KIND:
         raise InputError(

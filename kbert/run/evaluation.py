@@ -12,7 +12,7 @@ import keras
 
 import tfrecords
 from kbert.config import PretrainingConfig
-from kbert.objectives import NSP, objectives_in, objectives_of
+from kbert.objectives import NSP, names_with_figures, objectives_in, objectives_of
 from kbert.run.baseline import Baselines, baselines
 from kbert.run.directory import Run, load_run
 from kbert.run.distribution import batches_for
@@ -62,7 +62,7 @@ def evaluate(
             "make them with a --validation-fraction, or measure on another split."
         )
     check_length(manifest, measured.get_layer("embeddings").max_positions)
-    objectives = objectives_of(manifest.pairs)
+    objectives = objectives_of(manifest.pairs, measured.output)
     if objectives_in(measured.output) != objectives:
         what = "sentence pairs" if NSP in objectives_in(measured.output) else "single segments"
         raise InputError(
@@ -70,7 +70,8 @@ def evaluate(
             f"{manifest.directory}, made with pairs {manifest.pairs!r}."
         )
     if not measured.compiled:
-        measured.compile(**pretraining_objective(steps=1, pairs=manifest.pairs))
+        weights: dict[str, Any] = {one.weight_field: 1.0 for one in objectives}
+        measured.compile(**pretraining_objective(steps=1, pairs=manifest.pairs, **weights))
     logs = measured.evaluate(
         evaluation_batches(measured, manifest, split, batch_size),
         steps=-(-manifest.num_records(split) // batch_size),
@@ -82,7 +83,10 @@ def evaluate(
         for figure in objective.figures:
             results[objective.key(figure)] = figure.value(logs[objective.metric(figure)])
     reached = dataclasses.asdict(reference or baselines(manifest, split))
-    return results | {name: value for name, value in reached.items() if value is not None}
+    named = {figure.baseline for objective in objectives for figure in objective.figures}
+    return results | {
+        name: value for name, value in reached.items() if name in named and value is not None
+    }
 
 
 def _measured(
@@ -154,7 +158,7 @@ def results_rows(results: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """The results of `evaluate` in words: rows of what it is, the model's value, the baseline's,
     and which baseline that is; without a baseline the last two are empty."""
     rows = []
-    for objective in objectives_of(results["pairs"]):
+    for objective in objectives_of(results["pairs"], names_with_figures(results)):
         for figure in objective.figures:
             baseline = ""
             if figure.baseline is not None and figure.baseline in results:

@@ -1,14 +1,25 @@
-"""Names of models on the Hugging Face Hub, where the path of a directory is expected."""
+"""Names of models on the Hugging Face Hub, where the path of a directory is expected; and the error
+where nothing is at the path of a run."""
 
 from __future__ import annotations
 
 import pathlib
 import re
 
+from tfrecords.errors import InputError
+
 # A pathlib.Path has turned the two slashes of hf:// into one.
 _NAME = re.compile(
     r"(?P<scheme>hf:/+|https?:/+huggingface\.co/+)?(?P<name>\w[\w.-]*(/\w[\w.-]*)?)/?"
 )
+
+
+def no_run(directory: pathlib.Path) -> InputError:
+    """The error where nothing is at the path of a run."""
+    return InputError(
+        f"Expected a run by 'kbert pretrain' at {directory}. Received: no such directory"
+        f"{how_to_get(directory)}."
+    )
 
 
 def how_to_get(path: pathlib.Path) -> str:

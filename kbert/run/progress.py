@@ -97,6 +97,7 @@ class Lines(keras.callbacks.Callback):
         self._speed = speed
         self._between = between
         self._timer: Timer | None = None
+        self._is_early = True
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if not self._between:
@@ -106,7 +107,10 @@ class Lines(keras.callbacks.Callback):
             self._timer = Timer(_FIRST_LINE, _LINES)
             print(self._where(logs), flush=True)
         elif self._timer.is_due():
-            print(f"{self._where(logs)}; {self._rate()}", flush=True)
+            # In the first of these lines, compilation is most of the time so far: what follows from
+            # it was 37 minutes left, where it was one.
+            print(f"{self._where(logs)}; {self._rate(estimates=not self._is_early)}", flush=True)
+            self._is_early = False
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         print(f"{self._where(logs)}\n  {self._rate()}", flush=True)
@@ -121,6 +125,7 @@ class Lines(keras.callbacks.Callback):
         where = f"step {self._pace.step:,} of {self._steps:,}"
         return f"{where}: {', '.join(shown)}" if self._between else where
 
-    def _rate(self) -> str:
+    def _rate(self, estimates: bool = True) -> str:
+        rate = self._speed(self._pace.sequences_per_second)
         left = duration(self._pace.seconds_left(self._steps))
-        return f"{self._speed(self._pace.sequences_per_second)}; {left} left"
+        return f"{rate}; {left} left" if estimates else rate

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from kbert.config import PretrainingConfig, default_warmup_steps
-from kbert.objectives import Objective, objectives_of, pairs_of_outputs
+from kbert.objectives import Objective, names_with_weight, objectives_of, pairs_of_outputs
 from kbert.step.optimizers import OPTIMIZERS, WarmupDecay
 from tfrecords import InputError
 
@@ -56,7 +56,7 @@ def pretraining_objective(
     if warmup_steps is None:
         warmup_steps = default_warmup_steps(steps)
     weights = {"mlm_weight": mlm_weight, "nsp_weight": nsp_weight}
-    objectives = objectives_of(pairs)
+    objectives = objectives_of(pairs, names_with_weight(weights))
     return {
         "optimizer": OPTIMIZERS[optimizer](
             WarmupDecay(learning_rate, steps, warmup_steps, decay_power), weight_decay=weight_decay
@@ -83,6 +83,28 @@ def compile_model(model: keras.Model, pretraining: PretrainingConfig, accumulate
         ),
         accumulate=accumulate,
     )
+
+
+def labels_of_outputs(y: Any, sample_weight: Any, outputs: Any) -> tuple[Any, Any]:
+    """(y, sample_weight) without the labels, and the weights of those labels, whose names are none
+    of the outputs'.
+
+    Batches have the labels of all objectives, and a model the heads of some. A weight without a
+    label stays, and is refused by Keras: its name may be a mistake.
+
+    >>> labels_of_outputs({"mlm": 1, "nsp": 2}, {"mlm": 3, "nsp": 4}, {"mlm": 5})
+    ({'mlm': 1}, {'mlm': 3})
+    """
+    if not isinstance(y, dict) or not isinstance(outputs, dict):
+        return y, sample_weight
+    others = y.keys() - outputs.keys()
+
+    def of_outputs(values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if name not in others}
+
+    return of_outputs(y), of_outputs(sample_weight)
 
 
 @keras.saving.register_keras_serializable("kbert")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kbert.step.micro_batches import check_accumulate
+from kbert.step.objective import labels_of_outputs
 from tfrecords import InputError
 
 # The type checker knows that of TensorFlow alone; their methods have the same names.
@@ -34,7 +35,8 @@ class Pretrainer(Step, keras.Model):
     - XLA compiles forward pass, gradients and update on each replica, also under a tf.distribute
       strategy.
     - Inputs, labels and weights that do not fit the model are refused, where Keras would broadcast
-      labels or take a dict's values by the order of its keys.
+      labels or take a dict's values by the order of its keys. Labels of outputs that the model does
+      not have are left out.
     - Dropout masks follow from the number of the update and the row in the whole batch. See
       `dropout.Dropout`.
 
@@ -107,6 +109,23 @@ class Pretrainer(Step, keras.Model):
     def _check_inputs(self, arguments: tuple[Any, ...]) -> None:
         if arguments and isinstance(arguments[0], dict) and isinstance(self.input, dict):
             check_names(arguments[0], self.input)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """As of keras.Model, without what belongs to no output, see `labels_of_outputs`."""
+        y, sample_weight = labels_of_outputs(y, sample_weight, y_pred)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """As of keras.Model, with the labels and weights of `compute_loss`."""
+        y, sample_weight = labels_of_outputs(y, sample_weight, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """What `compile` was called with, as JSON values; None before it."""
