@@ -99,7 +99,7 @@ def test_words_and_tokens_match_for_every_character(tokenizer, counter):
     for character, start, end in zip(characters, [0, *ends], ends, strict=False):
         points = np.array([ord(one) for one in f"z{character}z {character}"], np.uint32)
         unknown, _, _ = coverage._words(
-            points, counter._kinds, tokens[start:end], counter._starts_word, counter._unk_id
+            points, counter._kinds.table, tokens[start:end], counter._starts_word, counter._unk_id
         )
         assert unknown >= 0, character
 

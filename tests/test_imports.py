@@ -19,6 +19,7 @@ ORDER = [
     "tfrecords.schema",
     "tfrecords.batch",
     "tfrecords.tokenizer",
+    "tfrecords.characters",
     "tfrecords.decompression",
     "tfrecords.inputs",
     "tfrecords.sentences",

@@ -5,6 +5,7 @@ import itertools
 import random
 import sys
 import tempfile
+import warnings
 
 import plain_tokenizer
 import pytest
@@ -22,6 +23,9 @@ from tfrecords.text.formats import spans_of
 from tfrecords.text.spans import span_groups
 from tfrecords.vocabulary import SPECIAL_TOKENS
 from tfrecords.word_counts import WordCounts
+
+# Most texts here have some letters with accents, whatever becomes of them.
+pytestmark = pytest.mark.filterwarnings("ignore:--accents strip takes away")
 
 TEXT = """The river runs past the old mill, and the miller's daughter counts the running water.
 Nobody counts the stones; the stones count the years!
@@ -398,3 +402,24 @@ def test_formats(tmp_path, format, content):
 def test_no_workers_are_refused(tmp_path, refused):
     with refused(r"Expected at least 1 worker\. Received: 0"):
         learn(tmp_path, TEXT, 100, workers=0)
+
+
+HINDI = "किताब मेज पर रखी है और बिल्ली सो रही है।\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "warns"),
+    [
+        (HINDI, {}, True),
+        (HINDI, {"accents": "keep"}, False),
+        (HINDI, {"cased": True}, False),
+        ("다람쥐 헌 쳇바퀴에 타고파\n" * 3, {}, True),
+        ("The mill turns. " * 50 + "naïve\n", {}, False),
+    ],
+)
+def test_letters_that_lose_their_marks_are_told(tmp_path, text, options, warns):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learn(tmp_path, text, 400, **options)
+    said = [str(warning.message) for warning in caught]
+    assert any("use --accents keep" in message for message in said) == warns, said

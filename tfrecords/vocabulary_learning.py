@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tokenizers
 
+from tfrecords.characters import CharacterKinds, count_letters
 from tfrecords.errors import InputError
 from tfrecords.inputs import input_files, spool
 from tfrecords.normalization import LONG_WORDS, MAX_WORD_CHARACTERS, Normalization
@@ -126,7 +127,7 @@ def learn_vocabulary(
         groups = list(span_groups(spans_of(files, format)))
         reading = (format, errors, text_field, words_by)
         words = _count_words(groups, normalization, reading, workers, progress, directory, left_out)
-    _warn_of_long_words(left_out)
+    _warn_of_losses(left_out)
     if not words:
         raise InputError(
             "Expected text to learn a vocabulary from. Received: input files without a single word."
@@ -161,7 +162,8 @@ def _count_words(
     characters: collections.Counter[str],
 ) -> collections.Counter[str]:
     """How often each word stands in the text, normalized; the most frequent ones. `characters` gets
-    the number of characters in all words, and "long" in those that are too long."""
+    the number of characters in all words, and "long" in those that are too long; the "letters",
+    and what of them is "lost" with their accents."""
     words = WordCounts(directory)
     total = sum(group.bytes for group in tasks)
     if workers is None:
@@ -266,6 +268,7 @@ class _WordCounter:
             input_signature=[tf.TensorSpec([None], tf.string)],
             autograph=False,
         )
+        self._kinds = CharacterKinds(self._words_apart) if normalization.strips else None
         self._format, self._errors, self._text_field, self._words_by = reading
         self._directory = directory
 
@@ -317,10 +320,23 @@ class _WordCounter:
             all_characters = len(text) - text.count(" ")
             characters["all"] += all_characters
             characters["long"] += all_characters - sum(map(len, kept))
+            if self._kinds:
+                points = self._kinds.points_of(sentences)
+                _, letters, marks, parted = count_letters(points, self._kinds.table)
+                characters.update({"letters": letters, "lost": marks + parted})
 
 
-def _warn_of_long_words(characters: collections.Counter[str]) -> None:
-    """Warns if much of the text is in words that are too long to be learned from."""
+def _warn_of_losses(characters: collections.Counter[str]) -> None:
+    """Warns if much of the text is in words that are too long to be learned from, or letters lose
+    many marks."""
+    lost = characters["lost"] / max(1, characters["letters"])
+    if lost > _MUCH_LEFT_OUT:
+        warnings.warn(
+            f"--accents strip takes away marks such as accents, umlauts and vowel signs, or takes "
+            f"letters apart, {100 * lost:.1f} times in 100 letters; use --accents keep to keep "
+            "them, here and in 'kbert records'.",
+            stacklevel=3,
+        )
     share = characters["long"] / max(1, characters["all"])
     if share > _MUCH_LEFT_OUT:
         warnings.warn(

@@ -6,12 +6,11 @@ script without spaces."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
+from tfrecords.characters import APART, DROPPED, INSIDE, ROLE, SPACE, CharacterKinds, count_letters
 from tfrecords.compilation import compiled
 from tfrecords.tokenizer import MAX_WORD_CHARACTERS, Tokenizer
 
@@ -30,14 +29,6 @@ parted_letters: letters that uncased takes apart into several, such as Hangul sy
 unknown_characters: those in words that became [UNK]. long_words: words of more than
 MAX_WORD_CHARACTERS characters; long_word_characters: the characters in them."""
 
-# What is known of a character, in 16 bits: what tokenization makes of it, some properties, and how
-# many marks it loses.
-_INSIDE, _SPACE, _APART, _DROPPED = 0, 1, 2, 3
-_LETTER_BIT, _WHITE_BIT = 2, 4
-_ROLE, _LETTER, _PARTED, _WHITE, _ON_LETTER, _MARKS = 3, 1 << 2, 1 << 3, 1 << 4, 1 << 5, 8
-_UNSEEN = 0xFFFF
-_CODE_POINTS = 0x110000
-
 
 class TextCounter:
     """Counts COUNTS in sentences and their tokens.
@@ -48,11 +39,9 @@ class TextCounter:
 
     def __init__(self, tokenizer: Tokenizer):
         vocabulary = tokenizer.vocabulary
-        self._tokenizer = tokenizer
         self._unk_id = vocabulary.unk_id
         self._starts_word = np.array([not token.startswith("##") for token in vocabulary.tokens])
-        self._kinds = np.full(_CODE_POINTS, _UNSEEN, np.uint16)
-        self._learn_kinds(np.arange(128))
+        self._kinds = CharacterKinds(tokenizer.set_apart)
 
     def count(
         self, sentences: Sequence[str], tokens: np.ndarray, lengths: np.ndarray
@@ -67,67 +56,13 @@ class TextCounter:
         Returns:
             A number for each of COUNTS.
         """
-        text = "".join(sentences)
-        if text.isascii():
-            # Of one type for the loops, which would else be compiled twice.
-            points = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.uint32)
-        else:
-            points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-            # A text has a few hundred different characters, of which hardly one is new.
-            self._learn_kinds(_unseen(points, self._kinds))
+        points = self._kinds.points_of(sentences)
         ends = np.cumsum([len(sentence) for sentence in sentences], dtype=np.int64)
         token_ends = np.cumsum(lengths, dtype=np.int64)
         totals = _count(
-            points, ends, self._kinds, tokens, token_ends, self._starts_word, self._unk_id
+            points, ends, self._kinds.table, tokens, token_ends, self._starts_word, self._unk_id
         )
         return dict(zip(COUNTS, totals.tolist(), strict=True))
-
-    def _learn_kinds(self, points: np.ndarray) -> None:
-        """Asks the tokenizer what it makes of characters, each between two letters."""
-        if not len(points):
-            return
-        characters = [chr(point) for point in points]
-        words = self._tokenizer.set_apart(tf.constant([f"x{one}x" for one in characters]))
-        normalized = self._tokenizer.set_apart(tf.constant(characters))
-        for point, character, word, form in zip(
-            points, characters, words.numpy(), normalized.numpy(), strict=True
-        ):
-            self._kinds[point] = _kind(character, word.decode().split(), form.decode())
-
-
-def _kind(character: str, words: list[str], form: str) -> int:
-    """What is known of a character, of which `form` is left and which stands between two letters as
-    `words`."""
-    # Its role: it parts words, is a word, is part of one, or leaves nothing.
-    if len(words) == 1:
-        kind = _DROPPED if words == ["xx"] else _INSIDE
-    else:
-        kind = _SPACE if len(words) == 2 else _APART
-    category = unicodedata.category(character)
-    kind |= _WHITE * character.isspace()
-    kind |= _LETTER * (category[0] == "L")
-    # What may stand between a letter and its mark: other marks, and the joiners of Indic scripts.
-    kind |= _ON_LETTER * (category[0] == "M" or category == "Cf")
-    # Marks and letters in it that are not left, or are left apart.
-    marks = _marks(character.lower()) - _marks(form)
-    kind |= _PARTED * (category[0] == "L" and len(form.split()) == 1 and len(form.strip()) > 1)
-    return kind | max(0, marks) << _MARKS
-
-
-def _marks(text: str) -> int:
-    decomposed = unicodedata.normalize("NFD", text)
-    return sum(unicodedata.category(character) == "Mn" for character in decomposed)
-
-
-@compiled
-def _unseen(points, kinds):
-    """The characters of `points` whose kind is not known yet, each once."""
-    found = []
-    for point in points:
-        if kinds[point] == _UNSEEN:
-            kinds[point] = 0
-            found.append(np.int64(point))
-    return np.array(found, np.int64)
 
 
 @compiled
@@ -138,7 +73,7 @@ def _count(points, ends, kinds, tokens, token_ends, starts_word, unk_id):
     for n in range(len(ends)):
         sentence, ids = points[start : ends[n]], tokens[first : token_ends[n]]
         start, first = ends[n], token_ends[n]
-        characters, letters, marks, parted = _letters(sentence, kinds)
+        characters, letters, marks, parted = count_letters(sentence, kinds)
         totals[0] += characters
         totals[1] += letters
         totals[2] += marks
@@ -158,38 +93,6 @@ def _count(points, ends, kinds, tokens, token_ends, starts_word, unk_id):
 
 
 @compiled
-def _letters(points, kinds):
-    """The characters of a sentence, its letters, the marks taken from them, and the letters taken
-    apart."""
-    white = letters = 0
-    seen = np.uint16(0)
-    for point in points:
-        kind = kinds[point]
-        white += kind >> _WHITE_BIT & 1
-        letters += kind >> _LETTER_BIT & 1
-        seen |= kind
-    marks = parted = 0
-    if seen & _PARTED or seen >> _MARKS:
-        marks, parted = _lost_of_letters(points, kinds)
-    return len(points) - white, letters, marks, parted
-
-
-@compiled
-def _lost_of_letters(points, kinds):
-    """The marks taken from letters, and the letters taken apart."""
-    marks = parted = 0
-    on_letter = False
-    for point in points:
-        kind = kinds[point]
-        parted += (kind & _PARTED) != 0
-        # A mark on something else, such as the variation selector of an emoji, is no loss.
-        on_letter = (kind & _LETTER) != 0 or (on_letter and (kind & _ON_LETTER) != 0)
-        if on_letter:
-            marks += kind >> _MARKS
-    return marks, parted
-
-
-@compiled
 def _has(tokens, unk_id):
     found = False
     for n in range(len(tokens)):
@@ -204,7 +107,7 @@ def _may_have_long_word(points, kinds):
     start = 0
     while start + MAX_WORD_CHARACTERS < len(points):
         place = start + MAX_WORD_CHARACTERS
-        while place >= start and (kinds[points[place]] & _ROLE) in (_INSIDE, _DROPPED):
+        while place >= start and (kinds[points[place]] & ROLE) in (INSIDE, DROPPED):
             place -= 1
         if place < start:
             return True
@@ -219,13 +122,13 @@ def _words(points, kinds, tokens, starts_word, unk_id):
     unknown = long_words = long_word_characters = 0
     typed = kept = token = 0  # characters of this word, those left of them, its first token
     for n in range(len(points) + 1):
-        role = kinds[points[n]] & _ROLE if n < len(points) else _SPACE
-        if role in (_INSIDE, _DROPPED):
+        role = kinds[points[n]] & ROLE if n < len(points) else SPACE
+        if role in (INSIDE, DROPPED):
             typed += 1
-            kept += role == _INSIDE
+            kept += role == INSIDE
             continue
         # The word before this character, if there is one, and the character if it is a word.
-        for size, left in ((typed, kept), (1, 1)) if role == _APART else ((typed, kept), (0, 0)):
+        for size, left in ((typed, kept), (1, 1)) if role == APART else ((typed, kept), (0, 0)):
             if left:
                 if left > MAX_WORD_CHARACTERS:
                     long_words += 1
