@@ -160,8 +160,8 @@ def resolve_bert(
 
     A size stands for the shape, None for that of the initial model; both take the size of the
     vocabulary from the records. All other fields are those of the initial model, if there is one,
-    or else the released ones. A
-    change of `dropout` is one of `attention_dropout` too, unless that is given.
+    or else the released ones. A change of `dropout` is one of `attention_dropout` too, unless that
+    is given.
 
     >>> tiny = BertConfig.of_size("tiny", vocabulary_size=53, exact_gelu=True)
     >>> mini = resolve_bert("mini", {"dropout": 0.2}, vocabulary_size=53, initial=tiny)

@@ -262,18 +262,18 @@ INITIAL = BertConfig(
             None,
             BertConfig.of_size("tiny", vocabulary_size=97, dropout=0.4, attention_dropout=0.4),
         ),
-        (None, {}, INITIAL, INITIAL),
+        (None, {}, INITIAL, dataclasses.replace(INITIAL, vocabulary_size=97)),
         (
             None,
             {"dropout": 0.4},
             INITIAL,
-            dataclasses.replace(INITIAL, dropout=0.4, attention_dropout=0.4),
+            dataclasses.replace(INITIAL, vocabulary_size=97, dropout=0.4, attention_dropout=0.4),
         ),
         (
             None,
             {"dropout": 0.4, "attention_dropout": 0.0},
             INITIAL,
-            dataclasses.replace(INITIAL, dropout=0.4, attention_dropout=0.0),
+            dataclasses.replace(INITIAL, vocabulary_size=97, dropout=0.4, attention_dropout=0.0),
         ),
         (
             "tiny",
