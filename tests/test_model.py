@@ -337,7 +337,7 @@ def test_models_of_both_kinds_are_fitted_and_evaluated(pairs):
     x, y, sample_weight = single_segments(batch) if pairs == "none" else batch
     dataset = tf.data.Dataset.from_tensors((x, y, sample_weight))
     model = pretraining_model(tiny_config(num_layers=1), pairs=pairs)
-    model.compile(**pretraining_objective(learning_rate=0.03, steps=40, pairs=pairs))
+    model.compile(**pretraining_objective(learning_rate=0.003, steps=40, pairs=pairs))
     before = model.evaluate(dataset, verbose=0, return_dict=True)
     history = model.fit(
         dataset.repeat(),
