@@ -122,7 +122,7 @@ def test_what_is_neither_is_refused(tmp_path, name):
         InputError,
         match=(
             r"Expected a run by 'kbert pretrain' or a BERT in one of the formats .* at "
-            rf".*{name}\. Received: neither"
+            rf".*{name}\. Received: (neither|no such directory)"
         ),
     ):
         load_predictor(tmp_path / name)

@@ -380,8 +380,8 @@ def test_a_paragraph_without_a_full_stop_takes_bounded_memory(tmp_path, monkeypa
     sizes = []
     monkeypatch.setattr(
         running_text,
-        "break_sentences",
-        lambda text: sizes.append(len(text)) or break_sentences(text),
+        "_breaker",
+        lambda: lambda text: sizes.append(len(text)) or break_sentences(text),
     )
     text = "One is here. " + "word word\n" * 1009
     (document,) = read(tmp_path, text, "text")
