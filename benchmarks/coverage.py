@@ -24,6 +24,8 @@ import tempfile
 import warnings
 from typing import Any
 
+import tensorflow as tf
+
 import tfrecords
 from tfrecords.diagnosis import warnings_of
 from tfrecords.schema import Manifest
@@ -83,6 +85,7 @@ def main() -> None:
     parser.add_argument("--texts", type=pathlib.Path, help="The directory of the npm package.")
     parser.add_argument("--only", nargs="+", choices=list(LANGUAGES), default=list(LANGUAGES))
     arguments = parser.parse_args()
+    tf.get_logger().setLevel("ERROR")  # every text has a graph of its own, of which it warns
     with tempfile.TemporaryDirectory(prefix="kbert-coverage-") as directory:
         place = pathlib.Path(directory)
         pages = (arguments.texts or fetched(place)) / "declaration"

@@ -208,3 +208,21 @@ def test_another_weight_is_another_build(tmp_path, refused):
     with refused(r"weights: \[\[2, 1\]\] before, None now"):
         build_records(tmp_path / "a", VOCABULARY, tmp_path / "records", config)
     build_records(f"{tmp_path}/a=2", VOCABULARY, tmp_path / "records", config)
+
+
+def test_what_is_dropped_makes_no_document_long(tmp_path, monkeypatch):
+    # Many copies, of which nothing is left, and a short document after them.
+    monkeypatch.setattr("tfrecords.text.running_text._DOCUMENT_CHARACTERS", 1000)
+    copies, last = ["w1 w2 w3 . " * 10] * 50, "w4 .\n\nw5 .\n\nw6 ."
+    (tmp_path / "one").write_text("\n\n\n".join([*copies, last]) + "\n")
+    (tmp_path / "a").write_text("\n\n\n".join(copies) + "\n")
+    (tmp_path / "b").write_text(last + "\n")
+    config = RecordsConfig(deduplicate=True, validation_fraction=0.0)
+    manifests = [
+        build_records(inputs, VOCABULARY, tmp_path / name, config, format="text")
+        for name, inputs in (("r1", tmp_path / "one"), ("r2", [tmp_path / "a", tmp_path / "b"]))
+    ]
+    assert manifests[0].counts == manifests[1].counts
+    assert manifests[0].counts["corpus"]["documents"] == 2
+    assert manifests[0].counts["corpus"]["cut_documents"] == 0
+    assert shards(tmp_path / "r1") == shards(tmp_path / "r2")

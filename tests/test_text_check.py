@@ -266,3 +266,19 @@ def test_the_expected_is_what_the_format_says(tmp_path, refused):
         if not one.rows:
             with refused(f"a: expected {one.document}"):
                 check(tmp_path / "a", BINARY["PDF"][0], format)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ID3 tags hold the title.",
+        "The ftyp box of a film.",
+        "OggS begins a page, fLaC a stream.",
+        "fLaC begins a stream.",
+        "GIF89a is a version of GIF.",
+        "ARROW1 and FEA1 are formats.",
+        "FEA1 is a format.",
+    ],
+)
+def test_words_that_begin_files_of_another_kind_are_text(text):
+    assert looks.binary_look(f"{text}\nAnd a line.\n".encode()) is None

@@ -14,10 +14,11 @@ import zipfile
 import pytest
 from model_fixtures import ROOT
 
-from tfrecords import read_documents
+from tfrecords import RecordsConfig, Vocabulary, build_records, read_documents
 from tfrecords.text import decoding, rows, spans
 from tfrecords.text.formats import TEXT_FORMATS, span_documents, spans_of
 from tfrecords.text.spans import Span
+from tfrecords.vocabulary import SPECIAL_TOKENS
 
 
 def read(path, content, format, **options):
@@ -339,3 +340,19 @@ def test_the_docs_have_a_row_for_every_format():
     page = (ROOT / "docs" / "records.md").read_text()
     rows = page.split("| `--format` |")[1].split("\n\n")[0].split("\n")[2:]
     assert [row.split("`")[1] for row in rows] == list(TEXT_FORMATS)
+
+
+@pytest.mark.parametrize("deduplicate", [False, True])
+def test_a_parquet_file_without_any_rows_is_no_text(tmp_path, refused, deduplicate):
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.schema([("text", pyarrow.string())])
+    pyarrow.parquet.ParquetWriter(tmp_path / "e.parquet", schema).close()
+    config = RecordsConfig(deduplicate=deduplicate)
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "a"))
+    with refused("Received: input files without a single word"):
+        build_records(
+            tmp_path / "e.parquet", vocabulary, tmp_path / "out", config, format="parquet"
+        )
+    assert not (tmp_path / "out").exists()

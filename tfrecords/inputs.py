@@ -27,6 +27,7 @@ _SPECIAL_TOKENS = {b"[UNK]", b"[CLS]", b"[SEP]", b"[MASK]"}
 
 def input_files(
     inputs: str | os.PathLike | Iterable[str | os.PathLike],
+    output: str | os.PathLike | None = None,
 ) -> dict[pathlib.Path, int]:
     """Expands files, directories and patterns to files, in order, each with its weight.
 
@@ -41,6 +42,8 @@ def input_files(
 
     Args:
         inputs: One path, or several.
+        output: A directory that is being made, whose files are none of the input: a pattern may
+            match them.
 
     Raises:
         InputError: An input does not exist, is no regular file, cannot be read, or is named twice.
@@ -51,7 +54,7 @@ def input_files(
         files = [
             (file, weight)
             for path, weight in map(parted_weight, inputs)
-            for file in _files_of(path)
+            for file in _files_of(path, output)
         ]
     except OSError as error:
         raise InputError(
@@ -86,11 +89,11 @@ def parted_weight(path: str | os.PathLike) -> tuple[pathlib.Path, int]:
     return pathlib.Path(given[1]), int(given[2])
 
 
-def _files_of(path: pathlib.Path) -> list[pathlib.Path]:
+def _files_of(path: pathlib.Path, output: str | os.PathLike | None) -> list[pathlib.Path]:
     if path == STANDARD_INPUT:
         return [path]
     if path.is_dir():
-        return _corpus(_files_below(path), path)
+        return _corpus(_files_below(path), path, output)
     if path.is_file():
         return [path]
     if path.exists():
@@ -112,16 +115,21 @@ def _files_of(path: pathlib.Path) -> list[pathlib.Path]:
         found = {
             file
             for match in map(pathlib.Path, matches)
-            for file in (_files_below(match) if match.is_dir() else _files_of(match))
+            for file in (_files_below(match) if match.is_dir() else _files_of(match, output))
         }
-        return _corpus(sorted(found), path)
+        return _corpus(sorted(found), path, output)
     raise InputError(f"Expected a text file or a directory at {path}. Received: no such file.")
 
 
-def _corpus(files: list[pathlib.Path], source: pathlib.Path) -> list[pathlib.Path]:
+def _corpus(
+    files: list[pathlib.Path], source: pathlib.Path, output: str | os.PathLike | None
+) -> list[pathlib.Path]:
     """The files that are a corpus, of those that were found in `source`; a warning names the
     others: READMEs, markers of Spark and Hadoop, WordPiece vocabularies, and what is in a folder of
     records or of a model."""
+    if output is not None:
+        made = pathlib.Path(output).resolve()
+        files = [file for file in files if not file.resolve().is_relative_to(made)]
     names = collections.defaultdict(set)
     for file in files:
         names[file.parent].add(file.name)

@@ -125,7 +125,8 @@ class RecordsConfig:
         if self.words_by is not None and (not self.words_by or self.mask_unit == "token"):
             raise InputError(
                 "Expected a separator of words (words_by) with the mask units word or ngram, which "
-                f"take words whole. Received: {self.words_by!r} with mask_unit={self.mask_unit}."
+                f"take words whole. Received: {self.words_by!r} with mask_unit={self.mask_unit}; "
+                "for single tokens put spaces in its place."
             )
         check_choice(self, "long_words", LONG_WORDS)
         if self.accents is not None:

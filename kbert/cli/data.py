@@ -153,10 +153,12 @@ def _extended(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
     else:
         model = load_package("kbert").load(path)
         vocabulary, shown = model.vocabulary, model.normalization
+    found: dict[str, Any] = {"extend": vocabulary}
+    if shown.long_words == "split":
+        found["long_words"] = "split"
     if options["cased"] is not None:
-        return {"extend": vocabulary}
-    accents = options["accents"] or shown.accents
-    return {"extend": vocabulary, "cased": shown.cased, "accents": accents}
+        return found
+    return found | {"cased": shown.cased, "accents": options["accents"] or shown.accents}
 
 
 @click.command(cls=Command, short_help="Make records of masked sentence pairs.")

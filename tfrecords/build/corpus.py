@@ -33,7 +33,7 @@ def corpus_files(
             records would be text for the next build.
     """
     inputs = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    files = input_files(inputs)
+    files = input_files(inputs, output)
     output = output.resolve()
     for path in inputs:
         there = parted_weight(path)[0].resolve()
@@ -43,9 +43,7 @@ def corpus_files(
                 f"Expected an output directory apart from the input. Received: {output} for the "
                 f"input {path}."
             )
-    return {
-        file: weight for file, weight in files.items() if not file.resolve().is_relative_to(output)
-    }
+    return files
 
 
 @contextlib.contextmanager

@@ -48,6 +48,7 @@ from tfrecords.vocabulary import Vocabulary, warn_of_impossible
 from tfrecords.workers import Pool, Workers, automatic_workers
 
 CONFIGURATION = "config.json"
+_NO_TEXT = "Expected text. Received: input files without a single word."
 # About how many bytes of text a process tokenizes, and writes once, in a second; to judge how many
 # processes are worth their start.
 _TEXT_SPEED, _RECORDS_SPEED = 10e6, 25e6
@@ -203,6 +204,8 @@ def _build(
             # Pass one: the text, span by span, to tokenized documents on disk.
             groups = span_groups(spans_of(files, format))
             tasks = [Text(number, group) for number, group in enumerate(groups)]
+            if not tasks:  # a Parquet file may have no rows at all
+                raise InputError(_NO_TEXT)
             if config.deduplicate:
                 find_duplicates(pool, tasks, spill, progress)
             texts = tokenize_text(pool, tasks, spill, progress)
@@ -250,7 +253,7 @@ def _with_shards(config: RecordsConfig, counts: dict[str, int], format: str) -> 
     """
     documents = counts["documents"]
     if not documents:
-        raise InputError("Expected text. Received: input files without a single word.")
+        raise InputError(_NO_TEXT)
     if documents == 1 and config.pairs == "nsp":
         alone = " with --validation-fraction 0." if config.validation_fraction else "."
         raise InputError(

@@ -32,7 +32,7 @@ class Look(NamedTuple):
 _UNPACK = "unpack it: "
 _BINARY = (
     (rb"PAR1", Look("Parquet", "pass --format parquet", "parquet")),
-    (rb"ARROW1|FEA1|\xff{4}.{3}\0", Look("Arrow or Feather", "write it as Parquet, which "
+    (rb"ARROW1\0|FEA1\0|\xff{4}.{3}\0", Look("Arrow or Feather", "write it as Parquet, which "
      "datasets and pyarrow can, and pass --format parquet")),
     (rb"SQLite format 3\0", Look("an SQLite database", "export the text: sqlite3 -csv -header")),
     (rb"%PDF-", Look("PDF", "extract the text, for example with pdftotext")),
@@ -46,9 +46,9 @@ _BINARY = (
     (rb"LZIP\x01", Look("lzip", f"{_UNPACK}lzip -d")),
     (rb"\x5d\0\0[\0-\xff]{2}", Look("an LZMA file of the old kind", f"{_UNPACK}unlzma")),
     (rb"\x1f[\x9d\xa0]", Look("a file by compress", f"{_UNPACK}uncompress")),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP|BM.{4}\0{4}|.{4}ftyp",
+    (rb"\x89PNG|\xff\xd8\xff|GIF8[79]a.[\0-\x1f]|II\*\0|MM\0\*|RIFF.{4}WEBP|BM.{4}\0{4}|\0{2}.{2}ftyp",
      Look("a picture or a film", "leave it out")),
-    (rb"ID3|RIFF.{4}WAVE|OggS|fLaC", Look("sound", "leave it out")),
+    (rb"ID3[\x02-\x04]|RIFF.{4}WAVE|OggS\0|fLaC\0", Look("sound", "leave it out")),
     (rb"\x89HDF|\x93NUMPY|\x80[\x02-\x05]\x95?|\x7fELF|MZ.{1,99}\0|\xca\xfe\xba\xbe",
      Look("a binary file", "leave it out")),
 )  # fmt: skip

@@ -58,9 +58,12 @@ def paragraph_documents(lines: Iterable[str], reading: Reading) -> Iterator[Docu
     document, size, growth = [], 0, 0
 
     def end_paragraph() -> bool:
-        nonlocal paragraph, begun, growth
+        nonlocal paragraph, begun, growth, size
+        dropped = reading.counts["duplicate_paragraphs"]
         sentences = break_sentences(" ".join(paragraph), reading, begun)
         document.extend(sentences)
+        if reading.counts["duplicate_paragraphs"] > dropped:
+            size -= growth  # what is dropped makes no document long
         paragraph, begun, growth = [], "", 0
         return bool(sentences)
 
