@@ -127,6 +127,7 @@ def _corpus(
     """The files that are a corpus, of those that were found in `source`; a warning names the
     others: READMEs, markers of Spark and Hadoop, WordPiece vocabularies, and what is in a folder of
     records or of a model."""
+    # What the build itself has made is neither a corpus nor worth a word.
     if output is not None:
         made = pathlib.Path(output).resolve()
         files = [file for file in files if not file.resolve().is_relative_to(made)]
