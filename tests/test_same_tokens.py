@@ -117,7 +117,13 @@ def is_unlike_keras_hub(character, normalization):
         return True
     if normalization.cased:
         return False
-    # It decomposes, where accents are stripped, then folds case and composes.
+    # It decomposes, where accents are stripped, then folds case and composes: marks with the letter
+    # before them too.
+    if (
+        not normalization.strips
+        and unicodedata.normalize("NFC", f"a{character}") != f"a{character}"
+    ):
+        return True
     ours = normalization.normalize(character)
     kept = character
     if normalization.strips:
