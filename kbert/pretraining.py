@@ -135,7 +135,7 @@ def pretrain(
     )
     check_fit(bert, pretraining, manifest)
     vocabulary = manifest.load_vocabulary()
-    weights, adapted = starting_weights(initial, bert, manifest, pretraining.seed)
+    weights, adapted = starting_weights(initial, bert, vocabulary, manifest, pretraining.seed)
     run = Run(
         directory=pathlib.Path(output),
         bert=bert,

@@ -202,8 +202,9 @@ def test_a_vocabulary_that_shares_little_is_warned_of(domain):
     start = pretrained(OLD, num_layers=1)
     said = rf"shares 5 of its {len(extended)} pieces with the model\. If that is not meant"
     bert = dataclasses.replace(start.bert, vocabulary_size=len(extended))
+    manifest = load_manifest(place / "records")
     with pytest.warns(UserWarning, match=said):
-        weights, changes = starting_weights(start, bert, load_manifest(place / "records"), seed=0)
+        weights, changes = starting_weights(start, bert, extended, manifest, seed=0)
     assert weights is not None
     assert (weights.bert, weights.vocabulary, weights.cased) == (bert, extended, False)
     assert changes[1:] == ["the records are uncased, the model is cased"]
@@ -222,7 +223,7 @@ def test_a_model_with_one_segment_takes_no_pairs(domain, tmp_path):
     manifest = load_manifest(tmp_path / "single")
     bert = dataclasses.replace(start.bert, vocabulary_size=len(extended))
     check_fit(bert, STEP, manifest)
-    weights, changes = starting_weights(start, bert, manifest, seed=0)
+    weights, changes = starting_weights(start, bert, extended, manifest, seed=0)
     assert weights is not None and weights.bert == bert
     assert len(changes) == 2  # of the vocabulary and the casing
     # Questions that need a second segment have no answer.

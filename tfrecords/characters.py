@@ -14,6 +14,9 @@ import tensorflow as tf
 
 from tfrecords.compilation import compiled
 
+MUCH_LOST = 0.01
+"""The share of a text's characters, or letters, whose loss is worth a warning."""
+
 # What is known of a character, in 16 bits: its role, some properties, and how many marks it loses.
 INSIDE, SPACE, APART, DROPPED = 0, 1, 2, 3
 _LETTER_BIT, _WHITE_BIT = 2, 4
@@ -116,7 +119,7 @@ def count_letters(points: np.ndarray, kinds: np.ndarray) -> tuple[int, int, int,
     marks = parted = 0
     if seen & _PARTED or seen >> _MARKS:
         marks, parted = _lost_of_letters(points, kinds)
-    return len(points) - white, letters, marks, parted
+    return len(points) - int(white), int(letters), int(marks), int(parted)
 
 
 @compiled

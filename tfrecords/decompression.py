@@ -99,10 +99,15 @@ def first_bytes(path: str | os.PathLike, size: int) -> bytes:
         InputError: As of `opened`.
     """
     with opened(path) as (file, _):
-        start = b""
-        while len(start) < size and (more := file.read(size - len(start))):
-            start += more
-        return start
+        return beginning(file, size)
+
+
+def beginning(file: io.BufferedIOBase, size: int) -> bytes:
+    """The first `size` bytes of an open file, of which a decompressor may give fewer at a time."""
+    start = b""
+    while len(start) < size and (more := file.read(size - len(start))):
+        start += more
+    return start
 
 
 def _damaged(path, kind: str, error: Exception) -> InputError:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tfrecords.characters import MUCH_LOST
+from tfrecords.normalization import MAX_WORD_CHARACTERS
 from tfrecords.schema import Manifest
 from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS
-from tfrecords.tokenizer import MAX_WORD_CHARACTERS
 
-_TOO_MUCH = 0.01
-"""The share of a text's characters, or letters, whose loss is worth a warning."""
 _TOO_MANY_UNUSED = 0.05
-"""The same for tokens that are in no record."""
+"""The share of the tokens that are in no record which is worth one."""
 
 # The counts that get a line if they are not 0.
 _COUNTED = {
@@ -126,7 +125,7 @@ def _of_characters(manifest: Manifest) -> Iterator[str]:
     corpus = manifest.counts["corpus"]
     tokens, characters = corpus["unknown_tokens"], corpus.get("unknown_characters", 0)
     known = corpus.get("characters", 0)
-    if tokens > _TOO_MUCH * corpus["tokens"] or characters > _TOO_MUCH * known:
+    if tokens > MUCH_LOST * corpus["tokens"] or characters > MUCH_LOST * known:
         share = (
             f", which stand for {_percent(characters, known)} of the characters" if known else ""
         )
@@ -138,12 +137,12 @@ def _of_characters(manifest: Manifest) -> Iterator[str]:
     # What goes with the accents. Uncased does so by BERT's rule, and some languages lose vowels.
     letters = corpus.get("letters", 0)
     keep = "--accents keep, for the vocabulary too, keeps"
-    if corpus.get("stripped_marks", 0) > _TOO_MUCH * letters:
+    if corpus.get("stripped_marks", 0) > MUCH_LOST * letters:
         yield (
             f"--accents strip takes away marks such as accents, umlauts and vowel signs, "
             f"{100 * corpus['stripped_marks'] / letters:.1f} for every 100 letters; {keep} them."
         )
-    if corpus.get("parted_letters", 0) > _TOO_MUCH * letters:
+    if corpus.get("parted_letters", 0) > MUCH_LOST * letters:
         yield (
             f"--accents strip takes apart {_percent(corpus['parted_letters'], letters)} of the "
             f"letters, such as Hangul syllables; {keep} them whole."

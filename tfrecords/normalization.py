@@ -67,6 +67,20 @@ class Normalization:
         check_choice(self, "accents", ACCENTS)
         check_choice(self, "long_words", LONG_WORDS)
 
+    def chosen(
+        self, cased: bool | None, accents: str | None = None, long_words: str | None = None
+    ) -> Normalization:
+        """This one where nothing is chosen. A choice of case brings BERT's rule for accents along,
+        unless they are chosen too.
+
+        >>> german = Normalization(cased=False, accents="keep")
+        >>> german.chosen(None, long_words="split").description, german.chosen(False).description
+        ('uncased (accents kept, long words split)', 'uncased')
+        """
+        if cased is None:
+            cased, accents = self.cased, accents or self.accents
+        return Normalization(cased, accents, long_words or self.long_words)
+
     @classmethod
     def taken_from(cls, fields: dict[str, Any]) -> tuple[Normalization, dict[str, Any]]:
         """A Normalization from the fields of a file that holds its fields among others, and those

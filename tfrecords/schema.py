@@ -153,11 +153,8 @@ class RecordsConfig:
     def normalization(self, vocabulary: Vocabulary | None = None) -> Normalization:
         """How text is normalized: as chosen, or as the vocabulary shows where `cased` is None;
         uncased without a vocabulary."""
-        cased, accents = self.cased, self.accents
-        if cased is None and vocabulary is not None:
-            shown = vocabulary.normalization
-            cased, accents = shown.cased, accents or shown.accents
-        return Normalization(bool(cased), accents, self.long_words)
+        shown = Normalization(cased=False) if vocabulary is None else vocabulary.normalization
+        return shown.chosen(self.cased, self.accents, self.long_words)
 
     @property
     def longest_text(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tokenizers
 
-from tfrecords.characters import CharacterKinds, count_letters
+from tfrecords.characters import MUCH_LOST, CharacterKinds, count_letters
 from tfrecords.errors import InputError
 from tfrecords.inputs import input_files, spool
 from tfrecords.normalization import LONG_WORDS, MAX_WORD_CHARACTERS, Normalization
@@ -43,7 +43,6 @@ _TEXT_SPEED = 10e6
 _CHARACTERS_PER_BATCH = 1 << 19
 _WORDS_PER_BATCH = 1 << 16
 _CHARACTERS = 1000
-_MUCH_LEFT_OUT = 0.01
 
 
 def learn_vocabulary(
@@ -115,11 +114,10 @@ def learn_vocabulary(
         raise InputError(
             f"Expected a vocabulary size above the {len(kept):,} {what}. Received: {size}."
         )
-    if cased is None and extend is not None:
-        cased, accents = extend.cased, accents or extend.normalization.accents
+    shown = Normalization(cased=False) if extend is None else extend.normalization
+    normalization = shown.chosen(cased, accents, long_words)
 
     # Count the words.
-    normalization = Normalization(bool(cased), accents, long_words)
     left_out: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory(prefix="kbert-") as directory:
         files = spool(input_files(inputs), pathlib.Path(directory, "standard-input"))
@@ -330,15 +328,15 @@ def _warn_of_losses(characters: collections.Counter[str]) -> None:
     """Warns if much of the text is in words that are too long to be learned from, or letters lose
     many marks."""
     lost = characters["lost"] / max(1, characters["letters"])
-    if lost > _MUCH_LEFT_OUT:
+    if lost > MUCH_LOST:
         warnings.warn(
-            f"--accents strip takes away marks such as accents, umlauts and vowel signs, or takes "
+            "--accents strip takes away marks such as accents, umlauts and vowel signs, or takes "
             f"letters apart, {100 * lost:.1f} times in 100 letters; use --accents keep to keep "
             "them, here and in 'kbert records'.",
             stacklevel=3,
         )
     share = characters["long"] / max(1, characters["all"])
-    if share > _MUCH_LEFT_OUT:
+    if share > MUCH_LOST:
         warnings.warn(
             f"{100 * share:.2g} % of the text's characters are in words of more than "
             f"{MAX_WORD_CHARACTERS}, which are left out, and become [UNK] in records; use "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import shlex
 import sys
@@ -15,6 +16,7 @@ from kbert.cli.start import load_package
 from kbert.config import RELEASED_VOCABULARY_SIZE
 from tfrecords.files import new_file, write_text
 from tfrecords.inputs import STANDARD_INPUT, input_files, parted_weight
+from tfrecords.normalization import LONG_WORDS
 from tfrecords.schema import (
     COMPRESSIONS,
     LONG_SENTENCES,
@@ -153,12 +155,10 @@ def _extended(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
     else:
         model = load_package("kbert").load(path)
         vocabulary, shown = model.vocabulary, model.normalization
-    found: dict[str, Any] = {"extend": vocabulary}
-    if shown.long_words == "split":
-        found["long_words"] = "split"
-    if options["cased"] is not None:
-        return found
-    return found | {"cased": shown.cased, "accents": options["accents"] or shown.accents}
+    # Words that the model splits are split; a user can only ask for more of that.
+    asked = options["long_words"] if shown.long_words == LONG_WORDS[0] else None
+    chosen = shown.chosen(options["cased"], options["accents"], asked)
+    return {"extend": vocabulary} | dataclasses.asdict(chosen)
 
 
 @click.command(cls=Command, short_help="Make records of masked sentence pairs.")

@@ -15,7 +15,7 @@ from kbert.objectives import objectives_of
 from kbert.run.checkpoints import list_checkpoints
 from kbert.run.directory import CONFIGURATION, Run, load_run
 from kbert.run.evaluation import check_length
-from tfrecords import InputError
+from tfrecords import InputError, Vocabulary
 from tfrecords.normalization import LONG_WORDS, Normalization
 from tfrecords.schema import Manifest
 
@@ -41,20 +41,23 @@ def initial_sha256(initial: Pretrained | Run | None) -> str | None:
 
 
 def starting_weights(
-    initial: Pretrained | Run | None, bert: BertConfig, manifest: Manifest, seed: int
+    initial: Pretrained | Run | None,
+    bert: BertConfig,
+    vocabulary: Vocabulary,
+    manifest: Manifest,
+    seed: int,
 ) -> tuple[Pretrained | None, list[str]]:
-    """The weights that a model of this configuration starts from on these records, and in words
-    what was changed to make them fit: another vocabulary, more or fewer positions. None where it
-    starts from new ones, or continues from its checkpoints alone.
+    """The weights that a model of this configuration starts from on these records, whose vocabulary
+    is given, and in words what was changed to make them fit: another vocabulary, more or fewer
+    positions. None where it starts from new ones, or continues from its checkpoints alone.
 
     Raises:
         InputError: The model cannot start from the initial one.
     """
     if not isinstance(initial, Pretrained):
         return None, []
-    _check_initial(initial, bert, manifest)
+    _check_initial(initial, bert, vocabulary, manifest)
     weights, changes = initial, []
-    vocabulary = manifest.load_vocabulary()
     if initial.vocabulary != vocabulary:
         found = origins(initial.vocabulary, vocabulary, initial.normalization)
         weights = with_vocabulary(
@@ -69,12 +72,14 @@ def starting_weights(
     return weights, changes
 
 
-def _check_initial(initial: Pretrained, bert: BertConfig, manifest: Manifest) -> None:
+def _check_initial(
+    initial: Pretrained, bert: BertConfig, vocabulary: Vocabulary, manifest: Manifest
+) -> None:
     """Raises InputError if a model of this configuration, on these records, cannot start from a
     Pretrained."""
     # The same tokens of text that was normalized otherwise: it would train without an error, from
     # weights of other words. With another vocabulary, that may be what it is for.
-    if initial.vocabulary == manifest.load_vocabulary():
+    if initial.vocabulary == vocabulary:
         _check_normalization(initial, manifest)
     # A head that has learned another task is a poor start, but a start: a warning.
     for objective in objectives_of(initial.pairs, initial.layers):

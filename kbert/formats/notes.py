@@ -9,7 +9,7 @@ from typing import Any
 
 from kbert.config import BertConfig
 from kbert.formats.pretrained import CHOSEN_FIELDS, Pretrained
-from tfrecords import InputError, Normalization, RecordsConfig
+from tfrecords import InputError, Normalization
 from tfrecords.files import read_json, write_json
 
 NOTES = "kbert.json"
@@ -75,12 +75,10 @@ def with_notes(
     """
     source = str(directory)
     if not notes:
-        said = RecordsConfig(
-            cased=cased, accents=accents, long_words=long_words or RecordsConfig.long_words
-        )
+        shown: Normalization = fields["vocabulary"].normalization
         return Pretrained(
             bert=bert,
-            normalization=said.normalization(fields["vocabulary"]),
+            normalization=shown.chosen(cased, accents, long_words),
             is_guessed=cased is None,
             source=source,
             **fields,

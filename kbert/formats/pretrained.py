@@ -20,7 +20,7 @@ from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, Normalization, Vocabulary
 from tfrecords.errors import check_integer
 from tfrecords.normalization import LONG_WORDS
-from tfrecords.schema import PAIRS, RecordsConfig
+from tfrecords.schema import PAIRS
 
 RELEASED_EPSILON = 1e-12
 """Added to the variance in BERT's normalisations."""
@@ -154,9 +154,7 @@ class Pretrained:
             bert=bert,
             weights={variable.path: variable.numpy() for variable in model.trainable_variables},
             vocabulary=vocabulary,
-            normalization=RecordsConfig(
-                cased=cased, accents=accents, long_words=long_words
-            ).normalization(vocabulary),
+            normalization=vocabulary.normalization.chosen(cased, accents, long_words),
             sequence_length=bert.max_positions if sequence_length is None else sequence_length,
             pairs=pairs,
             training=training,

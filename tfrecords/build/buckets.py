@@ -70,7 +70,7 @@ def buckets(first: int, count: int, config: RecordsConfig) -> np.ndarray:
 def save_part(path: os.PathLike, documents: Documents, num_ids: int) -> None:
     """Writes Documents to the file `path`, atomically; ids take two bytes each if the vocabulary
     allows."""
-    _save(path, _arrays(documents, num_ids))
+    save_arrays(path, _arrays(documents, num_ids))
 
 
 def partition(part: os.PathLike, path: os.PathLike, first: int, config: RecordsConfig) -> None:
@@ -87,7 +87,7 @@ def partition(part: os.PathLike, path: os.PathLike, first: int, config: RecordsC
     sentences = documents.document_starts[starts]
     index = np.stack([starts, sentences, documents.sentence_starts[sentences]])
     num_ids = 1 + int(np.iinfo(arrays["tokens"].dtype).max)  # the part's width of ids stays
-    _save(path, _arrays(documents, num_ids) | {"index": index})
+    save_arrays(path, _arrays(documents, num_ids) | {"index": index})
 
 
 def read_bucket(paths: Iterable[os.PathLike], bucket: int) -> Documents:
@@ -123,6 +123,7 @@ def _arrays(documents: Documents, num_ids: int) -> dict[str, np.ndarray]:
     return arrays if documents.weights is None else arrays | {"weights": documents.weights}
 
 
-def _save(path, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays to the file `path`, atomically; `safetensors.safe_open` reads parts of them."""
     with atomic_path(path) as partial:
         partial.write_bytes(safetensors.numpy.save(arrays))

@@ -12,7 +12,8 @@ import numpy as np
 
 from tfrecords.characters import APART, DROPPED, INSIDE, ROLE, SPACE, CharacterKinds, count_letters
 from tfrecords.compilation import compiled
-from tfrecords.tokenizer import MAX_WORD_CHARACTERS, Tokenizer
+from tfrecords.normalization import MAX_WORD_CHARACTERS
+from tfrecords.tokenizer import Tokenizer
 
 COUNTS = (
     "characters",

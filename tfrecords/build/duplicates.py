@@ -14,10 +14,9 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import safetensors.numpy
 from safetensors import safe_open
 
-from tfrecords.files import atomic_path
+from tfrecords.build.buckets import save_arrays
 
 _RANGES = 256
 _HASHES_AT_A_TIME = 1 << 22
@@ -42,7 +41,7 @@ class ParagraphHasher:
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))
         first_byte = hashes[order, 0] >> np.uint64(56)
         index = np.searchsorted(first_byte, np.arange(_RANGES + 1, dtype=np.uint64))
-        _save(path, {"hashes": hashes[order], "paragraphs": order, "index": index})
+        save_arrays(path, {"hashes": hashes[order], "paragraphs": order, "index": index})
         return len(hashes)
 
 
@@ -99,7 +98,7 @@ def find_duplicates(
     again = order[1:][(hashes[order[1:]] == hashes[order[:-1]]).all(axis=1)]
     again = again[np.lexsort((paragraphs[again], tasks[again]))]
     index = np.searchsorted(tasks[again], np.arange(len(files) + 1))
-    _save(path, {"paragraphs": paragraphs[again], "index": index})
+    save_arrays(path, {"paragraphs": paragraphs[again], "index": index})
     return len(again)
 
 
@@ -113,8 +112,3 @@ def read_duplicates(paths: Sequence[str | os.PathLike], task: int) -> np.ndarray
             if start < end:  # safetensors takes no slice of an empty array
                 found.append(file.get_slice("paragraphs")[start:end])
     return np.sort(np.concatenate(found))
-
-
-def _save(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
-    with atomic_path(path) as partial:
-        partial.write_bytes(safetensors.numpy.save(arrays))

@@ -36,7 +36,7 @@ from tfrecords.build.steps import (
 from tfrecords.build.tasks import BuildWorker, Text
 from tfrecords.build.tokenizing import COUNTERS
 from tfrecords.errors import InputError
-from tfrecords.files import claim_directory, locked, read_json, with_defaults
+from tfrecords.files import claim_directory, locked, read_json, values_before, with_defaults
 from tfrecords.inputs import STANDARD_INPUT
 from tfrecords.normalization import Normalization
 from tfrecords.schema import LONG_SENTENCES, Manifest, RecordsConfig, load_manifest
@@ -177,7 +177,8 @@ def _settled(config: RecordsConfig, vocabulary: Vocabulary, output: pathlib.Path
             read_json(claimed, "the configuration of an earlier run") if claimed.exists() else {}
         )
         earlier = begun and "long_sentences" not in begun
-        changes["long_sentences"] = "truncate" if earlier else LONG_SENTENCES[0]
+        before = values_before(RecordsConfig)["long_sentences"]
+        changes["long_sentences"] = before if earlier else LONG_SENTENCES[0]
     return dataclasses.replace(config, **changes)
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-from tfrecords.decompression import compression, first_bytes, opened
+from tfrecords.decompression import beginning, first_bytes, opened
 from tfrecords.errors import InputError
 from tfrecords.text.archives import archive_errors
 from tfrecords.text.decoding import Reading
@@ -94,9 +94,7 @@ def _look_at(path: str, format: str, errors: str) -> None:
         if kind := kind_of_archive(file, raw, path):
             _look_at_members(file, raw, kind, path, format, errors)
             return
-        with open(path, "rb") as start:
-            compressed = compression(start)
-        _judge(path, _read(file, HEAD_BYTES), format, errors, compressed)
+        _judge(path, beginning(file, HEAD_BYTES), format, errors, is_compressed=file is not raw)
 
 
 def _look_at_members(
@@ -119,29 +117,22 @@ def _look_at_members(
                 raise _refusal(path, look, format)
 
     def heads(member: io.BufferedIOBase, span: Span, _: Reading) -> Iterator[tuple[str, bytes]]:
-        yield span.path, _read(member, HEAD_BYTES)
+        yield span.path, beginning(member, HEAD_BYTES)
 
     found = read_members(heads, file, kind, Span(path), Reading(errors))
     for where, head in itertools.islice(found, _MEMBERS):
-        _judge(where, head, format, errors, None)
+        _judge(where, head, format, errors)
         if kind == "tar" and raw.tell() > _ARCHIVE_BYTES:
             return
 
 
-def _read(file: io.BufferedIOBase, size: int) -> bytes:
-    start = b""
-    while len(start) < size and (more := file.read(size - len(start))):
-        start += more
-    return start
-
-
-def _judge(where: str, head: bytes, format: str, errors: str, compressed: str | None) -> None:
+def _judge(where: str, head: bytes, format: str, errors: str, is_compressed: bool = False) -> None:
     """Raises InputError if a file that begins with `head` is not of the format."""
     look = binary_look(head) or (other_encoding(head) if errors == "strict" else None)
     if look and look.format == format:
         return
     if look:
-        if look.format and compressed:  # of Parquet
+        if look.format and is_compressed:  # of Parquet
             look = look._replace(mend=f"decompress it and {look.mend}")
         raise _refusal(where, look, format, is_text=look is NULS)
     # Rows are read up to the first with the field, and may hold any text; see `_check_field`.
