@@ -460,7 +460,7 @@ NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     [
         ("tfrecords.files.write_text", 1),  # config.json
         ("tfrecords.build.tasks.save_part", 2),
-        ("tfrecords.build.buckets._save", 3),
+        ("tfrecords.build.buckets.save_arrays", 3),
         ("tfrecords.build.tasks.partition", 2),
         ("tfrecords.writer.encode_records", 1),
         ("tfrecords.writer.encode_records", 3),

@@ -33,17 +33,16 @@ def corpus_files(
             records would be text for the next build.
     """
     inputs = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    files = input_files(inputs, output)
-    output = output.resolve()
+    resolved = output.resolve()
     for path in inputs:
         there = parted_weight(path)[0].resolve()
-        inside = there.is_relative_to(output) and output.is_dir()
-        if inside or (there.is_dir() and output.is_relative_to(there)):
+        inside = there.is_relative_to(resolved) and resolved.is_dir()
+        if inside or (there.is_dir() and resolved.is_relative_to(there)):
             raise InputError(
-                f"Expected an output directory apart from the input. Received: {output} for the "
+                f"Expected an output directory apart from the input. Received: {resolved} for the "
                 f"input {path}."
             )
-    return files
+    return input_files(inputs, output)
 
 
 @contextlib.contextmanager
