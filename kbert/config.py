@@ -29,7 +29,11 @@ _MINIATURES = re.compile(r"L-(2|4|6|8|10|12)_H-(128|256|512|768)")
 _HEAD_SIZE = 64
 DEFAULT_SIZE = "base"
 """The size of a model for which nothing else is asked."""
-DTYPE_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+DTYPE_POLICIES = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
 """The Keras dtype policy of each precision."""
 PRECISIONS = tuple(DTYPE_POLICIES)
 OPTIMIZERS = ("adamw", "lamb")
@@ -227,7 +231,8 @@ class PretrainingConfig:
     """The weight of the loss of next sentence or sentence order prediction in the total; there is
     none for single segments."""
     precision: str = "float32"
-    """"float32", or "bfloat16" for computations with float32 weights."""
+    """"float32", or "bfloat16" or "float16" for computations with float32 weights; float16 with
+    dynamic loss scaling."""
     seed: int = 0
     """Initial weights, dropout and the order of the records follow from it."""
     evaluate_every: int | None = None

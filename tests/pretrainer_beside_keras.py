@@ -183,7 +183,7 @@ def a_name_too_many():
 
 
 def half_precision():
-    model(dtype="mixed_float16").compile("sgd", plain_losses())
+    model(dtype="float16").compile("sgd", plain_losses())
 
 
 def on_two_devices(rows, **options):

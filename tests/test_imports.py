@@ -70,6 +70,7 @@ ORDER = [
     "kbert.step.optimizers",
     "kbert.step.objective",
     "kbert.step.micro_batches",
+    "kbert.step.loss_scale",
     "kbert.step.tensorflow_step",
     "kbert.step.jax_step",
     "kbert.step.pretrainer",

@@ -144,6 +144,26 @@ def test_lamb_is_shared_out_too(train):
     )
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "mirrored", "devices": 2, "accumulate": 2},
+        {"backend": "jax"},
+        {"backend": "jax", "strategy": "mirrored", "devices": 2},
+    ],
+    ids=str,
+)
+def test_float16_skips_the_same_updates_however_they_are_shared_out(train, options):
+    """Its first scale is too large, so that it skips some."""
+    half = {"dropout": 0.3, "dtype": "mixed_float16", "loss_scale": 2.0**24}
+    one, other = train(**half), train(**half, **options)
+    assert 0 < one["logs/skipped_updates"][-1] < 15
+    for name in ("loss_scale", "skipped_updates"):
+        np.testing.assert_array_equal(other[f"logs/{name}"], one[f"logs/{name}"])
+    np.testing.assert_allclose(other["losses"], one["losses"], atol=0.01)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -407,7 +427,7 @@ def test_what_keras_takes_gives_what_keras_gives(beside_keras):
     }
     assert {name: beside_keras.pop(name) for name in refused} == refused
     for name, what in {
-        "half_precision": "Expected layers that compute in float32 or bfloat16. Received: float16",
+        "half_precision": "Expected layers with float32 weights. Received: float16",
         "optimizer LossScaleOptimizer": "Expected an optimizer without inner_optimizer",
         "optimizer MultiOptimizer": "Expected one optimizer for all variables",
         "two devices, eagerly": "Expected run_eagerly=False on several devices",

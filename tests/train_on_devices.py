@@ -52,7 +52,7 @@ def main(records, output, options):
         vocabulary_size=manifest.vocabulary_size, dropout=options.get("dropout", 0.0), **shape
     )
     with there.scope():
-        model = kbert.pretraining_model(bert, seed=3)
+        model = kbert.pretraining_model(bert, seed=3, dtype=options.get("dtype", "float32"))
         objective = kbert.pretraining_objective(
             learning_rate=1e-3,
             steps=100,
@@ -65,6 +65,8 @@ def main(records, output, options):
             accumulate=options.get("accumulate", 1),
             jit_compile=options.get("jit_compile", "auto"),
         )
+        if "loss_scale" in options:
+            model.loss_scale.variables[0].assign(options["loss_scale"])
 
     losses = []
 

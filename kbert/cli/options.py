@@ -145,7 +145,8 @@ def precision_option(default: str = PretrainingConfig.precision) -> Decorator:
         type=click.Choice(PRECISIONS),
         default=default,
         section=DEVICES,
-        help="bfloat16: mixed precision, with float32 weights.",
+        help="bfloat16, float16: mixed precision, with float32 weights. float16 is for GPUs "
+        "without bfloat16, such as the T4.",
     )
 
 

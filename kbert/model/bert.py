@@ -38,8 +38,8 @@ def pretraining_model(
     Args:
         config: A BertConfig.
         seed: The key of the initial weights and of dropout.
-        dtype: The Keras dtype policy of the layers, "float32" or "mixed_bfloat16"; logits are
-            float32 in both.
+        dtype: The Keras dtype policy of the layers, "float32", "mixed_bfloat16" or "mixed_float16";
+            logits are float32 in all.
         pairs: The kind of sentence pairs in the records, as in RecordsConfig: "nsp", "sop", or
             "none" for single segments (Liu et al. 2019), which leaves out the head of next sentence
             prediction and the pooler, which nothing else would train.
@@ -55,7 +55,7 @@ def pretraining_model(
         follows A, 1 = B is random, or both are swapped).
 
     Raises:
-        InputError: `dtype` computes in float16, or there is no such kind of pairs.
+        InputError: `dtype` has weights in float16, or there is no such kind of pairs.
 
     Example:
 
@@ -63,7 +63,7 @@ def pretraining_model(
     >>> {name: logits.shape for name, logits in pretraining_model(config).output.items()}
     {'mlm': (None, None, 101), 'nsp': (None, 2)}
     """
-    check_precision(keras.dtype_policies.get(dtype).compute_dtype)
+    check_precision(dtype)
     objectives = objectives_of(pairs, optional)
     reads_cls = any(objective.reads_cls for objective in objectives)
 
@@ -99,7 +99,7 @@ def encoder_model(config: BertConfig, *, seed: int = 0, dtype: str = "float32") 
         H]).
 
     Raises:
-        InputError: `dtype` computes in float16.
+        InputError: `dtype` has weights in float16.
 
     Example:
 
@@ -107,7 +107,7 @@ def encoder_model(config: BertConfig, *, seed: int = 0, dtype: str = "float32") 
     >>> {name: values.shape for name, values in encoder.output.items()}
     {'sequence_output': (None, None, 128), 'pooled_output': (None, 128)}
     """
-    check_precision(keras.dtype_policies.get(dtype).compute_dtype)
+    check_precision(dtype)
     inputs = _inputs(ENCODER_INPUTS)
     _, sequence_BSH = _encode(config, inputs, seed, dtype)
     return _encoder(inputs, sequence_BSH, _pool(config, sequence_BSH, seed, dtype))

@@ -18,6 +18,9 @@ from kbert.step.dropout import Dropout, current_step, dropout_masks_of, subseed
 def gelu(x: Any, exact: bool) -> Any:
     """Gaussian error linear unit (Hendrycks and Gimpel 2016), in the tanh form of released BERT
     unless `exact`."""
+    # The cube in it, or its gradient, would be infinite in float16 from 40 on.
+    if keras.backend.standardize_dtype(x.dtype) == "float16":
+        return ops.cast(gelu(ops.cast(x, "float32"), exact), "float16")
     return keras.activations.gelu(x, approximate=not exact)
 
 
@@ -190,8 +193,15 @@ class EncoderBlock(keras.layers.Layer):
     def _attend_from_all(self, x_BSH, mask_BS, training):
         qkv_BSC = self.qkv(x_BSH)
         # Written out: on TensorFlow there is no fused attention, and a fused one on JAX knows
-        # nothing of dropout on probabilities.
-        if keras.backend.backend() != "jax" or (training and self.attention_dropout):
+        # nothing of dropout on probabilities, and on a CPU nothing of float16 (jax/_src/nn/
+        # functions.py, _dot_product_attention_core, JAX 0.10: "F16_F16_F32 is not supported").
+        on_jax = keras.backend.backend() == "jax"
+        device = keras.distribution.list_devices()[0] if on_jax else ""
+        if (
+            not on_jax
+            or (training and self.attention_dropout)
+            or (device.startswith("cpu") and self.compute_dtype == "float16")
+        ):
             q_BNSD, k_BNSD, v_BNSD = self._heads(qkv_BSC, 3)
             return self._attend(q_BNSD, k_BNSD, v_BNSD, mask_BS, training)
         batch_size, sequence_length, hidden_size = ops.shape(x_BSH)
@@ -206,7 +216,7 @@ class EncoderBlock(keras.layers.Layer):
         )
         # On a TPU, Keras gives its fused kernel the mask of the first row for all rows
         # (keras/src/backend/jax/nn.py, wrap_flash_attention, Keras 3.15).
-        flash = False if keras.distribution.list_devices()[0].startswith("tpu") else None
+        flash = False if device.startswith("tpu") else None
         attended_BSND = ops.dot_product_attention(
             q_BSND, k_BSND, v_BSND, mask=mask_B1SS, flash_attention=flash
         )
@@ -235,7 +245,9 @@ class EncoderBlock(keras.layers.Layer):
         # expand_dims and not an index with None: that becomes a strided slice with new axes, which
         # TFLite's built-in operations do not have.
         mask_B11S = ops.expand_dims(ops.cast(mask_BS, scores_BNRS.dtype), (1, 2))
-        scores_BNRS += (mask_B11S - 1.0) * 1e9
+        # Of float16, whose largest number is 65,504: no score comes near to half of that.
+        far = 3e4 if self.compute_dtype == "float16" else 1e9
+        scores_BNRS += (mask_B11S - 1.0) * far
         probabilities_BNRS = self._drop_probabilities(ops.softmax(scores_BNRS), training=training)
         attended_BRND = ops.transpose(ops.matmul(probabilities_BNRS, v_BNSD), (0, 2, 1, 3))
         return ops.reshape(attended_BRND, (batch_size, rows, self.num_heads * head_size))

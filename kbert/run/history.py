@@ -14,6 +14,7 @@ import keras
 from kbert.objectives import objectives_in
 from kbert.run.curves import draw_curves
 from kbert.run.pace import Logs, Pace, Timer, learning_rate_of
+from kbert.step.loss_scale import LossScale
 from tfrecords import InputError
 from tfrecords.files import atomic_path
 
@@ -134,6 +135,7 @@ class History(keras.callbacks.Callback):
         }
         row |= figures_of(logs or {}, self._weights)
         row["learning_rate"] = float(f"{learning_rate_of(self.model):.6g}")
+        row |= {name: float(logs[name]) for name in LossScale.FIGURES if logs and name in logs}
         return row
 
     def _keep(self, row: Mapping[str, float], draw: bool = True) -> None:

@@ -25,6 +25,13 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
+def _skipped(logs: Logs) -> str:
+    """What a line says of updates that were skipped so far; nothing if none was."""
+    skipped = int((logs or {}).get("skipped_updates", 0))
+    what = "an update" if skipped == 1 else f"{skipped:,} updates"
+    return f"; {what} skipped, whose gradients float16 could not hold" if skipped else ""
+
+
 class ProgressBar(keras.callbacks.Callback):
     """A progress bar up to each evaluation, with the few figures that fit into a line.
 
@@ -113,7 +120,7 @@ class Lines(keras.callbacks.Callback):
             self._is_early = False
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        print(f"{self._where(logs)}\n  {self._rate()}", flush=True)
+        print(f"{self._where(logs)}\n  {self._rate()}{_skipped(logs)}", flush=True)
 
     def _where(self, logs: Logs) -> str:
         figures = figures_of(logs or {}, self._weights)

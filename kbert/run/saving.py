@@ -13,6 +13,7 @@ import numpy as np
 from kbert.run.checkpoints import list_checkpoints, save_checkpoint
 from kbert.run.errors import TrainingError
 from kbert.run.pace import Logs, Pace
+from kbert.step.loss_scale import LEAST_SCALE
 from tfrecords import InputError
 
 
@@ -52,6 +53,12 @@ class Checkpoints(keras.callbacks.Callback):
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             raise self._failure(f"expected a finite loss. Received: {loss}")
+        scale = float((logs or {}).get("loss_scale", 1.0))
+        if scale < LEAST_SCALE:
+            raise self._failure(
+                "expected finite gradients. Received: infinity or NaN in float16 in one update "
+                f"after the other, down to a loss scale of {scale:.1g}"
+            )
         if self._pace.step % self._every == 0:
             self.save()
 

@@ -9,6 +9,7 @@ import jax
 import keras
 
 from kbert.step.dropout import dropout_masks_of
+from kbert.step.loss_scale import LossScale
 from kbert.step.micro_batches import split_batch
 from kbert.step.objective import balanced_weights
 
@@ -37,8 +38,15 @@ class Step(_Model):
         # What the parts below need of the whole batch: its divisors, and the rows' own numbers.
         examples = jax.numpy.arange(keras.tree.flatten(x)[0].shape[0], dtype="int32")
         batch = x, y, sample_weight, balanced_weights(sample_weight), examples
-        step = _value_of(self.optimizer.iterations, self.optimizer.variables, optimizer_values)
-        gradients_of = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+        (step,) = _values_of([self.optimizer.iterations], self.optimizer, optimizer_values)
+        scaled = [] if self.loss_scale is None else self.loss_scale.variables
+        scaling = _values_of(scaled, self.optimizer, optimizer_values)
+
+        def scaled_loss(*arguments, **options):
+            loss, others = self.compute_loss_and_updates(*arguments, **options)
+            return loss * scaling[0] if scaling else loss, others
+
+        gradients_of = jax.value_and_grad(scaled_loss, has_aux=True)
 
         def gradients_of_part(metrics, part):
             x, y, sample_weight, weights, examples = part
@@ -75,10 +83,31 @@ class Step(_Model):
             gradients = jax.tree.map(lambda one: one / self.accumulate, sums)
 
         # One update.
-        trainable, optimizer_values = self.optimizer.stateless_apply(
-            optimizer_values, gradients, trainable
-        )
-        return self._logs(metrics), (trainable, non_trainable, optimizer_values, metrics)
+        if scaling:
+            gradients, is_finite = LossScale.unscaled(gradients, scaling[0])
+            scaling = LossScale.following(scaling, is_finite)
+            trainable, optimizer_values = jax.lax.cond(
+                is_finite,
+                self.optimizer.stateless_apply,
+                self._skip,
+                optimizer_values,
+                gradients,
+                trainable,
+            )
+            optimizer_values = _with_values(scaled, scaling, self.optimizer, optimizer_values)
+        else:
+            trainable, optimizer_values = self.optimizer.stateless_apply(
+                optimizer_values, gradients, trainable
+            )
+        logs = self._logs(metrics) | (LossScale.logs(scaling) if scaling else {})
+        return logs, (trainable, non_trainable, optimizer_values, metrics)
+
+    def _skip(self, optimizer_values, gradients, trainable):
+        """What `stateless_apply` of the optimizer returns where an update changes nothing but the
+        count of updates."""
+        counter = [self.optimizer.iterations]
+        (step,) = _values_of(counter, self.optimizer, optimizer_values)
+        return trainable, _with_values(counter, [step + 1], self.optimizer, optimizer_values)
 
     def test_step(self, state: tuple[Any, ...], data: Any) -> tuple[Any, tuple[Any, ...]]:
         """One batch of an evaluation: (trainable, non-trainable, metrics' values), batch -> logs,
@@ -96,6 +125,17 @@ class Step(_Model):
             return self.get_metrics_result()
 
 
-def _value_of(variable, variables, values):
-    """The value in a state, a list in the order of `variables`, of one of them."""
-    return next(value for one, value in zip(variables, values, strict=True) if one is variable)
+def _values_of(variables, optimizer, values):
+    """Of a state, a list in the order of the optimizer's variables, the values of some of them."""
+    return [
+        next(value for one, value in zip(optimizer.variables, values, strict=True) if one is wanted)
+        for wanted in variables
+    ]
+
+
+def _with_values(variables, new, optimizer, values):
+    """The state with other values of some variables."""
+    changed = {id(variable): value for variable, value in zip(variables, new, strict=True)}
+    return [
+        changed.get(id(one), value) for one, value in zip(optimizer.variables, values, strict=True)
+    ]

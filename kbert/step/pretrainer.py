@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from kbert.step.loss_scale import LossScale
 from kbert.step.micro_batches import check_accumulate
 from kbert.step.objective import labels_of_outputs
 from tfrecords import InputError
@@ -37,6 +38,7 @@ class Pretrainer(Step, keras.Model):
     - Inputs, labels and weights that do not fit the model are refused, where Keras would broadcast
       labels or take a dict's values by the order of its keys. Labels of outputs that the model does
       not have are left out.
+    - Where layers compute in float16, the loss is scaled; see `loss_scale.LossScale`.
     - Dropout masks follow from the number of the update and the row in the whole batch. See
       `dropout.Dropout`.
 
@@ -63,17 +65,23 @@ class Pretrainer(Step, keras.Model):
             jit_compile: False does without XLA.
 
         Raises:
-            InputError: The layers compute in float16; the optimizer has gradient accumulation, a
-                moving average or a loss scale of its own, or is several; or a loss is no mean over
-                the batch.
+            InputError: The layers have weights in float16; the optimizer has gradient accumulation,
+                a moving average or a loss scale of its own, or is several; or a loss is no mean
+                over the batch.
         """
         check_accumulate(accumulate)
         for layer in self.layers:
-            check_precision(layer.compute_dtype)
+            check_precision(layer.dtype_policy)
         super().compile(
-            optimizer, *arguments, jit_compile=self.keras_jit_compile(jit_compile), **options
+            optimizer,
+            *arguments,
+            jit_compile=self.keras_jit_compile(jit_compile),
+            auto_scale_loss=False,
+            **options,
         )
         _check_optimizer(self.optimizer)
+        is_scaled = any(layer.compute_dtype == "float16" for layer in self.layers)
+        self.loss_scale = LossScale(self.optimizer) if is_scaled else None
         _check_losses(self.loss)
         self.accumulate = accumulate
         self.use_xla = bool(jit_compile) and not self.run_eagerly
@@ -138,13 +146,13 @@ class Pretrainer(Step, keras.Model):
         self.optimizer.build(self.trainable_variables)
 
 
-def check_precision(dtype: str) -> None:
-    """Raises InputError for a dtype that layers cannot compute in: the mask of attention and the
-    epsilon of BERT's normalisations are beyond float16, and every logit would be NaN."""
-    if dtype == "float16":
+def check_precision(policy: keras.DTypePolicy | str) -> None:
+    """Raises InputError for a dtype policy with weights in float16: most updates of a weight are
+    less than the distance to its neighbour there, and would be lost."""
+    if keras.dtype_policies.get(policy).variable_dtype == "float16":
         raise InputError(
-            "Expected layers that compute in float32 or bfloat16. Received: float16, which BERT's "
-            "normalisation leaves no number in; take mixed_bfloat16."
+            "Expected layers with float32 weights. Received: float16; take mixed_float16, which "
+            "computes in float16."
         )
 
 

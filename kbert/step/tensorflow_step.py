@@ -24,6 +24,7 @@ from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from kbert.step.dropout import dropout_masks_of
+from kbert.step.loss_scale import LossScale
 from kbert.step.micro_batches import split_batch
 from kbert.step.objective import balanced_weights, weight_sums
 from tfrecords.errors import InputError
@@ -84,14 +85,15 @@ class Step(_Model):
         replica = tf.distribute.get_replica_context()
         weights, examples, rows = _shares(x, sample_weight, replica)
         batch = x, y, sample_weight, weights, examples
+        scaling = [] if self.loss_scale is None else _values(self.loss_scale.variables)
         gradients, metrics = self._gradients(
-            batch, rows, self.optimizer.iterations.value, self._metric_values()
+            batch, rows, self.optimizer.iterations.value, self._metric_values(), scaling
         )
         if replica.num_replicas_in_sync > 1:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        self._update(gradients)
+        scaling = self._update(gradients, scaling)
         self.optimizer.iterations.assign_add(1)
-        return self._logs(metrics)
+        return self._logs(metrics, scaling)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """One batch of an evaluation, in the context of a replica."""
@@ -100,10 +102,10 @@ class Step(_Model):
         batch = x, y, sample_weight, weights
         return self._logs(self._measure(batch, rows, self._metric_values()))
 
-    def _gradients_of_batch(self, batch, rows, step, metrics):
-        """The gradients of the loss and the new values of the metrics."""
+    def _gradients_of_batch(self, batch, rows, step, metrics, scaling):
+        """The gradients of the loss, scaled if it is, and the new values of the metrics."""
         if self.accumulate == 1:
-            return self._gradients_of_part(batch, rows, step, metrics)
+            return self._gradients_of_part(batch, rows, step, metrics, scaling)
         # The micro-batches one after the other, their gradients summed: tf.while_loop and not
         # Python's, which XLA would unroll, with the memory of all parts.
         parts = split_batch(batch, self.accumulate)
@@ -113,7 +115,7 @@ class Step(_Model):
                 lambda values: None if values is None else values[number], parts
             )
             gradients, metrics = self._gradients_of_part(
-                part, rows / self.accumulate, step, metrics
+                part, rows / self.accumulate, step, metrics, scaling
             )
             return (
                 number + 1,
@@ -131,7 +133,7 @@ class Step(_Model):
         )
         return [one / self.accumulate for one in sums], metrics
 
-    def _gradients_of_part(self, part, rows, step, metrics):
+    def _gradients_of_part(self, part, rows, step, metrics, scaling):
         x, y, sample_weight, weights, examples = part
         with (
             tf.GradientTape() as tape,
@@ -142,7 +144,7 @@ class Step(_Model):
             loss = self.compute_loss(x, y, y_pred, weights, training=True)
             # This ends the recording.
             gradients = tape.gradient(
-                loss,
+                loss * scaling[0] if scaling else loss,
                 self.trainable_variables,
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
@@ -179,8 +181,20 @@ class Step(_Model):
         self._loss_tracker.update_state(loss, sample_weight=rows)
         self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def _update_variables(self, gradients):
-        """The update of this replica's copy of the variables; all replicas make the same."""
+    def _update_variables(self, gradients, scaling):
+        """The update of this replica's copy of the variables; all replicas make the same. Returns
+        the new values of the loss scale's variables."""
+        if not scaling:
+            self._apply(gradients)
+            return scaling
+        gradients, is_finite = LossScale.unscaled(gradients, scaling[0])
+        tf.cond(is_finite, lambda: self._apply(gradients), lambda: None)
+        scaling = LossScale.following(scaling, is_finite)
+        for variable, value in zip(self.loss_scale.variables, scaling, strict=True):
+            variable.assign(value)
+        return scaling
+
+    def _apply(self, gradients):
         variables = self.trainable_variables
         with _local_updates(self.optimizer):
             self.optimizer._backend_apply_gradients(gradients, variables)
@@ -190,15 +204,17 @@ class Step(_Model):
                 variable.assign(variable.constraint(variable))
 
     def _metric_values(self):
-        return [tf.convert_to_tensor(variable.value) for variable in self.metrics_variables]
+        return _values(self.metrics_variables)
 
     def _new_metric_values(self, scope):
         return [scope.get_current_value(variable) for variable in self.metrics_variables]
 
-    def _logs(self, metrics):
+    def _logs(self, metrics, scaling=()):
         for variable, value in zip(self.metrics_variables, metrics, strict=True):
             variable.assign(value)
         logs = self.get_metrics_result()
+        if scaling:
+            logs |= LossScale.logs(scaling)
         strategy = self.distribute_strategy
         # Vectors of one: Keras takes the mean over their axis (keras/src/backend/tensorflow/
         # trainer.py, reduce_per_replica, Keras 3.15).
@@ -215,6 +231,10 @@ class Step(_Model):
             )
         with self.distribute_strategy.scope():
             self._symbolic_build(data_batch=data_batch)
+
+
+def _values(variables):
+    return [tf.convert_to_tensor(variable.value) for variable in variables]
 
 
 def _local_spec(spec):
