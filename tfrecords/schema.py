@@ -28,6 +28,8 @@ MASKINGS = ("static", "dynamic")
 MASK_UNITS = ("token", "word", "ngram")
 LONG_SENTENCES = ("split", "truncate")
 COMPRESSIONS = ("none", "gzip")
+MOST_PAIRS = 64
+"""The largest number of pairs in a row of packed records."""
 BLOCK_RECORDS = 4096
 """The manifest keeps the offset of every 4096th record, so that reading can start there."""
 
@@ -43,6 +45,11 @@ MASKED_LM_WEIGHTS = "masked_lm_weights"  # float32 [P], 1 on slots in use
 # int64 [1], 0 = B follows A, 1 = B is random or, with sop, swapped; absent with pairs "none"
 NEXT_SENTENCE_LABELS = "next_sentence_labels"
 FIRST_LENGTH = "first_length"  # int64 [1], with dynamic masking alone: the length of [CLS] A [SEP]
+# Packed records alone, with up to K pairs in a row. input_mask is then the number of each token's
+# pair, from 1, and next_sentence_labels is int64 [K].
+POSITIONS = "position_ids"  # int64 [S], the place of each token in its pair, from 0
+NEXT_SENTENCE_POSITIONS = "next_sentence_positions"  # int64 [K], where [CLS] of each pair stands
+NEXT_SENTENCE_WEIGHTS = "next_sentence_weights"  # float32 [K], 1 for the pairs of the row
 
 SEQUENCE_FEATURES = (INPUT_IDS, INPUT_MASK, SEGMENT_IDS)
 PREDICTION_FEATURES = (MASKED_LM_POSITIONS, MASKED_LM_IDS, MASKED_LM_WEIGHTS)
@@ -92,6 +99,9 @@ class RecordsConfig:
     """The share of the predicted tokens that is replaced by [MASK]."""
     random_share: float = 0.1
     """The share of the predicted tokens that is replaced by a random token; the rest is kept."""
+    pack: int = 1
+    """K, the most pairs in a row of S tokens (Krell et al. 2021); 1: a pair is a row, in Google's
+    schema."""
     deduplicate: bool = False
     """Whether a paragraph that has stood in the corpus before is dropped, so that no held-out text
     is trained on. Where nothing tells paragraphs apart (one sentence per line), whole documents
@@ -135,6 +145,7 @@ class RecordsConfig:
             check_choice(self, "long_sentences", LONG_SENTENCES)
         check_range(self, "sequence_length", 5, 1 << 16)
         check_range(self, "max_predictions", 1, self.sequence_length)
+        check_range(self, "pack", 1, MOST_PAIRS)
         check_range(self, "duplicates", 1, 1 << 16)
         check_range(self, "short_sequence_probability", 0.0, 1.0)
         check_range(self, "mask_rate", 0.0, 1.0)
@@ -237,6 +248,11 @@ class Manifest:
     def pairs(self) -> str:
         """The kind of pairs: "nsp", "sop" or "none"; "nsp" for records by another tool."""
         return "nsp" if self.config is None else self.config.pairs
+
+    @property
+    def pack(self) -> int:
+        """K, the most pairs in a row; 1 for records by another tool, which are not packed."""
+        return 1 if self.config is None else self.config.pack
 
     @property
     def normalization(self) -> Normalization:
