@@ -239,10 +239,12 @@ def test_counts_are_true(records, documents):
         there = [record for shard in records_of(records, split) for record in shard]
         counts = manifest.counts[split]
         truncated, unused = counts.pop("truncated"), counts.pop("unused_tokens")
+        assert len(there) / 2 < counts.pop("packed_records") < len(there)
         masked = sum(int(record["masked_lm_weights"].sum()) for record in there)
         assert counts == {
             "documents": counts["documents"],
             "records": len(there),
+            "pairs": len(there),
             "tokens": sum(int(record["input_mask"].sum()) for record in there),
             "positive_labels": sum(int(record["next_sentence_labels"][0]) for record in there),
             "masked_tokens": masked,

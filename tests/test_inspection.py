@@ -39,7 +39,7 @@ def test_description_says_what_the_manifest_says(records, vocabulary):
     text = inspect(records, num_examples=2)
     head, legend, *examples = text.split("\n\n")
     assert "[y→x]: x is replaced by y" in legend
-    first, corpus, coverage, train, validation = head.split("\n")
+    first, corpus, coverage, train, validation, advice = head.split("\n")
     assert f"{records}: records of S = 29 tokens with P = 5 slots" in first
     assert "(tokens, masked when written), pairs: nsp, " in first
     assert f"vocabulary of {len(vocabulary):,} tokens ({vocabulary.sha256[:12]})" in first
@@ -64,6 +64,12 @@ def test_description_says_what_the_manifest_says(records, vocabulary):
     assert f"{1 - counts['tokens'] / (29 * counts['records']):.1%} padding" in train
     assert validation.startswith(
         f"validation: {manifest.counts['validation']['records']:,} records in 1 file ("
+    )
+    padding = 1 - counts["tokens"] / (29 * counts["records"])
+    assert advice == (
+        f"advice: {padding:.1%} of the train split is padding; --pack 8 would make "
+        f"{counts['records'] / counts['packed_records']:.2f} times fewer records of the same "
+        "pairs, as 'kbert pack' does with records that are there."
     )
     assert [example.split("\n")[0].split(":")[0] for example in examples] == [
         "train record 0",
@@ -324,6 +330,7 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
         "wanted_masks": 4000,
         "documents": 7,
         "records": 1000,
+        "pairs": 1000,
         "tokens": 14_500,
         "positive_labels": 300,
         "masked_tokens": 1,

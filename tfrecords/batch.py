@@ -81,7 +81,7 @@ FEATURES = (
         axes=("B", "S"),
         dtype="int32",
         google_name=schema.INPUT_MASK,
-        meaning="1 on the tokens of a row's first pair, 2 on those of its second, ..., 0 on padding",
+        meaning="1 on the tokens of a row's first pair, 2 on those of its second; 0 on padding",
         packed=True,
     ),
     Feature(
