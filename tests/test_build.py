@@ -780,12 +780,13 @@ def five_files(tmp_path_factory, documents):
     return paths
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize(("workers", "pack"), [(1, 1), (2, 3), (5, 1)])
 def test_number_of_workers_and_files_does_not_matter(
-    tmp_path, five_files, vocabulary, config, records, workers
+    tmp_path, five_files, vocabulary, config, records, packed_records, workers, pack
 ):
+    config = dataclasses.replace(config, pack=pack)
     build_records(five_files, vocabulary, tmp_path / "out", config, workers=workers)
-    assert output_of(tmp_path / "out") == output_of(records)
+    assert output_of(tmp_path / "out") == output_of(packed_records if pack > 1 else records)
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])

@@ -223,7 +223,7 @@ def packed_features(
 
     Args:
         features: The pairs in Google's schema, by name: int32 [n, S], [n, P of a pair] and [n, 1],
-            weights float32. Labels of pairs may be absent.
+            weights float32; slots in use stand before the others. Labels of pairs may be absent.
         sizes: int64 [R], how many pairs each row has: the first row those from 0, and so on.
         room: What a row has room for.
 
@@ -283,26 +283,27 @@ def _join(
     cls_weights,
 ):
     """Fills the rows' arrays, which are zero, from the pairs'."""
+    index = np.arange(ids.shape[1])
     pair = 0
     for row in range(len(sizes)):
         start = slot = 0
         for number in range(sizes[row]):
-            # The tokens, up to the first padding.
-            length = 0
-            while length < pair_mask.shape[1] and pair_mask[pair, length]:
-                ids[row, start + length] = pair_ids[pair, length]
-                numbers[row, start + length] = number + 1
-                segments[row, start + length] = pair_segments[pair, length]
-                positions[row, start + length] = length
-                length += 1
+            # The tokens, without their padding.
+            length = pair_mask[pair].sum()
+            stop = start + length
+            ids[row, start:stop] = pair_ids[pair, :length]
+            numbers[row, start:stop] = number + 1
+            segments[row, start:stop] = pair_segments[pair, :length]
+            positions[row, start:stop] = index[:length]
             # The masks, as they are; only their places move.
-            for n in range(pair_weights.shape[1]):
-                if pair_weights[pair, n]:
-                    mask_positions[row, slot] = start + pair_mask_positions[pair, n]
-                    labels[row, slot] = pair_labels[pair, n]
-                    weights[row, slot] = pair_weights[pair, n]
-                    slot += 1
+            used = 0
+            while used < pair_weights.shape[1] and pair_weights[pair, used]:
+                mask_positions[row, slot + used] = start + pair_mask_positions[pair, used]
+                used += 1
+            labels[row, slot : slot + used] = pair_labels[pair, :used]
+            weights[row, slot : slot + used] = pair_weights[pair, :used]
+            slot += used
             cls_positions[row, number] = start
             cls_weights[row, number] = 1
-            start += length
+            start = stop
             pair += 1

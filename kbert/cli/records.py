@@ -9,11 +9,11 @@ import click
 
 from kbert.cli.options import PATH, Command, option
 from kbert.cli.start import load_package
-from tfrecords.schema import MOST_PAIRS, USUAL_PACK, load_manifest
+from tfrecords.schema import MOST_PAIRS, USUAL_PACK, load_any_manifest, load_manifest
 
 
 @click.command(cls=Command, short_help="Pack records, for less padding.")
-@click.argument("records", type=PATH)
+@click.argument("records", nargs=-1, required=True, type=PATH)
 @option("--output", required=True, type=PATH, help="The directory to make.")
 @option(
     "--pack",
@@ -21,14 +21,17 @@ from tfrecords.schema import MOST_PAIRS, USUAL_PACK, load_manifest
     default=USUAL_PACK,
     help="Most pairs in a record.",
 )
-def pack(records: pathlib.Path, output: pathlib.Path, pack: int) -> None:
-    """Pack RECORDS, a directory or files (in quotes, a pattern of them) in Google's schema by any
-    tool: short sentence pairs share a record, with the masks and labels that they have.
+def pack(records: tuple[pathlib.Path, ...], output: pathlib.Path, pack: int) -> None:
+    """Pack RECORDS, a directory by 'kbert records', or files in Google's schema by any tool: short
+    sentence pairs share a record, with the masks and labels that they have.
 
-    Of the same text, 'kbert records --pack' makes the same records. An interrupted command
-    continues when it is run again."""
+    'kbert records --pack' makes the same records of the text. An interrupted command continues when
+    it is run again."""
+    if len(records) == 1 and records[0].is_dir():
+        load_any_manifest(records[0])  # before TensorFlow is loaded, which takes seconds
     tfrecords = load_package("tfrecords")
-    manifest = tfrecords.pack_records(records, output, pack, progress=sys.stderr.isatty())
+    some = records[0] if len(records) == 1 else records  # one may be a pattern
+    manifest = tfrecords.pack_records(some, output, pack, progress=sys.stderr.isatty())
     if manifest.config is not None:
         click.echo(tfrecords.inspect(output, num_examples=0))
         return
