@@ -365,6 +365,56 @@ def reading(bench: Bench) -> None:
     table(rows)
 
 
+def packing(bench: Bench) -> None:
+    """How full the rows of packed records are, on the documentation of this Python alone, and what
+    of the time of a build in this process is packing: finding pairs that share a row, and putting
+    them there."""
+    import tfrecords
+    from tfrecords.build import shards
+
+    text = bench.directory / "documentation.txt"
+    run([*kbert("corpus"), str(text)])
+    vocabulary = tfrecords.Vocabulary.load(bench.vocabulary)
+    spent = dict.fromkeys(("shuffled_rows", "packed_features"), 0.0)
+
+    def timed(name, function):
+        def call(*arguments):
+            start = time.process_time()
+            result = function(*arguments)
+            spent[name] += time.process_time() - start
+            return result
+
+        return call
+
+    for name in spent:
+        setattr(shards, name, timed(name, getattr(shards, name)))
+    rows = [("S, 8 pairs in a row", "padding", "packed", "fewer rows", "finding", "putting")]
+    for length in (128, 256, 512):
+        counts, shares = {}, []
+        for pack in [1, *[8] * (bench.repetitions + 1)]:  # the first one warms up
+            output = bench.directory / f"packed-{length}-{pack}"
+            shutil.rmtree(output, ignore_errors=True)
+            slots = 20 * length // 128
+            config = tfrecords.RecordsConfig(
+                sequence_length=length, max_predictions=slots, pack=pack
+            )
+            spent |= dict.fromkeys(spent, 0.0)
+            start = time.process_time()
+            manifest = tfrecords.build_records([text], vocabulary, output, config)
+            whole = time.process_time() - start
+            shares.append([seconds / whole for seconds in spent.values()])
+            counts[pack] = manifest.counts["train"]
+        padding = [1 - one["tokens"] / (length * one["records"]) for one in counts.values()]
+        rows.append(
+            (
+                *(length, f"{padding[0]:.1%}", f"{padding[1]:.1%}"),
+                f"{counts[1]['records'] / counts[8]['records']:.2f}",
+                *(f"{median(values):.2%}" for values in zip(*shares[2:], strict=True)),
+            )
+        )
+    table(rows)
+
+
 PARTS: dict[str, Callable[[Bench], None]] = {
     "speed": speed,
     "workers": workers,
@@ -372,6 +422,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "size": size,
     "tokenization": tokenization,
     "reading": reading,
+    "packing": packing,
 }
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Every word of the corpus is unlike every other and says where it stands."""
 
 import atexit
 import contextlib
+import dataclasses
 import gc
 import os
 import random
@@ -133,6 +134,14 @@ def records(tmp_path_factory, corpus, vocabulary, config):
     """A directory of records made from the corpus: three shards to train on, one to validate on."""
     directory = tmp_path_factory.mktemp("built") / "records"
     build_records([corpus], vocabulary, directory, config)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def packed_records(tmp_path_factory, corpus, vocabulary, config):
+    """The same records with up to three pairs in a row."""
+    directory = tmp_path_factory.mktemp("packed") / "records"
+    build_records([corpus], vocabulary, directory, dataclasses.replace(config, pack=3))
     return directory
 
 

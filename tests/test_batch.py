@@ -22,7 +22,7 @@ from tfrecords.reader import read
 pytest_plugins = ["model_fixtures"]
 
 SEQUENCES = ("token_ids", "segment_ids", "padding_mask")
-B, S, P = 11, 17, 3
+B, S, P, K = 11, 17, 3, 5
 
 
 def test_the_whole_of_a_batch():
@@ -41,7 +41,9 @@ def test_the_whole_of_a_batch():
 
 
 def test_google_names_beside_ours():
-    assert {(feature.part, feature.name): feature.google_name for feature in FEATURES} == {
+    assert {
+        (feature.part, feature.name): feature.google_name for feature in BatchSpec().features
+    } == {
         ("x", "token_ids"): "input_ids",
         ("x", "segment_ids"): "segment_ids",
         ("x", "padding_mask"): "input_mask",
@@ -53,15 +55,41 @@ def test_google_names_beside_ours():
     }
 
 
+def test_the_whole_of_a_packed_batch():
+    spec = BatchSpec(sequence_length=S, max_predictions=P, pack=K)
+    assert spec.build(lambda feature, shape: (shape, feature.dtype), B) == (
+        {
+            "token_ids": ((B, S), "int32"),
+            "segment_ids": ((B, S), "int32"),
+            "pair_numbers": ((B, S), "int32"),
+            "positions": ((B, S), "int32"),
+            "mask_positions": ((B, P), "int32"),
+            "cls_positions": ((B, K), "int32"),
+        },
+        {"mlm": ((B, P), "int32"), "nsp": ((B, K), "int32")},
+        {"mlm": ((B, P), "float32"), "nsp": ((B, K), "float32")},
+    )
+    added = {feature.google_name for feature in spec.features} - {
+        feature.google_name for feature in BatchSpec().features
+    }
+    assert added == {"position_ids", "next_sentence_positions", "next_sentence_weights"}
+    alone = BatchSpec(pack=K, pairs="none")
+    assert set(alone.x) == set(spec.x) - {"cls_positions"}
+    assert set(alone.y) == set(alone.sample_weight) == {"mlm"}
+
+
 def test_the_table_in_the_docs_is_this_one():
     rows = re.findall(
         r"^\| (x|y|sample_weight) \| `(\w+)` \| (\w+) \[(.*?)\] \| .* \| (?:`(\w+)` )?\|$",
         (ROOT / "docs" / "records.md").read_text(),
         re.MULTILINE,
     )
+    # One table for all batches, and one for what packed ones have in the place of some of it.
     assert rows == [
         (one.part, one.name, one.dtype, ", ".join(one.axes), one.google_name or "")
+        for packed in (False, True)
         for one in FEATURES
+        if (one.packed is True) == packed
     ]
 
 
@@ -144,13 +172,13 @@ def test_one_more_feature_is_one_more_line(monkeypatch):
     """Everything that is made from the table has it: what `read` is compared with, the inputs of
     models, the shapes for compilers, arrays."""
     more = batch.Feature(
-        part="x", name="positions", axes=("B", "S"), dtype="int32", google_name=None, meaning=""
+        part="x", name="letters", axes=("B", "S"), dtype="int32", google_name=None, meaning=""
     )
     monkeypatch.setattr(batch, "FEATURES", (*FEATURES, more))
     spec = BatchSpec(sequence_length=S, max_predictions=P)
-    assert spec.element_spec(B)[0]["positions"] == tf.TensorSpec((B, S), "int32")
-    assert batch_shapes(spec, B)[0]["positions"].shape == (B, S)
-    assert pretraining_model(tiny_config()).input["positions"].shape == (None, None)
+    assert spec.element_spec(B)[0]["letters"] == tf.TensorSpec((B, S), "int32")
+    assert batch_shapes(spec, B)[0]["letters"].shape == (B, S)
+    assert pretraining_model(tiny_config()).input["letters"].shape == (None, None)
 
 
 def test_arrays_take_dtypes_and_keep_shapes():

@@ -1,6 +1,7 @@
 """The same build on Apache Beam: in this process, in several, and when something is wrong."""
 
 import builtins
+import dataclasses
 import importlib
 import json
 import logging
@@ -75,15 +76,16 @@ def test_refusals_and_failures_of_workers_are_one_line(tmp_path, refused):
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
-    "options",
-    [["--runner=FnApiRunner"], pytest.param(SEVERAL_PROCESSES, marks=pytest.mark.long)],
+    ("options", "pack"),
+    [(["--runner=FnApiRunner"], 3), pytest.param(SEVERAL_PROCESSES, 1, marks=pytest.mark.long)],
     ids=["one process", "two processes"],
 )
 def test_beam_writes_the_bytes_of_the_local_build(
-    tmp_path, corpus, vocabulary, config, records, options
+    tmp_path, corpus, vocabulary, config, records, packed_records, options, pack
 ):
+    config = dataclasses.replace(config, pack=pack)
     build_records([corpus], vocabulary, tmp_path / "records", config, beam_options=options)
-    assert contents(tmp_path / "records") == contents(records)
+    assert contents(tmp_path / "records") == contents(packed_records if pack > 1 else records)
 
 
 @pytest.mark.filterwarnings("default")

@@ -239,10 +239,12 @@ def test_counts_are_true(records, documents):
         there = [record for shard in records_of(records, split) for record in shard]
         counts = manifest.counts[split]
         truncated, unused = counts.pop("truncated"), counts.pop("unused_tokens")
+        assert len(there) / 2 < counts.pop("packed_records") < len(there)
         masked = sum(int(record["masked_lm_weights"].sum()) for record in there)
         assert counts == {
             "documents": counts["documents"],
             "records": len(there),
+            "pairs": len(there),
             "tokens": sum(int(record["input_mask"].sum()) for record in there),
             "positive_labels": sum(int(record["next_sentence_labels"][0]) for record in there),
             "masked_tokens": masked,
@@ -778,12 +780,13 @@ def five_files(tmp_path_factory, documents):
     return paths
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize(("workers", "pack"), [(1, 1), (2, 3), (5, 1)])
 def test_number_of_workers_and_files_does_not_matter(
-    tmp_path, five_files, vocabulary, config, records, workers
+    tmp_path, five_files, vocabulary, config, records, packed_records, workers, pack
 ):
+    config = dataclasses.replace(config, pack=pack)
     build_records(five_files, vocabulary, tmp_path / "out", config, workers=workers)
-    assert output_of(tmp_path / "out") == output_of(records)
+    assert output_of(tmp_path / "out") == output_of(packed_records if pack > 1 else records)
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])

@@ -306,6 +306,7 @@ def test_commands():
         "corpus",
         "vocabulary",
         "records",
+        "pack",
         "inspect",
         "pretrain",
         "evaluate",
@@ -883,6 +884,7 @@ def test_records_with_every_option(tmp_path, tiny_corpus, tiny_vocabulary):
             "gzip",
         ),
         *("--seed", 3, "--cased", "--format", "text", "--errors", "replace", "--workers", 1),
+        *("--pack", 3),
     )
     manifest = tfrecords.load_manifest(tmp_path / "out")
     assert manifest.config == tfrecords.RecordsConfig(
@@ -903,6 +905,7 @@ def test_records_with_every_option(tmp_path, tiny_corpus, tiny_vocabulary):
         seed=3,
         cased=True,
         accents="keep",
+        pack=3,
     )
     assert len(manifest.files("train")) == 2
     first, corpus, coverage, long, *rest = result.stdout.splitlines()
@@ -911,17 +914,41 @@ def test_records_with_every_option(tmp_path, tiny_corpus, tiny_vocabulary):
     assert long == "  29 sentences longer than a sequence were split"
     assert replaced == "  1 characters stand for invalid UTF-8, which tokenization drops"
     assert first.startswith(
-        f"{tmp_path / 'out'}: records of S = 23 tokens with P = 3 slots for masked tokens (words, "
+        f"{tmp_path / 'out'}: records of S = 23 tokens with P = 5 slots for masked tokens (words, "
         "masked on "
     )
     assert "pairs: sop" in first
     assert corpus.startswith(f"corpus: {manifest.counts['corpus']['documents']} documents, ")
-    assert train.startswith(f"train: {manifest.num_records('train')} records in 2 files (")
+    pairs = manifest.counts["train"]["pairs"]
+    assert train.startswith(
+        f"train: {manifest.num_records('train')} records of {pairs} pairs in 2 files ("
+    )
     assert "% swapped" in train
     assert validation.startswith("validation: ")
     assert "train record" not in result.stdout
     assert json.loads((tmp_path / "out" / "config.json").read_text())["format"] == "text"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["errors"] == "replace"
+
+
+def test_records_are_packed(tmp_path, tiny_records):
+    result = run("pack", tiny_records, "--output", tmp_path / "out", "--pack", 3)
+    manifest = tfrecords.load_manifest(tmp_path / "out")
+    assert manifest.pack == 3
+    assert f"\ntrain: {manifest.num_records('train')} records of " in result.stdout
+    assert "advice" not in result.stdout
+    files = tiny_records / "*.tfrecord"
+    result = run("pack", files, "--output", tmp_path / "foreign")
+    (line,) = result.stdout.splitlines()
+    manifest = tfrecords.manifest_of(tmp_path / "foreign")
+    assert line.startswith(f"{tmp_path / 'foreign'}: {manifest.num_records('train'):,} records of ")
+    assert ", S = 23, P = 4, " in line
+    assert line.endswith("% padding; read them with tfrecords.read")
+    again = error_line("pack", tmp_path / "out", "--output", tmp_path / "again")
+    assert "Expected records that are not packed. Received: " in again
+    again = error_line("pack", tmp_path / "none", "--output", tmp_path / "again")
+    assert again.endswith("none, which is no directory.")
+    several = run("pack", *tiny_records.glob("*.tfrecord"), "--output", tmp_path / "several").stdout
+    assert several.replace("several", "foreign") == result.stdout
 
 
 def test_records_of_standard_input(tmp_path, tiny_corpus, tiny_vocabulary):

@@ -1,14 +1,17 @@
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from plain_records import read_plain
 
 from tfrecords import RecordsConfig, Vocabulary, build_records, inspect, load_manifest
 from tfrecords.files import sha256
 from tfrecords.inspection import decode
+from tfrecords.parsing import features_of
 from tfrecords.vocabulary import SPECIAL_TOKENS
 from tfrecords.writer import write_shard
 
@@ -39,7 +42,7 @@ def test_description_says_what_the_manifest_says(records, vocabulary):
     text = inspect(records, num_examples=2)
     head, legend, *examples = text.split("\n\n")
     assert "[y→x]: x is replaced by y" in legend
-    first, corpus, coverage, train, validation = head.split("\n")
+    first, corpus, coverage, train, validation, advice = head.split("\n")
     assert f"{records}: records of S = 29 tokens with P = 5 slots" in first
     assert "(tokens, masked when written), pairs: nsp, " in first
     assert f"vocabulary of {len(vocabulary):,} tokens ({vocabulary.sha256[:12]})" in first
@@ -64,6 +67,12 @@ def test_description_says_what_the_manifest_says(records, vocabulary):
     assert f"{1 - counts['tokens'] / (29 * counts['records']):.1%} padding" in train
     assert validation.startswith(
         f"validation: {manifest.counts['validation']['records']:,} records in 1 file ("
+    )
+    padding = 1 - counts["tokens"] / (29 * counts["records"])
+    assert advice == (
+        f"advice: {padding:.1%} of the train split is padding; --pack 8 would make "
+        f"{counts['records'] / counts['packed_records']:.2f} times fewer records of the same "
+        "pairs, as 'kbert pack' does with records that are there."
     )
     assert [example.split("\n")[0].split(":")[0] for example in examples] == [
         "train record 0",
@@ -257,6 +266,101 @@ def test_wrong_number_of_records_is_found(records, tmp_path, refused, more):
         inspect(directory, verify=True)
 
 
+def test_packed_records_are_decoded_by_pair(packed_records, records):
+    manifest = load_manifest(packed_records)
+    head, _, *examples = inspect(packed_records, num_examples=40, verify=True).split("\n\n")
+    first, _, _, train, *rest = head.split("\n")
+    assert "pairs: nsp, up to 3 in a record, vocabulary" in first
+    counts, single = (
+        load_manifest(directory).counts["train"] for directory in (packed_records, records)
+    )
+    assert train.startswith(
+        f"train: {counts['records']} records of {single['records']} pairs in 3 files ("
+    )
+    assert f"{single['positive_labels'] / single['records']:.1%} random next sentences, " in train
+    assert f", {1 - counts['tokens'] / (29 * counts['records']):.1%} padding, " in train
+    assert not any(line.startswith("advice") for line in rest)
+    assert rest[-1] == f"all {sum(shard.records for shard in manifest.shards)} records are sound"
+
+    # All pairs of the first records, each as it would be alone.
+    titles = [example.split("\n")[0] for example in examples]
+    assert len({title.split(",")[0] for title in titles}) == 40
+    assert any(", pair 2 of 2: B is random (1)" in title for title in titles)
+    alone = inspect(records, num_examples=1000).split("\n\n")[2:]
+    texts = {example.split("\n", 1)[1] for example in alone}
+    assert {example.split("\n", 1)[1] for example in examples} <= texts
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        ("input_mask", 0, 2, "input_mask to number the pairs from 1"),
+        ("input_mask", 28, 4, "input_mask from 0 to 3. Received: 4"),
+        ("position_ids", 3, 4, "position_ids to count the tokens of each pair from 0"),
+        ("input_ids", 0, 7, "every pair to begin with [CLS]"),
+        ("next_sentence_positions", 1, 1, "next_sentence_positions to name the [CLS] of each pair"),
+        ("next_sentence_weights", 0, 0, "next_sentence_weights of 1 for each pair"),
+        ("next_sentence_labels", 2, 1, "next_sentence_labels for pairs alone"),
+    ],
+)
+def test_packed_records_that_do_not_hang_together_are_found(
+    packed_records, tmp_path, refused, name, place, value, message
+):
+    directory = copied(packed_records, tmp_path)
+    manifest = load_manifest(directory)
+    record = tf.data.TFRecordDataset(str(directory / manifest.shards[1].name)).batch(1000)
+    features = {
+        key: values.numpy().astype(np.float32 if "weights" in key else np.int32)
+        for key, values in tf.io.parse_example(next(iter(record)), features_of(manifest)).items()
+    }
+    (row,) = np.nonzero(features["next_sentence_weights"].sum(axis=1) == 2)
+    features[name][row[0], place] = value
+    shard = rewritten(directory, 1, (features, None))
+    with refused(re.escape(f"{shard.name}, record {row[0]}: expected {message}")):
+        inspect(directory, verify=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"pair_lengths": 4}, "record 1: expected pair_lengths of all tokens"),
+        ({"first_length": 6}, "record 1: expected first_length of at most the length of the pair"),
+        ({"input_ids": 7}, "record 1: expected every pair to begin with [CLS]"),
+    ],
+)
+def test_packed_records_that_are_masked_in_reading_are_checked_too(
+    packed_records, tmp_path, refused, change, message
+):
+    directory = copied(packed_records, tmp_path)
+    manifest = load_manifest(directory)
+    cls_id = manifest.load_vocabulary().cls_id
+    features = {
+        "input_ids": np.full([2, 11], 9, np.int32),
+        "pair_lengths": np.array([[5, 6], [5, 0]], np.int32),
+        "first_length": np.array([[4, 4], [4, 0]], np.int32),
+        "next_sentence_labels": np.array([[1, 0], [0, 0]], np.int32),
+        "pair_places": np.array([[0, 2], [1, 0]], np.int32),
+        "shard_index": np.zeros([2, 1], np.int32),
+    }
+    features["input_ids"][:, 0] = features["input_ids"][0, 5] = cls_id
+    for name, value in change.items():
+        features[name][1, 0] = value
+    sizes = np.array([2, 1])
+    lengths = {name: sizes for name in features if name not in ("input_ids", "shard_index")}
+    for index, shard in enumerate(manifest.shards):
+        new = rewritten(directory, index, (features, lengths | {"input_ids": np.array([11, 5])}))
+        assert new.name == shard.name
+    manifest = load_manifest(directory)
+    dynamic = dataclasses.replace(manifest.config, masking="dynamic")
+    dataclasses.replace(manifest, config=dynamic).save()
+    if message is None:
+        assert "are sound" in inspect(directory, verify=True)
+        return
+    with refused(re.escape(message)):
+        inspect(directory, verify=True)
+
+
 def warnings_of(directory):
     return [
         line.removeprefix("warning: ")
@@ -324,6 +428,7 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
         "wanted_masks": 4000,
         "documents": 7,
         "records": 1000,
+        "pairs": 1000,
         "tokens": 14_500,
         "positive_labels": 300,
         "masked_tokens": 1,

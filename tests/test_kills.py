@@ -35,10 +35,11 @@ CONFIG = RecordsConfig(
     num_shards=3,
     seed=7,
     cased=False,
+    pack=3,
 )
 OPTIONS = (
     *("--sequence-length=31", "--max-predictions=5", "--duplicates=2", "--validation-fraction=0.2"),
-    *("--shards=3", "--seed=7", "--uncased", "--workers=2"),
+    *("--shards=3", "--seed=7", "--uncased", "--pack=3", "--workers=2"),
 )
 
 

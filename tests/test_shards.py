@@ -100,6 +100,8 @@ def test_counts_are_true(make, all_documents, vocabulary, config, pairs):
     assert counts == {
         "documents": 43,
         "records": len(there),
+        "pairs": len(there),
+        "packed_records": counts["packed_records"],
         "tokens": sum(sum(record["input_mask"]) for record in there),
         "positive_labels": sum(record.get("next_sentence_labels", [0])[0] for record in there),
         "masked_tokens": sum(int(sum(record["masked_lm_weights"])) for record in there),

@@ -19,6 +19,7 @@ _HOMES = {
     "learn_vocabulary": "tfrecords.vocabulary_learning",
     "load_manifest": "tfrecords.schema",
     "manifest_of": "tfrecords.reader",
+    "pack_records": "tfrecords.build.packed",
     "python_documents": "tfrecords.python_docs",
     "read": "tfrecords.reader",
     "read_documents": "tfrecords.text.formats",

@@ -1,4 +1,5 @@
 from tfrecords.batch import BatchSpec as BatchSpec
+from tfrecords.build.packed import pack_records as pack_records
 from tfrecords.build.recipe import build_records as build_records
 from tfrecords.errors import InputError as InputError
 from tfrecords.errors import WorkerError as WorkerError

@@ -4,8 +4,9 @@
 that compilers get, random batches and the tests' batches are made from it. A new feature is a new
 line in FEATURES. Importing this file loads neither NumPy nor TensorFlow.
 
-Shapes are written with letters: B rows in a batch, S tokens in a sequence, P slots for masked
-tokens in a sequence.
+Shapes are written with letters: B rows in a batch, S tokens in a row, P slots for masked tokens in
+a row, K pairs in a row of packed records. A row is one sequence, or with packing up to K of them,
+one after the other.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tfrecords import schema
-from tfrecords.errors import check_choice
+from tfrecords.errors import check_choice, check_range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,8 @@ class Feature:
     """What it holds, in a few words for documentation."""
     needs_pairs: bool = False
     """Whether it is only there if the records hold pairs of segments ("nsp" or "sop")."""
+    packed: bool | None = None
+    """Whether it is only there if the rows are packed, or only if they are not; None: in both."""
 
 
 FEATURES = (
@@ -70,6 +73,25 @@ FEATURES = (
         dtype="int32",
         google_name=schema.INPUT_MASK,
         meaning="1 on tokens, 0 on padding",
+        packed=False,
+    ),
+    Feature(
+        part="x",
+        name="pair_numbers",
+        axes=("B", "S"),
+        dtype="int32",
+        google_name=schema.INPUT_MASK,
+        meaning="1 on the tokens of a row's first pair, 2 on those of its second; 0 on padding",
+        packed=True,
+    ),
+    Feature(
+        part="x",
+        name="positions",
+        axes=("B", "S"),
+        dtype="int32",
+        google_name=schema.POSITIONS,
+        meaning="the place of each token in its pair, from 0; 0 on padding",
+        packed=True,
     ),
     Feature(
         part="x",
@@ -78,6 +100,16 @@ FEATURES = (
         dtype="int32",
         google_name=schema.MASKED_LM_POSITIONS,
         meaning="where tokens are to be predicted, 0 in unused slots",
+    ),
+    Feature(
+        part="x",
+        name="cls_positions",
+        axes=("B", "K"),
+        dtype="int32",
+        google_name=schema.NEXT_SENTENCE_POSITIONS,
+        meaning="where the [CLS] of each pair stands, 0 for pairs that a row does not have",
+        needs_pairs=True,
+        packed=True,
     ),
     Feature(
         part="y",
@@ -95,6 +127,17 @@ FEATURES = (
         google_name=schema.NEXT_SENTENCE_LABELS,
         meaning="0 = B follows A, 1 = B is random, or with sop both are swapped",
         needs_pairs=True,
+        packed=False,
+    ),
+    Feature(
+        part="y",
+        name="nsp",
+        axes=("B", "K"),
+        dtype="int32",
+        google_name=schema.NEXT_SENTENCE_LABELS,
+        meaning="the same for each pair of a row",
+        needs_pairs=True,
+        packed=True,
     ),
     Feature(
         part="sample_weight",
@@ -112,12 +155,25 @@ FEATURES = (
         google_name=None,
         meaning="1; 0 in rows that only fill up the last batch",
         needs_pairs=True,
+        packed=False,
+    ),
+    Feature(
+        part="sample_weight",
+        name="nsp",
+        axes=("B", "K"),
+        dtype="float32",
+        google_name=schema.NEXT_SENTENCE_WEIGHTS,
+        meaning="1 for the pairs that a row has, else 0",
+        needs_pairs=True,
+        packed=True,
     ),
 )
 """All tensors of a batch. Records with static and with dynamic masks give the same ones."""
 
 ENCODER_INPUTS = tuple(
-    feature.name for feature in FEATURES if feature.part == "x" and feature.axes == ("B", "S")
+    feature.name
+    for feature in FEATURES
+    if feature.part == "x" and feature.axes == ("B", "S") and not feature.packed
 )
 """The names in x that an encoder without pretraining heads takes: those with a value per token."""
 
@@ -142,9 +198,12 @@ class BatchSpec:
     """P; None leaves it open."""
     pairs: str = "nsp"
     """"nsp", "sop" or "none", as in RecordsConfig."""
+    pack: int = 1
+    """K, the most pairs that a row holds; 1: rows are not packed."""
 
     def __post_init__(self) -> None:
         check_choice(self, "pairs", schema.PAIRS)
+        check_range(self, "pack", 1, schema.MOST_PAIRS)
 
     @classmethod
     def of(cls, manifest: schema.Manifest) -> BatchSpec:
@@ -153,13 +212,17 @@ class BatchSpec:
             sequence_length=manifest.sequence_length,
             max_predictions=manifest.max_predictions,
             pairs=manifest.pairs,
+            pack=manifest.pack,
         )
 
     @property
     def features(self) -> tuple[Feature, ...]:
         """All features, in the order of FEATURES."""
         return tuple(
-            feature for feature in FEATURES if self.pairs != "none" or not feature.needs_pairs
+            feature
+            for feature in FEATURES
+            if (self.pairs != "none" or not feature.needs_pairs)
+            and feature.packed in (None, self.pack > 1)
         )
 
     @property
@@ -182,7 +245,12 @@ class BatchSpec:
 
     def shape(self, feature: Feature, batch_size: int | None = None) -> tuple[int | None, ...]:
         """The shape of a feature in a batch of B = `batch_size` rows; open axes are None."""
-        sizes = {"B": batch_size, "S": self.sequence_length, "P": self.max_predictions}
+        sizes = {
+            "B": batch_size,
+            "S": self.sequence_length,
+            "P": self.max_predictions,
+            "K": self.pack,
+        }
         return tuple(sizes[axis] for axis in feature.axes)
 
     def build(

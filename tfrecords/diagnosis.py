@@ -9,11 +9,13 @@ from collections.abc import Iterator
 
 from tfrecords.characters import MUCH_LOST
 from tfrecords.normalization import MAX_WORD_CHARACTERS
-from tfrecords.schema import Manifest
+from tfrecords.schema import USUAL_PACK, Manifest
 from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS
 
 _TOO_MANY_UNUSED = 0.05
 """The share of the tokens that are in no record which is worth one."""
+_MUCH_PADDING = 0.1
+"""The share of padding from which on packing is advised."""
 
 # The counts that get a line if they are not 0.
 _COUNTED = {
@@ -96,6 +98,18 @@ def splits_of(manifest: Manifest) -> list[tuple[str, dict[str, int]]]:
     return [(split, counts) for split, counts in manifest.counts.items() if split != "corpus"]
 
 
+def num_pairs(counts: dict[str, int]) -> int:
+    """The number of pairs, or single segments, by the counts of a split. Releases without packing
+    counted none, and every record was one."""
+    return counts.get("pairs", counts["records"])
+
+
+def padding_of(manifest: Manifest, counts: dict[str, int]) -> float:
+    """The share of a split that is padding, from 0 to 1, by its counts; 0 of nothing."""
+    positions = counts["records"] * manifest.sequence_length
+    return 1 - counts["tokens"] / positions if positions else 0.0
+
+
 def _unused(manifest: Manifest) -> tuple[int, int]:
     """How many of the text's tokens are in no record, of how many; (0, 0) if that is unknown."""
     splits = [counts for _, counts in splits_of(manifest)]
@@ -118,6 +132,19 @@ def warnings_of(manifest: Manifest) -> Iterator[str]:
     yield from _of_held_out_text(manifest)
     for split, counts in splits_of(manifest):
         yield from _of_split(manifest, split, counts)
+
+
+def advice_of(manifest: Manifest) -> Iterator[str]:
+    """What would save time in training: packing, where there is much padding. How much it saves was
+    counted when the records were made."""
+    split, counts = splits_of(manifest)[0]
+    rows, padding = counts.get("packed_records", 0), padding_of(manifest, counts)
+    if rows and padding > _MUCH_PADDING:
+        how = "" if manifest.is_dynamic else ", as 'kbert pack' does with records that are there"
+        yield (
+            f"{padding:.1%} of the {split} split is padding; --pack {USUAL_PACK} would make "
+            f"{counts['records'] / rows:.2f} times fewer records of the same pairs{how}."
+        )
 
 
 def _of_characters(manifest: Manifest) -> Iterator[str]:
@@ -235,17 +262,17 @@ def _of_held_out_text(manifest: Manifest) -> Iterator[str]:
 
 def _of_split(manifest: Manifest, split: str, counts: dict[str, int]) -> Iterator[str]:
     # Records and their pairs.
-    records = counts["records"]
-    if not records:
+    pairs = num_pairs(counts)
+    if not pairs:
         yield f"there are no records in the {split} split."
-    if manifest.pairs != "none" and not 0.3 * records <= counts["positive_labels"] <= 0.7 * records:
+    if manifest.pairs != "none" and not 0.3 * pairs <= counts["positive_labels"] <= 0.7 * pairs:
         kind = "random" if manifest.pairs == "nsp" else "swapped"
         yield (
-            f"{counts['positive_labels'] / records:.0%} of the {split} pairs are "
+            f"{counts['positive_labels'] / pairs:.0%} of the {split} pairs are "
             f"{kind}, where about 50 % is usual; documents of one or two sentences cause this: "
             "do empty lines separate documents, and line ends sentences?"
         )
-    if counts["tokens"] < 0.5 * records * manifest.sequence_length:
+    if padding_of(manifest, counts) > 0.5:
         yield (
             f"more than half of the {split} split is padding; a shorter --sequence-length "
             "would save time."

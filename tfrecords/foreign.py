@@ -16,6 +16,7 @@ from tfrecords.files import is_gzip
 from tfrecords.schema import Manifest, Shard
 
 _NAMES = [*schema.SEQUENCE_FEATURES, *schema.PREDICTION_FEATURES, schema.NEXT_SENTENCE_LABELS]
+_PACKED_NAMES = [schema.POSITIONS, schema.NEXT_SENTENCE_POSITIONS, schema.NEXT_SENTENCE_WEIGHTS]
 _FLOATS = {feature.google_name for feature in FEATURES if feature.dtype == "float32"}
 
 
@@ -39,6 +40,7 @@ def foreign_manifest(files: Sequence[str | os.PathLike]) -> Manifest:
         config=None,
         shards=tuple(_shard(path) for path in paths),
         counts={},
+        foreign_pack=lengths.get(schema.NEXT_SENTENCE_POSITIONS, 1),
     )
 
 
@@ -68,22 +70,28 @@ def _first_record_lengths(paths: list[pathlib.Path]) -> dict[str, int]:
             "file."
         )
     feature = _first_record(paths[0])
-    absent = [name for name in _NAMES if name not in feature]
+    names = [*_NAMES, *_PACKED_NAMES] if schema.POSITIONS in feature else _NAMES
+    absent = [name for name in names if name not in feature]
     if absent:
         raise InputError(
-            f"{paths[0]}: expected records with {', '.join(_NAMES)}. Received: records without "
+            f"{paths[0]}: expected records with {', '.join(names)}. Received: records without "
             f"{', '.join(absent)}."
         )
-    kinds = {name: feature[name].WhichOneof("kind") or "no list" for name in _NAMES}
+    kinds = {name: feature[name].WhichOneof("kind") or "no list" for name in names}
     lengths = {
         name: len(getattr(feature[name], kind).value) if kind != "no list" else 0
         for name, kind in kinds.items()
     }
-    # S is the length of input_ids and P that of masked_lm_ids; the others have to agree with them.
+    # S is the length of input_ids, P that of masked_lm_ids and K that of next_sentence_positions;
+    # the others have to agree with them.
     expected = dict.fromkeys(schema.SEQUENCE_FEATURES, lengths[schema.INPUT_IDS])
     expected |= dict.fromkeys(schema.PREDICTION_FEATURES, lengths[schema.MASKED_LM_IDS])
-    expected |= {schema.NEXT_SENTENCE_LABELS: 1}
-    for name in _NAMES:
+    expected |= dict.fromkeys(
+        [schema.NEXT_SENTENCE_LABELS, *_PACKED_NAMES],
+        lengths.get(schema.NEXT_SENTENCE_POSITIONS, 1),
+    )
+    expected |= {schema.POSITIONS: lengths[schema.INPUT_IDS]}
+    for name in names:
         kind = "float_list" if name in _FLOATS else "int64_list"
         length = expected[name] or 1
         if (kinds[name], lengths[name]) != (kind, length):

@@ -43,6 +43,19 @@ def record_keys(
     return tf.bitcast(keys, tf.int64)
 
 
+def pair_keys(keys: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """The keys of pairs, each a pure function of the key of its row and its number there.
+
+    Args:
+        keys: int64 [n], by `record_keys`.
+        numbers: int64 [n], from 0.
+
+    Returns:
+        int64 [n].
+    """
+    return tf.bitcast(_hash(tf.bitcast(keys, tf.uint64), numbers), tf.int64)
+
+
 def _hash(state, value):
     """uint64: one whole output of splitmix64, number `value` (int64) + 1 from `state` (uint64)."""
     value = tf.bitcast(tf.convert_to_tensor(value, tf.int64), tf.uint64)

@@ -12,7 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecords import schema
-from tfrecords.diagnosis import corpus_lines, splits_of, warnings_of
+from tfrecords.diagnosis import (
+    advice_of,
+    corpus_lines,
+    num_pairs,
+    padding_of,
+    splits_of,
+    warnings_of,
+)
 from tfrecords.errors import InputError
 from tfrecords.framing import scan_records
 from tfrecords.parsing import features_of, limits_of
@@ -57,6 +64,7 @@ def inspect(directory: str | os.PathLike, num_examples: int = 3, verify: bool = 
     if verify:
         lines.append(f"all {sum(shard.records for shard in manifest.shards):,} records are sound")
     lines += [f"warning: {warning}" for warning in warnings_of(manifest)]
+    lines += [f"advice: {advice}" for advice in advice_of(manifest)]
     # Decoded examples under a legend.
     if num_examples:
         lines += [
@@ -66,11 +74,11 @@ def inspect(directory: str | os.PathLike, num_examples: int = 3, verify: bool = 
         ]
     vocabulary = manifest.load_vocabulary()
     split = manifest.shards[0].split
-    for number, example in enumerate(_examples(manifest, split, num_examples)):
-        token_ids, labels, positions, weights, label = example
+    for place, label, *example in _examples(manifest, split, num_examples):
         kind = "" if label is None else f" {_LABELS[manifest.pairs][label]}"
+        token_ids, labels, positions, weights = example
         text = decode(token_ids, labels, positions, weights, vocabulary)
-        lines += ["", f"{split} record {number}:{kind}", text]
+        lines += ["", f"{split} {place}:{kind}", text]
     return "\n".join(lines)
 
 
@@ -82,31 +90,31 @@ def _how_made(manifest: Manifest) -> str:
         if config.masking == "static"
         else "masked on reading, other masks in every epoch"
     )
+    packed = f", up to {config.pack} in a record" if config.pack > 1 else ""
     return (
         f"{manifest.directory}: records of S = {manifest.sequence_length} tokens with P = "
         f"{manifest.max_predictions} slots for masked tokens ({config.mask_unit}s, {masking}), "
-        f"pairs: {config.pairs}, vocabulary of {manifest.vocabulary_size:,} tokens "
+        f"pairs: {config.pairs}{packed}, vocabulary of {manifest.vocabulary_size:,} tokens "
         f"({str(manifest.vocabulary_sha256)[:12]})"
     )
 
 
 def _split_line(manifest: Manifest, split: str, counts: dict[str, int]) -> str:
-    # Shares are of the records, and a split may have none.
-    records = counts["records"]
+    # Shares are of the pairs, of which every record is one or holds several; a split may have none.
+    records, pairs = counts["records"], num_pairs(counts)
     shards = [shard for shard in manifest.shards if shard.split == split]
     parts = [
-        f"{records:,} records in {len(shards)} file{'s' * (len(shards) > 1)} "
+        f"{records:,} records{f' of {pairs:,} {_what(manifest)}' if manifest.pack > 1 else ''} in "
+        f"{len(shards)} file{'s' * (len(shards) > 1)} "
         f"({sum(shard.bytes for shard in shards) / 1e6:,.1f} MB) from "
         f"{counts['documents']:,} documents"
     ]
     if records and manifest.pairs != "none":
         what = "random next sentences" if manifest.pairs == "nsp" else "swapped"
-        parts.append(f"{counts['positive_labels'] / records:.1%} {what}")
-        parts.append(
-            f"{counts['truncated'] / records:.1%} truncated (as BERT truncates full pairs)"
-        )
+        parts.append(f"{counts['positive_labels'] / pairs:.1%} {what}")
+        parts.append(f"{counts['truncated'] / pairs:.1%} truncated (as BERT truncates full pairs)")
     if records:
-        parts.append(f"{1 - counts['tokens'] / (records * manifest.sequence_length):.1%} padding")
+        parts.append(f"{padding_of(manifest, counts):.1%} padding")
     if counts["masked_tokens"]:
         parts.append(f"{counts['masked_tokens'] / records:.1f} masked tokens per record")
     if counts["dropped"]:
@@ -114,11 +122,15 @@ def _split_line(manifest: Manifest, split: str, counts: dict[str, int]) -> str:
     return "; ".join(filter(None, [parts[0], ", ".join(parts[1:])]))
 
 
+def _what(manifest: Manifest) -> str:
+    return "segments" if manifest.pairs == "none" else "pairs"
+
+
 def _examples(
     manifest: Manifest, split: str, count: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int | None]]:
-    """Yields (token_ids, labels, positions, weights, label of the pair or None) of a split's first
-    records, as arrays."""
+) -> Iterator[tuple[str, int | None, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields (where it stands, label of the pair or None, token_ids, labels, positions, weights) of
+    every pair in a split's first records, the last four as arrays."""
     count = min(count, manifest.num_records(split))
     if not count:
         return
@@ -132,21 +144,29 @@ def _examples(
             f"{manifest.directory}: expected whole records. Received: damage ({error.message}); "
             "--verify names the file."
         ) from None
-    for x, y, sample_weight in batches:
-        length = int(x["padding_mask"][0].sum())
-        label = int(y["nsp"][0]) if "nsp" in y else None
-        yield (
-            x["token_ids"][0, :length],
-            y["mlm"][0],
-            x["mask_positions"][0],
-            sample_weight["mlm"][0],
-            label,
-        )
+    what = _what(manifest).removesuffix("s")
+    for record, (x, y, sample_weight) in enumerate(batches):
+        # A record that is not packed has one pair, number 1 by its mask.
+        numbers = x["pair_numbers" if manifest.pack > 1 else "padding_mask"][0]
+        positions = x["mask_positions"][0]
+        for number in range(1, numbers.max() + 1):
+            start, length = int((numbers == number).argmax()), int((numbers == number).sum())
+            inside = (start <= positions) & (positions < start + length)
+            yield (
+                f"record {record}"
+                + (f", {what} {number} of {numbers.max()}" if manifest.pack > 1 else ""),
+                int(y["nsp"].ravel()[number - 1]) if "nsp" in y else None,
+                x["token_ids"][0, start : start + length],
+                y["mlm"][0],
+                positions - start,
+                sample_weight["mlm"][0] * inside,
+            )
 
 
 def verify_records(manifest: Manifest) -> None:
     """Reads all records and checks hashes, framing and CRCs of the files, numbers of records, and
-    that ids, positions and labels are in range.
+    that ids, positions and labels are in range; of packed records also that the pairs of a row
+    stand one after the other, each with a [CLS] and all that belongs to it.
 
     Raises:
         InputError: Something is wrong; the message names the file, and the record where it can.
@@ -160,9 +180,10 @@ def verify_records(manifest: Manifest) -> None:
         count = 0
         try:
             for batch in records.batch(_RECORDS_PER_BATCH):
-                _verify_values(
-                    tf.io.parse_example(batch, features_of(manifest)), manifest, path, count
-                )
+                features = tf.io.parse_example(batch, features_of(manifest))
+                _verify_values(features, manifest, path, count)
+                if manifest.pack > 1:
+                    _verify_rows(features, manifest, path, count)
                 count += len(batch)
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
             raise InputError(
@@ -193,7 +214,7 @@ def _verify_values(
     # Every integer has an upper limit. Records that are masked on reading have ids of any length, a
     # limit too: the length is compared as if it were a value.
     assert manifest.vocabulary_size is not None, "load_manifest gives none without"
-    limits = limits_of(manifest.sequence_length, manifest.vocabulary_size) | {
+    limits = limits_of(manifest.sequence_length, manifest.vocabulary_size, manifest.pack) | {
         _NUM_IDS: manifest.sequence_length + 1
     }
     if manifest.is_dynamic:
@@ -215,6 +236,80 @@ def _verify_values(
                     f"{limits[name] - 1:,}. "
                     f"Received: {dense[record][wrong[record]][0]}."
                 )
+
+
+def _verify_rows(
+    features: dict[str, Any], manifest: Manifest, path: pathlib.Path, first: int
+) -> None:
+    """Raises InputError for the first packed record that does not hang together; arguments as of
+    `_verify_values`."""
+    expected = _expected_lists if manifest.is_dynamic else _expected_rows
+    cls_id = manifest.load_vocabulary().cls_id
+    for name, right in expected(features, manifest, cls_id):
+        if not right.all():
+            record = int(right.argmin())
+            raise InputError(
+                f"{path}, record {first + record:,}: expected {name}. Received: "
+                "another, a damaged record."
+            )
+
+
+def _expected_rows(
+    features: dict[str, Any], manifest: Manifest, cls_id: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """What has to hold of packed records with static masks, and of which it does: bool [B]."""
+    arrays = {name: values.numpy() for name, values in features.items()}
+    numbers = arrays[schema.INPUT_MASK]
+    index = np.arange(numbers.shape[1])
+    before = np.pad(numbers, [[0, 0], [1, 0]])[:, :-1]
+    steps = numbers - before
+    in_order = (steps == 0) | (steps == 1) & ((before > 0) | (index == 0)) | (numbers == 0)
+    yield f"{schema.INPUT_MASK} to number the pairs from 1", in_order.all(axis=1)
+
+    begins = steps == 1
+    starts = np.maximum.accumulate(begins * index, axis=1)
+    positions = (index - starts) * (numbers > 0)
+    right = (arrays[schema.POSITIONS] == positions).all(axis=1)
+    yield f"{schema.POSITIONS} to count the tokens of each pair from 0", right
+    right = (~begins | (arrays[schema.INPUT_IDS] == cls_id)).all(axis=1)
+    yield "every pair to begin with [CLS]", right
+
+    used = arrays[schema.MASKED_LM_WEIGHTS] > 0
+    predicted = np.take_along_axis(numbers, arrays[schema.MASKED_LM_POSITIONS], axis=1)
+    yield "every masked token to be in a pair", (~used | (predicted > 0)).all(axis=1)
+
+    # What there is a value of for each pair, in its place and nowhere else.
+    if manifest.pairs != "none":
+        inside = np.arange(manifest.pack) < numbers.max(axis=1)[:, None]
+        cls_positions = np.zeros_like(inside, np.int64)
+        cls_positions[inside] = np.nonzero(begins)[1]
+        right = arrays[schema.NEXT_SENTENCE_POSITIONS] == cls_positions
+        yield f"{schema.NEXT_SENTENCE_POSITIONS} to name the [CLS] of each pair", right.all(axis=1)
+        right = arrays[schema.NEXT_SENTENCE_WEIGHTS] == inside
+        yield f"{schema.NEXT_SENTENCE_WEIGHTS} of 1 for each pair", right.all(axis=1)
+        right = inside | (arrays[schema.NEXT_SENTENCE_LABELS] == 0)
+        yield f"{schema.NEXT_SENTENCE_LABELS} for pairs alone", right.all(axis=1)
+
+
+def _expected_lists(
+    features: dict[str, Any], manifest: Manifest, cls_id: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """What has to hold of packed records that are masked on reading, as `_expected_rows`."""
+    lengths, ids = features[schema.PAIR_LENGTHS], features[schema.INPUT_IDS]
+    sizes = lengths.row_lengths().numpy()
+    yield f"from 1 to {manifest.pack} pairs", (sizes > 0) & (sizes <= manifest.pack)
+    for name in (schema.FIRST_LENGTH, schema.PAIR_PLACES, schema.NEXT_SENTENCE_LABELS):
+        if name in features:
+            yield f"{name} of each pair", features[name].row_lengths().numpy() == sizes
+    total = tf.reduce_sum(lengths, axis=1).numpy()
+    yield f"{schema.PAIR_LENGTHS} of all tokens", total == ids.row_lengths().numpy()
+    inside = tf.reduce_all(features[schema.FIRST_LENGTH] <= lengths, axis=1).numpy()
+    yield f"{schema.FIRST_LENGTH} of at most the length of the pair", inside
+    # Pairs stand one after the other, also across the rows, if all of the above is so.
+    firsts = np.cumsum(lengths.values) - lengths.values
+    begins = (ids.values.numpy()[firsts] == cls_id).astype(int)
+    right = np.add.reduceat(begins, lengths.row_starts()) == sizes
+    yield "every pair to begin with [CLS]", right
 
 
 def decode(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import glob
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from tfrecords.errors import InputError
 from tfrecords.foreign import foreign_manifest
 from tfrecords.hashing import record_keys
 from tfrecords.parsing import parse
-from tfrecords.schema import Manifest, load_manifest
+from tfrecords.schema import Manifest, load_any_manifest
 
 # Rewriting the functions below by AutoGraph would take half of the time to the first batch.
 _untouched = tf.autograph.experimental.do_not_convert
@@ -111,9 +111,13 @@ def read(
     rows = _rows(batch_size, input_context)
     num_rows = rows.stop - rows.start
 
+    keys_of_places = None if shuffle else _keys_of_places(manifest, split, seed)
+
     @_untouched
     def batch(serialized, keys):
-        return parse(serialized[rows], keys[rows], manifest, num_rows, vocabulary_size)
+        return parse(
+            serialized[rows], keys[rows], manifest, num_rows, vocabulary_size, keys_of_places
+        )
 
     dataset = dataset.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
     if input_context is not None:
@@ -257,6 +261,20 @@ def _keys(seed: int, epoch: tf.Tensor | int, purpose: int, numbers: tf.Tensor) -
     return record_keys(seed, tf.cast(epoch, tf.int64) * 4 + purpose, numbers)
 
 
+def _keys_of_places(
+    manifest: Manifest, split: str, seed: int
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """What gives the keys of pairs by the number of their shard and their place in it: those that
+    the pairs have, not shuffled, in records that are not packed."""
+    pairs = [shard.num_pairs for shard in manifest.shards if shard.split == split]
+    firsts = np.cumsum([0, *pairs])
+
+    def keys(shards, places):
+        return _keys(seed, 0, _MASKS, tf.gather(tf.constant(firsts), shards) + places)
+
+    return keys
+
+
 @_untouched
 def _block_records(block: dict[str, tf.Tensor]) -> tf.data.Dataset:
     # tf.data.TFRecordDataset takes no byte offset; the operation behind it does (TensorFlow 2.20
@@ -289,6 +307,6 @@ def manifest_of(
                 f"Expected files of records. Received: {records}, a pattern that matches nothing."
             )
         if not matches or pathlib.Path(matches[0]).is_dir():
-            return load_manifest(matches[0] if matches else records)
+            return load_any_manifest(matches[0] if matches else records)
         records = matches
     return foreign_manifest(records)

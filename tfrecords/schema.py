@@ -8,12 +8,14 @@ begins; the reader masks them. batch.py says what the reader makes of both."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 from typing import Any, TypeVar
 
+from tfrecords.damage import MAKE_AGAIN, check_hash, check_sizes
 from tfrecords.errors import InputError, check_choice, check_range
-from tfrecords.files import EARLIER, read_json, sha256, values_before, write_json
+from tfrecords.files import EARLIER, read_json, values_before, write_json
 from tfrecords.normalization import ACCENTS, LONG_WORDS, Normalization
 from tfrecords.vocabulary import Vocabulary
 
@@ -28,10 +30,11 @@ MASKINGS = ("static", "dynamic")
 MASK_UNITS = ("token", "word", "ngram")
 LONG_SENTENCES = ("split", "truncate")
 COMPRESSIONS = ("none", "gzip")
+MOST_PAIRS = 64
+"""The largest number of pairs in a row of packed records."""
+USUAL_PACK = 8  # what is advised: more pairs fill the rows no better
 BLOCK_RECORDS = 4096
 """The manifest keeps the offset of every 4096th record, so that reading can start there."""
-
-_MAKE_AGAIN = "remove the directory and make the records again"
 
 # The features of a record. S = sequence length, P = slots for masked tokens.
 INPUT_IDS = "input_ids"  # int64 [S]; with dynamic masking [number of tokens]
@@ -43,6 +46,15 @@ MASKED_LM_WEIGHTS = "masked_lm_weights"  # float32 [P], 1 on slots in use
 # int64 [1], 0 = B follows A, 1 = B is random or, with sop, swapped; absent with pairs "none"
 NEXT_SENTENCE_LABELS = "next_sentence_labels"
 FIRST_LENGTH = "first_length"  # int64 [1], with dynamic masking alone: the length of [CLS] A [SEP]
+# Packed records alone, with up to K pairs in a row. input_mask is then the number of each token's
+# pair, from 1, and next_sentence_labels is int64 [K].
+POSITIONS = "position_ids"  # int64 [S], the place of each token in its pair, from 0
+NEXT_SENTENCE_POSITIONS = "next_sentence_positions"  # int64 [K], where [CLS] of each pair stands
+NEXT_SENTENCE_WEIGHTS = "next_sentence_weights"  # float32 [K], 1 for the pairs of the row
+# Packed with dynamic masking, n pairs in a row: first_length and labels are int64 [n] as well.
+PAIR_LENGTHS = "pair_lengths"  # int64 [n], in tokens
+PAIR_PLACES = "pair_places"  # int64 [n], which records of the shard they would be, not packed
+SHARD_INDEX = "shard_index"  # int64 [1], the number of the shard in its split
 
 SEQUENCE_FEATURES = (INPUT_IDS, INPUT_MASK, SEGMENT_IDS)
 PREDICTION_FEATURES = (MASKED_LM_POSITIONS, MASKED_LM_IDS, MASKED_LM_WEIGHTS)
@@ -63,7 +75,8 @@ class RecordsConfig:
     sequence_length: int = 128
     """S, the length of a sequence in tokens, including special tokens and padding."""
     max_predictions: int = 20
-    """P, the number of slots for masked tokens in a sequence."""
+    """The most tokens to predict in a sequence: P, the number of slots, if rows are not packed; see
+    `row_predictions`."""
     pairs: str = "nsp"
     """"nsp": B follows A or is random. "sop": B follows A, or the two are swapped (Lan et al.
     2020). "none": single segments."""
@@ -92,6 +105,9 @@ class RecordsConfig:
     """The share of the predicted tokens that is replaced by [MASK]."""
     random_share: float = 0.1
     """The share of the predicted tokens that is replaced by a random token; the rest is kept."""
+    pack: int = 1
+    """K, the most pairs in a row of S tokens (Krell et al. 2021); 1: a pair is a row, in Google's
+    schema."""
     deduplicate: bool = False
     """Whether a paragraph that has stood in the corpus before is dropped, so that no held-out text
     is trained on. Where nothing tells paragraphs apart (one sentence per line), whole documents
@@ -135,6 +151,7 @@ class RecordsConfig:
             check_choice(self, "long_sentences", LONG_SENTENCES)
         check_range(self, "sequence_length", 5, 1 << 16)
         check_range(self, "max_predictions", 1, self.sequence_length)
+        check_range(self, "pack", 1, MOST_PAIRS)
         check_range(self, "duplicates", 1, 1 << 16)
         check_range(self, "short_sequence_probability", 0.0, 1.0)
         check_range(self, "mask_rate", 0.0, 1.0)
@@ -155,6 +172,16 @@ class RecordsConfig:
         uncased without a vocabulary."""
         shown = Normalization(cased=False) if vocabulary is None else vocabulary.normalization
         return shown.chosen(self.cased, self.accents, self.long_words)
+
+    @property
+    def row_predictions(self) -> int:
+        """P, the number of slots for masked tokens in a row.
+
+        A row of several pairs may be full, and then `mask_rate` of its tokens need slots, even
+        where `max_predictions` keeps a single pair from having so many."""
+        share = math.ceil(self.mask_rate * self.sequence_length)
+        most = self.pack * self.max_predictions
+        return max(self.max_predictions, min(most, share) if self.pack > 1 else 0)
 
     @property
     def longest_text(self) -> int:
@@ -198,9 +225,16 @@ class Shard:
     """Where every BLOCK_RECORDS-th record begins, in bytes; empty for gzip, which can only be read
     from its beginning."""
     compression: str = "none"
+    pairs: int | None = None
+    """The number of pairs, or single segments, in packed records; None: every record is one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "offsets", tuple(self.offsets))  # a list in JSON
+
+    @property
+    def num_pairs(self) -> int:
+        """The number of pairs, or single segments."""
+        return self.records if self.pairs is None else self.pairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,24 +253,31 @@ class Manifest:
     """None for records by another tool."""
     shards: tuple[Shard, ...]
     counts: dict[str, dict[str, int]]
-    """For "corpus" and each split: documents, sentences, tokens, unknown tokens, records,
+    """For "corpus" and each split: documents, sentences, tokens, unknown tokens, records, pairs,
     truncated pairs, and so on. A count that the release that made the records did not know is
     absent."""
     format: str | None = None
     """The format of the text; None for records by another tool or an earlier release."""
+    foreign_pack: int = 1
+    """K of records by another tool, which have no configuration: more than 1 after `kbert pack`."""
 
     def files(self, split: str) -> list[str]:
         """The paths of a split's shards, in order."""
         return [str(self.directory / shard.name) for shard in self.shards if shard.split == split]
 
     def num_records(self, split: str) -> int:
-        """The number of records in a split."""
+        """The number of records in a split: rows, which may hold several pairs."""
         return sum(shard.records for shard in self.shards if shard.split == split)
 
     @property
     def pairs(self) -> str:
         """The kind of pairs: "nsp", "sop" or "none"; "nsp" for records by another tool."""
         return "nsp" if self.config is None else self.config.pairs
+
+    @property
+    def pack(self) -> int:
+        """K, the most pairs in a row; 1 where every record is one."""
+        return self.foreign_pack if self.config is None else self.config.pack
 
     @property
     def normalization(self) -> Normalization:
@@ -260,7 +301,7 @@ class Manifest:
             raise InputError(
                 f"{self.directory / VOCABULARY}: expected the vocabulary that the records were "
                 f"written with, SHA-256 {str(self.vocabulary_sha256)[:12]}. Received: another, "
-                f"{vocabulary.sha256[:12]}; {_MAKE_AGAIN}."
+                f"{vocabulary.sha256[:12]}; {MAKE_AGAIN}."
             )
         return vocabulary
 
@@ -271,19 +312,15 @@ class Manifest:
             InputError: A shard is damaged.
         """
         for shard in self.shards:
-            path = self.directory / shard.name
-            received = sha256(path)
-            if received != shard.sha256:
-                raise InputError(
-                    f"{path}: expected the content with SHA-256 {shard.sha256[:12]}, as in the "
-                    f"manifest. Received: {received[:12]}, a damaged file; {_MAKE_AGAIN}."
-                )
+            check_hash(self.directory / shard.name, shard.sha256)
 
     def save(self) -> None:
         """Writes the manifest into its directory, atomically. It is written last: where there is a
         manifest, the records are complete."""
         fields = dataclasses.asdict(self)
         del fields["directory"]
+        for shard in fields["shards"] if self.pack == 1 else ():
+            del shard["pairs"]  # one for each record
         write_json(self.directory / MANIFEST, fields)
 
 
@@ -295,8 +332,20 @@ def load_manifest(directory: str | os.PathLike) -> Manifest:
 
     Raises:
         InputError: There is no manifest, it is of another version or has fields of a newer
-            release, or a shard is missing or cut short.
+            release, a shard is missing or cut short, or the records are another tool's, packed.
     """
+    manifest = load_any_manifest(directory)
+    if manifest.config is None:
+        raise InputError(
+            f"Expected records that name their vocabulary and configuration. Received: {directory},"
+            " packed records of another tool, which do not; read them with tfrecords.read."
+        )
+    return manifest
+
+
+def load_any_manifest(directory: str | os.PathLike) -> Manifest:
+    """`load_manifest` that takes packed records of another tool too, which have neither a
+    configuration nor a vocabulary."""
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise InputError(
@@ -309,7 +358,7 @@ def load_manifest(directory: str | os.PathLike) -> Manifest:
             "records; make them with 'kbert records' (run again, it continues an unfinished build)."
         )
     manifest = _parsed(read_json(path, "the manifest of records"), path)
-    _check_files(manifest)
+    check_sizes(path, "*.tfrecord*", {shard.name: shard.bytes for shard in manifest.shards})
     return manifest
 
 
@@ -321,7 +370,8 @@ def _parsed(fields: dict[str, Any], path: pathlib.Path) -> Manifest:
         )
     try:
         shards = tuple(_from_json(Shard, shard, path) for shard in fields["shards"])
-        config = _from_json(RecordsConfig, fields["config"], path)
+        foreign = fields["config"] is None and fields.get("foreign_pack", 1) > 1
+        config = None if foreign else _from_json(RecordsConfig, fields["config"], path)
         fields = fields | {"directory": path.parent, "shards": shards, "config": config}
         return _from_json(Manifest, fields, path)
     except (TypeError, KeyError) as error:
@@ -348,32 +398,3 @@ def _from_json(kind: type[T], fields: Any, path: pathlib.Path) -> T:
             "again with this release."
         )
     return kind(**values_before(kind) | fields)
-
-
-def _check_files(manifest: Manifest) -> None:
-    """Raises InputError unless the directory has the shards of the manifest and no other ones."""
-    directory = manifest.directory
-    # Other tools read the directory by a pattern such as *.tfrecord, which must find no more files
-    # than the manifest names.
-    names = {shard.name for shard in manifest.shards}
-    for path in sorted(directory.glob("*.tfrecord*")):
-        if path.name not in names:
-            raise InputError(
-                f"{path}: expected only the files that the manifest names. Received: another; "
-                "remove it."
-            )
-    # Sizes are compared here and hashes in `verify`: a directory of 100 GB has to open at once.
-    for shard in manifest.shards:
-        if "/" in shard.name:
-            raise InputError(
-                f"{directory / MANIFEST}: expected shards beside it, by name. Received: "
-                f"{shard.name!r}; {_MAKE_AGAIN}."
-            )
-        path = directory / shard.name
-        size = path.stat().st_size if path.is_file() else None
-        if size != shard.bytes:
-            received = "no such file" if size is None else f"{size} bytes"
-            raise InputError(
-                f"{path}: expected {shard.bytes} bytes, as in the manifest. Received: {received}; "
-                f"{_MAKE_AGAIN}."
-            )

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from kbert.cli import data, models, speed, training
+from kbert.cli import data, models, records, speed, training
 from tfrecords.errors import InputError, WorkerError
 
 
@@ -79,7 +79,8 @@ for command in (
     data.corpus,
     data.vocabulary,
     data.records,
-    data.inspect,
+    records.pack,
+    records.inspect,
     training.pretrain,
     training.evaluate,
     speed.benchmark,

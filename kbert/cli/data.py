@@ -24,7 +24,6 @@ from tfrecords.schema import (
     MASKINGS,
     PAIRS,
     RecordsConfig,
-    load_manifest,
 )
 from tfrecords.vocabulary import MIN_FREQUENCY, Vocabulary
 
@@ -228,6 +227,13 @@ def _extended(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
     help="Share of passes over a document that aim at a random shorter length.",
 )
 @option(
+    "--pack",
+    of=RecordsConfig,
+    section=_SEQUENCES,
+    help="Most pairs in a record: short ones share it, each with masks and a label of its own, and "
+    "leave less padding. 8 is usual; 1 is Google's schema.",
+)
+@option(
     "--long-sentences",
     of=RecordsConfig,
     type=click.Choice(LONG_SENTENCES),
@@ -353,20 +359,3 @@ def records(
         progress=sys.stderr.isatty(),
     )
     click.echo(tfrecords.inspect(output, num_examples=0))
-
-
-@click.command(cls=Command, short_help="Describe what records contain.")
-@click.argument("directory", type=PATH)
-@option(
-    "--examples",
-    "num_examples",
-    type=click.IntRange(0),
-    show_default="a few",
-    help="Number of records to decode.",
-)
-@option("--verify", is_flag=True, help="Read and check every record.")
-def inspect(directory: pathlib.Path, num_examples: int | None, verify: bool) -> None:
-    """Describe the records in DIRECTORY: counts, warnings and decoded examples."""
-    load_manifest(directory)  # before TensorFlow is loaded, which takes seconds
-    options = {} if num_examples is None else {"num_examples": num_examples}
-    click.echo(load_package("tfrecords").inspect(directory, verify=verify, **options))

@@ -236,7 +236,7 @@ def _build(
     Manifest(
         directory=output,
         sequence_length=config.sequence_length,
-        max_predictions=config.max_predictions,
+        max_predictions=config.row_predictions,
         vocabulary_size=len(vocabulary),
         vocabulary_sha256=vocabulary.sha256,
         config=config,
