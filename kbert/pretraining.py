@@ -22,7 +22,7 @@ from kbert.run.errors import damaged_shards_named, one_line_errors
 from kbert.run.evaluation import evaluate, evaluation_batches
 from kbert.run.history import History
 from kbert.run.pace import Pace
-from kbert.run.progress import Lines, ProgressBar
+from kbert.run.progress import Lines, ProgressBar, pairs_in_a_row, what_is_ahead
 from kbert.run.saving import Checkpoints
 from kbert.run.stops import Patience, StopOnSignal
 from kbert.run.tensorboard import TensorBoard, check_tensorboard
@@ -182,7 +182,7 @@ def _train(
     # The model, as it was left, or as it starts. Its variables must be made in the scope of the
     # devices; the newest checkpoint replaces the initial weights too.
     with devices.scope():
-        model = run.new_model(recompute=execution.recompute)
+        model = run.new_model(recompute=execution.recompute, pack=manifest.pack)
         if initial is not None:
             assign_weights(model, initial)
         compile_model(model, pretraining, execution.accumulate)
@@ -291,32 +291,24 @@ def _printers(
     """The callbacks that print; none for silence."""
     if not execution.verbose:
         return []
-    shape = (run.bert, run.sequence_length, manifest.max_predictions, run.pairs)
-    flops = training_flops(*shape)
+    flops = training_flops(
+        run.bert, run.sequence_length, manifest.max_predictions, run.pairs, manifest.pack
+    )
     peak = matrix_product_rate(run.pretraining.precision) * devices.num_replicas
-    _say_what_is_evaluated(run, manifest)
+    for line in what_is_ahead(run.pretraining, manifest):
+        print(line, flush=True)
     lines = Lines(
         pace,
         run.pretraining.steps,
         run.loss_weights,
-        speed=lambda rate: in_words(rate, run.sequence_length, flops, peak),
+        speed=lambda rate: in_words(
+            rate, run.sequence_length, flops, peak, pairs_in_a_row(manifest)
+        ),
         between=execution.verbose > 1,
     )
     if execution.verbose > 1:
         return [lines]
     return [ProgressBar(pace, run.pretraining.steps, run.loss_weights), lines]
-
-
-def _say_what_is_evaluated(run: Run, manifest: Manifest) -> None:
-    """Says that evaluations take a part of the split, where nobody has asked for that."""
-    there = manifest.num_records("validation")
-    taken = run.pretraining.validation_steps * run.pretraining.batch_size
-    if run.pretraining.evaluate_steps is None and taken < there:
-        print(
-            f"validation every {run.pretraining.evaluate_every:,} steps on {taken:,} of {there:,} "
-            "records, about a tenth of the time; --evaluate-steps sets another number of batches",
-            flush=True,
-        )
 
 
 def _tensorboard(
