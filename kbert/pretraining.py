@@ -191,7 +191,7 @@ def _train(
     # All workers read the directory before the first step. After `check_same_step` none reads what
     # the chief writes, but for the best checkpoint in the end: it is older than the last step, in
     # which all took part.
-    pace = Pace(first_step, pretraining.batch_size)
+    pace = Pace(first_step, pretraining.batch_size * pairs_in_a_row(manifest))
     losses = run.history.validation_losses(first_step)
     patience = Patience(
         pace, pretraining.patience, losses, run.loss_weights, saved=run.saved_steps()
@@ -294,6 +294,7 @@ def _printers(
     flops = training_flops(
         run.bert, run.sequence_length, manifest.max_predictions, run.pairs, manifest.pack
     )
+    pairs = pairs_in_a_row(manifest)
     peak = matrix_product_rate(run.pretraining.precision) * devices.num_replicas
     for line in what_is_ahead(run.pretraining, manifest):
         print(line, flush=True)
@@ -301,9 +302,7 @@ def _printers(
         pace,
         run.pretraining.steps,
         run.loss_weights,
-        speed=lambda rate: in_words(
-            rate, run.sequence_length, flops, peak, pairs_in_a_row(manifest)
-        ),
+        speed=lambda rate: in_words(rate, run.sequence_length / pairs, flops / pairs, peak),
         between=execution.verbose > 1,
     )
     if execution.verbose > 1:

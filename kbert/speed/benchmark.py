@@ -87,7 +87,7 @@ def benchmark(
             minute.
         sequence_length: S.
         max_predictions: P.
-        pack: As for `pretraining_model`. Each row of the random batch has from one to so many pairs.
+        pack: As for `pretraining_model`: a row of the random batch has from one to so many pairs.
         precision: As for PretrainingConfig.
         accumulate: As for `pretrain`.
         steps: The updates of the run whose duration is estimated.

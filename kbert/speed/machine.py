@@ -79,18 +79,14 @@ def matrix_product_rate(
 
 
 def in_words(
-    rows_per_second: float,
-    sequence_length: int,
-    flops: float,
-    peak_rate: float,
-    sequences_per_row: float = 1.0,
+    sequences_per_second: float, sequence_length: int, flops: float, peak_rate: float
 ) -> str:
     """The speed in words: sequences and tokens per second, and the share of the matrix product
     rate."""
     return (
-        f"{rows_per_second * sequences_per_row:,.4g} sequences/s, "
-        f"{rows_per_second * sequence_length:,.0f} tokens/s, "
-        f"{rows_per_second * flops / peak_rate:.0%} of the matrix product rate"
+        f"{sequences_per_second:,.4g} sequences/s, "
+        f"{sequences_per_second * sequence_length:,.0f} tokens/s, "
+        f"{sequences_per_second * flops / peak_rate:.0%} of the matrix product rate"
     )
 
 

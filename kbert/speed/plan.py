@@ -247,7 +247,8 @@ def plan_table(plan: Plan, steps: int | None = None) -> str:
     """A plan in lines of text; with `steps` also how long a run of so many updates would take."""
     # Memory first: of a step that does not fit, the other figures say nothing.
     gib, chip = 2**30, plan.chip
-    unit = "sequences" if plan.pack == 1 else f"rows of up to {plan.pack} sequences"
+    unit = "sequences" if plan.pack == 1 else "rows"
+    packed = f", rows of up to {plan.pack} pairs" if plan.pack > 1 else ""
     rows = [
         (
             f"{unit} in a step",
@@ -278,7 +279,7 @@ def plan_table(plan: Plan, steps: int | None = None) -> str:
     if steps is not None:
         rows.append((f"{steps:,} steps", f"{plan.seconds * steps / 3600:,.3g} hours"))
     count = f"{plan.chips} chip{'s' * (plan.chips > 1)}"
-    lines = [f"{plan.topology}, {count}: compiled by the TPU's compiler, not run"]
+    lines = [f"{plan.topology}, {count}{packed}: compiled by the TPU's compiler, not run"]
     lines += [f"  {name:<27}  {value}" for name, value in rows]
     lines.append(
         "Estimates from published peak rates, without the exchange between chips and the reading "
