@@ -93,7 +93,9 @@ def _masked_before(features: dict[str, Any]) -> dict[tuple[str, str], tf.Tensor]
     return {
         (feature.part, feature.name): tf.cast(features[feature.google_name], feature.dtype)
         for feature in FEATURES
-        if feature.google_name is not None and not feature.needs_pairs
+        if feature.google_name is not None
+        and not feature.needs_pairs
+        and feature.packed in (None, False)
     }
 
 
