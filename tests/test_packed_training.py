@@ -288,12 +288,17 @@ def packed(packed_records, monkeypatch):
     return directory
 
 
+def figures(results):
+    return {name: value for name, value in results.items() if name != "pairs"}
+
+
 @pytest.mark.parametrize("form", [1, K])
 def test_packed_and_unpacked_records_give_the_same_results(packed, tiny_records, form):
     model = packed_as(random_model(num_layers=1), form)
-    expected = evaluate(packed_as(model, 1), tiny_records, batch_size=16)
+    expected = figures(evaluate(packed_as(model, 1), tiny_records, batch_size=16))
     for records in (packed, tiny_records):
-        assert evaluate(model, records, batch_size=16) == pytest.approx(expected, rel=1e-5)
+        measured = figures(evaluate(model, records, batch_size=16))
+        assert measured == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_run_on_packed_records(packed, tiny_records, tmp_path, capsys):
@@ -309,8 +314,8 @@ def test_a_run_on_packed_records(packed, tiny_records, tmp_path, capsys):
     # The same results on the same pairs unpacked, of the model and of the run.
     assert results["mlm_loss"] < results["unigram_loss"] + 1.0
     for measured in (model, tmp_path / "run"):
-        again = evaluate(measured, tiny_records, batch_size=8)
-        assert again == pytest.approx(results, rel=1e-4)
+        again = figures(evaluate(measured, tiny_records, batch_size=8))
+        assert again == pytest.approx(figures(results), rel=1e-4)
     # It is called again, loaded, and another run of packed rows starts from it.
     _, again = pretrain(
         packed, tmp_path / "run", bert=run_config(), pretraining=settings, verbose=0
