@@ -177,7 +177,9 @@ def in_processes(tmp_path):
 def assert_same_updates(one, other, atol=1e-5):
     assert other.keys() == one.keys()
     assert len(one) > 30
-    for name in one.keys() - {"replicas"}:
+    # In an evaluation on several devices Keras' own means of single losses are others, packed or
+    # not; kbert reports the cross-entropies.
+    for name in one.keys() - {"replicas", "logs/val_mlm_loss", "logs/val_nsp_loss"}:
         np.testing.assert_allclose(other[name], one[name], atol=atol, err_msg=name)
 
 
