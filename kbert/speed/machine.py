@@ -79,10 +79,10 @@ def matrix_product_rate(
 
 
 def in_words(
-    sequences_per_second: float, sequence_length: int, flops: float, peak_rate: float
+    sequences_per_second: float, sequence_length: float, flops: float, peak_rate: float
 ) -> str:
     """The speed in words: sequences and tokens per second, and the share of the matrix product
-    rate."""
+    rate. Length and operations are those of a sequence; of packed rows, on average."""
     return (
         f"{sequences_per_second:,.4g} sequences/s, "
         f"{sequences_per_second * sequence_length:,.0f} tokens/s, "
