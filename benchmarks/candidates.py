@@ -1,7 +1,7 @@
-"""The candidates of `benchmarks.training`: each trains the same model on the same batch.
+"""The candidates of `benchmarks.training`: each trains the same model on the same batches.
 
-Each is a function of the arguments and the batch that returns a Training. None imports more than it
-needs, since the memory of its process counts."""
+Each is a function of the arguments and the batches, which it takes in turn, that returns a
+Training. None imports more than it needs, since the memory of its process counts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchmarks.batches import Arrays
 from kbert.config import BertConfig, PretrainingConfig
 
 if TYPE_CHECKING:
@@ -23,15 +24,12 @@ LEARNING_RATE = 1e-4
 NOT_MASKED = -100
 """The label that `transformers` leaves out of its loss."""
 
-Arrays = dict[str, "np.ndarray"]
-"""A batch by the names of its features; weights of labels as "mlm_weight" and "nsp_weight"."""
-
 
 class Training(NamedTuple):
     """A candidate that is ready to train."""
 
     train: Callable[[int], float]
-    """Trains for a number of steps and returns the mean loss."""
+    """Trains for a number of steps, from the first batch on, and returns the mean loss."""
     peak_memory: Callable[[], int]
     """The most bytes of memory in use so far."""
 
@@ -55,18 +53,20 @@ def process_peak() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-def kbert(arguments: argparse.Namespace, batch: Arrays) -> Training:
+def kbert(arguments: argparse.Namespace, batches: list[Arrays]) -> Training:
     """The model and the step of `kbert pretrain`."""
     import kbert
 
-    model = kbert.pretraining_model(bert_of(arguments), dtype=policy_of(arguments))
+    model = kbert.pretraining_model(
+        bert_of(arguments), dtype=policy_of(arguments), pack=arguments.pack
+    )
     model.compile(
         **kbert.pretraining_objective(learning_rate=LEARNING_RATE, steps=100_000, warmup_steps=0)
     )
-    return keras_training(model, batch)
+    return keras_training(model, batches)
 
 
-def keras_hub(arguments: argparse.Namespace, batch: Arrays, jit_compile: bool) -> Training:
+def keras_hub(arguments: argparse.Namespace, batches: list[Arrays], jit_compile: bool) -> Training:
     """KerasHub's encoder and masked language modelling head, with kbert's losses and metrics."""
     import keras
     import keras_hub
@@ -107,37 +107,44 @@ def keras_hub(arguments: argparse.Namespace, batch: Arrays, jit_compile: bool) -
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     model.compile(**(objective | {"optimizer": optimizer}), jit_compile=jit_compile)
-    return keras_training(model, batch)
+    return keras_training(model, batches)
 
 
-def keras_training(model: keras.Model, batch: Arrays) -> Training:
+def keras_training(model: keras.Model, batches: list[Arrays]) -> Training:
     """Training with `fit`."""
     import keras
 
     from kbert.speed.machine import peak_memory
     from tfrecords.batch import BatchSpec
 
-    spec = BatchSpec()
-    x = {name: batch[name] for name in spec.x}
-    y = {name: batch[name] for name in spec.y}
-    sample_weight = {name: batch[f"{name}_weight"] for name in spec.sample_weight}
-    batches = ((x, y, sample_weight) for _ in itertools.count())
+    is_packed = "pair_numbers" in batches[0]
+    spec = BatchSpec(pack=batches[0]["nsp"].shape[-1] if is_packed else 1)
+    parts = [
+        (
+            {name: batch[name] for name in spec.x},
+            {name: batch[name] for name in spec.y},
+            {name: batch[f"{name}_weight"] for name in spec.sample_weight},
+        )
+        for batch in batches
+    ]
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         options = tf.data.Options()
         # Its thread delays the end of `fit`, by up to the time that `fit` took (TensorFlow 2.21).
         options.autotune.enabled = False
-        batches = tf.data.Dataset.from_tensors(next(batches)).repeat().with_options(options)
+        stacked = tf.nest.map_structure(lambda *values: tf.stack(values), *parts)
+        endless = tf.data.Dataset.from_tensor_slices(stacked).repeat().with_options(options)
 
     def train(steps: int) -> float:
-        history = model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history
+        data = endless if keras.backend.backend() == "tensorflow" else itertools.cycle(parts)
+        history = model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0).history
         return history["loss"][0]
 
     return Training(train, peak_memory)
 
 
-def transformers(arguments: argparse.Namespace, batch: Arrays, compiled: bool) -> Training:
+def transformers(arguments: argparse.Namespace, batches: list[Arrays], compiled: bool) -> Training:
     """The model of `transformers` as it is, in a plain PyTorch loop."""
     import torch
     from transformers import BertConfig as PeerConfig
@@ -168,27 +175,30 @@ def transformers(arguments: argparse.Namespace, batch: Arrays, compiled: bool) -
         fused=True,
     )
 
-    # The same batch, in the form of `transformers`.
-    inputs = {
-        "input_ids": batch["token_ids"],
-        "token_type_ids": batch["segment_ids"],
-        "attention_mask": batch["padding_mask"],
-        "labels": labels_at_all_positions(batch),
-        "next_sentence_label": batch["nsp"],
-    }
-    inputs = {
-        name: torch.tensor(values, dtype=torch.int64, device=device)
-        for name, values in inputs.items()
-    }
+    # The same batches, in the form of `transformers`.
+    def in_its_form(batch: Arrays) -> dict[str, torch.Tensor]:
+        inputs = {
+            "input_ids": batch["token_ids"],
+            "token_type_ids": batch["segment_ids"],
+            "attention_mask": batch["padding_mask"],
+            "labels": labels_at_all_positions(batch),
+            "next_sentence_label": batch["nsp"],
+        }
+        return {
+            name: torch.tensor(values, dtype=torch.int64, device=device)
+            for name, values in inputs.items()
+        }
+
+    inputs = [in_its_form(batch) for batch in batches]
     model = torch.compile(peer) if compiled else peer
     precision = torch.autocast(device, torch.bfloat16, enabled=arguments.precision == "bfloat16")
 
     def train(steps: int) -> float:
         losses = []
-        for _ in range(steps):
+        for step in range(steps):
             optimizer.zero_grad()
             with precision:
-                loss = model(**inputs).loss
+                loss = model(**inputs[step % len(inputs)]).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
             optimizer.step()
@@ -209,13 +219,15 @@ def labels_at_all_positions(batch: Arrays) -> np.ndarray:
     return labels
 
 
-CANDIDATES: dict[str, Callable[[argparse.Namespace, Arrays], Training]] = {
+CANDIDATES: dict[str, Callable[[argparse.Namespace, list[Arrays]], Training]] = {
     OURS: kbert,
     "kbert on JAX": kbert,
-    "keras_hub, XLA": lambda arguments, batch: keras_hub(arguments, batch, jit_compile=True),
-    "keras_hub, no XLA": lambda arguments, batch: keras_hub(arguments, batch, jit_compile=False),
-    "transformers": lambda arguments, batch: transformers(arguments, batch, compiled=False),
-    "transformers, compiled": lambda arguments, batch: transformers(
-        arguments, batch, compiled=True
+    "keras_hub, XLA": lambda arguments, batches: keras_hub(arguments, batches, jit_compile=True),
+    "keras_hub, no XLA": lambda arguments, batches: keras_hub(
+        arguments, batches, jit_compile=False
+    ),
+    "transformers": lambda arguments, batches: transformers(arguments, batches, compiled=False),
+    "transformers, compiled": lambda arguments, batches: transformers(
+        arguments, batches, compiled=True
     ),
 }

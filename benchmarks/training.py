@@ -2,11 +2,11 @@
 
 `python -m benchmarks.training` prints a table.
 
-Every candidate trains the same model on the same batch, again and again, in a process of its own
-that stays alive. In every repetition each takes its turn, so that whatever else the machine does
-affects all of them. The rate of plain matrix products is measured in between. All have dropout 0.1,
-AdamW, and gradients clipped to a norm of 1, and compute in float32 or, with float32 weights, in
-bfloat16 (mixed_bfloat16 in Keras, autocast in PyTorch).
+Every candidate trains the same model on the same batch of random tokens, again and again, in a
+process of its own that stays alive. In every repetition each takes its turn, so that whatever else
+the machine does affects all of them. The rate of plain matrix products is measured in between. All
+have dropout 0.1, AdamW, and gradients clipped to a norm of 1, and compute in float32 or, with
+float32 weights, in bfloat16 (mixed_bfloat16 in Keras, autocast in PyTorch).
 
 - kbert: `fit` of `kbert.pretraining_model`, as `kbert pretrain` does; also on JAX.
 - keras_hub: `fit` of its BertBackbone and MaskedLMHead, with a dense layer on the pooled output for
@@ -17,6 +17,13 @@ bfloat16 (mixed_bfloat16 in Keras, autocast in PyTorch).
 The share of the matrix product rate counts the same useful operations for all: those whose results
 are read. In the last block and in the heads these are the operations for P masked positions and
 [CLS]; only kbert computes no others.
+
+With `--records DIR [DIR ...]` it is real records, and the rate is that of real tokens: padding does
+not count. Several directories are for one corpus, made packed (`kbert records --pack`) and not, of
+the same vocabulary: kbert trains on each, the others, which cannot do without the padding, on those
+that are not packed. The first batches of the training split are read before and trained on in turn:
+the reading is not measured. A batch has `--batch-size` rows, packed or not; with `--equal-tokens`
+packed ones have as many fewer as hold the same real tokens.
 
 On a GPU: `--candidates "kbert on JAX" transformers "transformers, compiled"`, with
 KERAS_BACKEND=jax where TensorFlow has no GPU. The peaks are then of the GPU's memory, without what
@@ -37,6 +44,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.batches import (
+    Source,
+    read_batches,
+    real_tokens,
+    sources_of,
+    take_shapes_of_records,
+    write_batches,
+)
 from benchmarks.candidates import CANDIDATES, OURS, bert_of
 from benchmarks.records import median, table
 from kbert.config import PRECISIONS, SIZES
@@ -64,10 +79,22 @@ def main() -> None:
     parser.add_argument(
         "--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES)
     )
-    # Of a process that trains: which candidate it is, and where its batch lies.
+    parser.add_argument(
+        "--records", nargs="+", type=pathlib.Path, help="Directories of records of one vocabulary"
+    )
+    parser.add_argument(
+        "--equal-tokens",
+        action="store_true",
+        help="Fewer packed rows in a batch, with as many real tokens",
+    )
+    # Of a process that trains: which candidate it is, where its batches lie, and the most pairs in
+    # their rows.
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--batches", nargs="+", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--pack", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.records:
+        take_shapes_of_records(arguments)
     if arguments.work:
         work(arguments)
     else:
@@ -88,14 +115,17 @@ def compare(arguments: argparse.Namespace) -> None:
         flush=True,
     )
     with tempfile.TemporaryDirectory(prefix="kbert-benchmark-") as directory:
-        batch = pathlib.Path(directory, "batch.npz")
-        products = Worker(PRODUCTS, batch, arguments)
+        sources = sources_of(arguments, pathlib.Path(directory))
+        products = Worker(PRODUCTS, sources, arguments)
         workers = []
         try:
-            products.measure_rate()  # this also writes the batch
+            products.measure_rate()  # this also writes the batches
             for name in arguments.candidates:
-                workers.append(Worker(name, batch, arguments))
-                workers[-1].make_ready(arguments.steps)
+                for number, source in enumerate(sources):
+                    if source.pack == 1 or name.startswith(OURS):
+                        workers.append(Worker(name, [source], arguments))
+                        workers[-1].flops = products.flops_of_rows[number]
+                        workers[-1].make_ready(arguments.steps)
             for number in range(arguments.repetitions):
                 print(f"repetition {number + 1}", flush=True)
                 for worker in workers:
@@ -112,20 +142,21 @@ def compare(arguments: argparse.Namespace) -> None:
         end="",
     )
     print("".join(f" {rate / 1e9:,.0f}" for rate in products.rates))
-    print_table(workers, median(products.rates) / products.flops)
+    unit = "real tokens" if arguments.records else "sequences"
+    print_table(workers, unit, median(products.rates))
 
 
-def print_table(workers: Sequence[Worker], fastest: float) -> None:
-    """Prints a row for every worker; `fastest` is the number of sequences per second that matrix
-    products alone would allow."""
-    ours = next((worker for worker in workers if worker.name == OURS), workers[0])
+def print_table(workers: Sequence[Worker], unit: str, products: float) -> None:
+    """Prints a row for every worker; `products` is the rate of matrix products alone."""
+    ours = next((worker for worker in workers if worker.candidate == OURS), workers[0])
     titles = ("median", f"{ours.name} to it", "of matrix products", "processors", "peak MB", "all")
-    rows: list[tuple[str, ...]] = [("sequences per second", *titles)]
+    rows: list[tuple[str, ...]] = [(f"{unit} per second", *titles)]
     for worker in workers:
         ratio = median([one / other for one, other in zip(ours.rates, worker.rates, strict=True)])
         rate = median(worker.rates)
         seen = " ".join(f"{value:.4g}" for value in worker.rates)
-        share, busy = f"{rate / fastest:.0%}", f"{median(worker.processors):.2f}"
+        share = f"{median(worker.rows) * worker.flops / products:.0%}"
+        busy = f"{median(worker.processors):.2f}"
         peak = f"{worker.peak / 1e6:,.0f}"
         rows.append((worker.name, f"{rate:.4g}", f"{ratio:.2f}", share, busy, peak, seen))
     table(rows)
@@ -134,12 +165,15 @@ def print_table(workers: Sequence[Worker], fastest: float) -> None:
 class Worker:
     """A process that trains on request."""
 
-    def __init__(self, name: str, batch: pathlib.Path, arguments: argparse.Namespace) -> None:
-        self.name = name
-        self.rates: list[float] = []
+    def __init__(self, name: str, sources: Sequence[Source], arguments: argparse.Namespace) -> None:
+        self.candidate = name
+        self.name = name + (sources[0].name if name != PRODUCTS else "")
+        self.rates: list[float] = []  # in real tokens or sequences, or products
+        self.rows: list[float] = []
         self.processors: list[float] = []
         self.peak = self.flops = 0
-        self._batch_size = arguments.batch_size
+        self.flops_of_rows: list[int] = []
+        self._unit = "real tokens" if arguments.records else "sequences"
         self._losses: list[float] = []
         # Its standard error, shown if it fails; open for as long as the process lives.
         self._said = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
@@ -152,7 +186,8 @@ class Worker:
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         }
-        words = (*sys.argv[1:], "--work", name, "--batch", str(batch))
+        paths = [str(source.path) for source in sources]
+        words = [*sys.argv[1:], "--work", name, "--pack", str(sources[0].pack), "--batches", *paths]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.training", *words],
             stdin=subprocess.PIPE,
@@ -176,18 +211,20 @@ class Worker:
     def measure(self) -> None:
         """One repetition, printed at once in case this is interrupted."""
         answer = self._train(self._steps)
-        self.rates.append(self._steps * self._batch_size / answer["seconds"])
+        self.rows.append(answer["rows"] / answer["seconds"])
+        done = answer["tokens"] if self._unit == "real tokens" else answer["rows"]
+        self.rates.append(done / answer["seconds"])
         self.processors.append(answer["processor_seconds"] / answer["seconds"])
-        print(f"  {self.name}: {self.rates[-1]:.4g} sequences/s", flush=True)
+        print(f"  {self.name}: {self.rates[-1]:.4g} {self._unit}/s", flush=True)
 
     def measure_rate(self) -> None:
         """One measurement of the matrix product rate, by the worker for it."""
         answer = self._ask(1)
         self.rates.append(answer["rate"])
-        self.flops = answer["flops"]
+        self.flops_of_rows = answer["flops"]
 
     def check_that_it_learned(self) -> None:
-        """Exits if this did not train: the batch is always the same, so its loss must fall."""
+        """Exits if this did not train: the batches are always the same, so their loss must fall."""
         if not all(map(math.isfinite, self._losses)) or self._losses[-1] >= self._losses[0]:
             sys.exit(f"{self.name}: expected a falling loss. Received: {self._losses}.")
 
@@ -242,32 +279,24 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def measure_products(arguments: argparse.Namespace) -> Callable[[int], dict[str, Any]]:
-    """Writes the batch that all train on, and returns a function that measures the matrix product
-    rate."""
-    import numpy as np
-
+    """Writes the batches that all train on, and returns a function that measures the matrix product
+    rate and tells the operations of a row of each source."""
     from kbert.speed.machine import matrix_product_rate, training_flops
-    from tfrecords.batch import BatchSpec, random_batch
 
-    shapes = {
-        "sequence_length": arguments.sequence_length,
-        "max_predictions": arguments.max_predictions,
-    }
-    x, y, sample_weight = random_batch(
-        BatchSpec(**shapes), arguments.batch_size, arguments.vocabulary_size
-    )
-    weights = {f"{name}_weight": values for name, values in sample_weight.items()}
-    arrays: dict[str, Any] = {**x, **y, **weights}
-    np.savez(arguments.batch, **arrays)
-    flops = training_flops(bert_of(arguments), **shapes)
+    flops = []
+    for spec in write_batches(arguments):
+        assert spec.sequence_length is not None and spec.max_predictions is not None
+        shape = (spec.sequence_length, spec.max_predictions, spec.pairs, spec.pack)
+        flops.append(training_flops(bert_of(arguments), *shape))
     return lambda _: {"rate": matrix_product_rate(arguments.precision), "flops": flops}
 
 
 def train_as_told(arguments: argparse.Namespace) -> Callable[[int], dict[str, Any]]:
     """A function that trains a candidate for a number of steps and returns what was measured."""
-    import numpy as np
-
-    train, peak_memory = CANDIDATES[arguments.work](arguments, dict(np.load(arguments.batch)))
+    (path,) = arguments.batches
+    batches = read_batches(path)
+    train, peak_memory = CANDIDATES[arguments.work](arguments, batches)
+    tokens = [int(real_tokens(batch).sum()) for batch in batches]
 
     def answer(steps: int) -> dict[str, Any]:
         start, processor_start = time.perf_counter(), time.process_time()
@@ -277,6 +306,9 @@ def train_as_told(arguments: argparse.Namespace) -> Callable[[int], dict[str, An
         return {
             "seconds": seconds,
             "processor_seconds": processor_seconds,
+            # All begin with the first batch each time.
+            "rows": steps * len(batches[0]["token_ids"]),
+            "tokens": sum(tokens[step % len(tokens)] for step in range(steps)),
             "loss": loss,
             "peak": peak_memory(),
         }

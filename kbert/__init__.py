@@ -19,6 +19,7 @@ _HOMES = {
     "load": "kbert.formats.load_and_save",
     "load_predictor": "kbert.prediction",
     "load_run": "kbert.run.directory",
+    "packed_as": "kbert.model.bert",
     "pretrain": "kbert.pretraining",
     "pretraining_model": "kbert.model.bert",
     "pretraining_objective": "kbert.step.objective",

@@ -6,6 +6,7 @@ from kbert.formats.load_and_save import save as save
 from kbert.formats.pretrained import Pretrained as Pretrained
 from kbert.model.bert import encoder_model as encoder_model
 from kbert.model.bert import encoder_of as encoder_of
+from kbert.model.bert import packed_as as packed_as
 from kbert.model.bert import pretraining_model as pretraining_model
 from kbert.prediction import Predictor as Predictor
 from kbert.prediction import load_predictor as load_predictor

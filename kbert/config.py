@@ -213,7 +213,7 @@ class PretrainingConfig:
     steps: int = 100_000
     """Updates of the weights."""
     batch_size: int = 256
-    """Sequences in an update."""
+    """Rows in an update: sequences, or where records are packed, rows of them."""
     learning_rate: float = 1e-4
     """The peak, at the end of the warmup."""
     warmup_steps: int | None = None

@@ -22,7 +22,7 @@ from kbert.run.errors import damaged_shards_named, one_line_errors
 from kbert.run.evaluation import evaluate, evaluation_batches
 from kbert.run.history import History
 from kbert.run.pace import Pace
-from kbert.run.progress import Lines, ProgressBar
+from kbert.run.progress import Lines, ProgressBar, pairs_in_a_row, what_is_ahead
 from kbert.run.saving import Checkpoints
 from kbert.run.stops import Patience, StopOnSignal
 from kbert.run.tensorboard import TensorBoard, check_tensorboard
@@ -98,7 +98,8 @@ def pretrain(
 
     Returns:
         The trained model, and its results on the validation split (None if there is none). With
-        `patience` it is the model of the best evaluation, not of the last step.
+        `patience` it is the model of the best evaluation, not of the last step. On packed records it
+        is a model of packed rows; `packed_as` makes the usual one of it.
 
     Raises:
         InputError: The records do not fit the configuration, or the directory holds something else.
@@ -182,7 +183,7 @@ def _train(
     # The model, as it was left, or as it starts. Its variables must be made in the scope of the
     # devices; the newest checkpoint replaces the initial weights too.
     with devices.scope():
-        model = run.new_model(recompute=execution.recompute)
+        model = run.new_model(recompute=execution.recompute, pack=manifest.pack)
         if initial is not None:
             assign_weights(model, initial)
         compile_model(model, pretraining, execution.accumulate)
@@ -191,7 +192,7 @@ def _train(
     # All workers read the directory before the first step. After `check_same_step` none reads what
     # the chief writes, but for the best checkpoint in the end: it is older than the last step, in
     # which all took part.
-    pace = Pace(first_step, pretraining.batch_size)
+    pace = Pace(first_step, pretraining.batch_size * pairs_in_a_row(manifest))
     losses = run.history.validation_losses(first_step)
     patience = Patience(
         pace, pretraining.patience, losses, run.loss_weights, saved=run.saved_steps()
@@ -291,32 +292,23 @@ def _printers(
     """The callbacks that print; none for silence."""
     if not execution.verbose:
         return []
-    shape = (run.bert, run.sequence_length, manifest.max_predictions, run.pairs)
-    flops = training_flops(*shape)
+    flops = training_flops(
+        run.bert, run.sequence_length, manifest.max_predictions, run.pairs, manifest.pack
+    )
+    pairs = pairs_in_a_row(manifest)
     peak = matrix_product_rate(run.pretraining.precision) * devices.num_replicas
-    _say_what_is_evaluated(run, manifest)
+    for line in what_is_ahead(run.pretraining, manifest):
+        print(line, flush=True)
     lines = Lines(
         pace,
         run.pretraining.steps,
         run.loss_weights,
-        speed=lambda rate: in_words(rate, run.sequence_length, flops, peak),
+        speed=lambda rate: in_words(rate, run.sequence_length / pairs, flops / pairs, peak),
         between=execution.verbose > 1,
     )
     if execution.verbose > 1:
         return [lines]
     return [ProgressBar(pace, run.pretraining.steps, run.loss_weights), lines]
-
-
-def _say_what_is_evaluated(run: Run, manifest: Manifest) -> None:
-    """Says that evaluations take a part of the split, where nobody has asked for that."""
-    there = manifest.num_records("validation")
-    taken = run.pretraining.validation_steps * run.pretraining.batch_size
-    if run.pretraining.evaluate_steps is None and taken < there:
-        print(
-            f"validation every {run.pretraining.evaluate_every:,} steps on {taken:,} of {there:,} "
-            "records, about a tenth of the time; --evaluate-steps sets another number of batches",
-            flush=True,
-        )
 
 
 def _tensorboard(

@@ -99,18 +99,15 @@ def tensorflow(options):
     import kbert
     from kbert.step.objective import compile_model
     from kbert.step.tensorflow_step import _shares
+    from tfrecords.batch import BatchSpec
 
     accumulate, batch, length, slots = options.pop("accumulate", 1), 8, 128, 20
     bert, pretraining = bert_and_pretraining(options)
-    model = kbert.pretraining_model(bert, dtype=pretraining.dtype_policy)
+    pack = options.pop("pack", 1)
+    model = kbert.pretraining_model(bert, dtype=pretraining.dtype_policy, pack=pack)
     compile_model(model, pretraining, accumulate)
-    x = {
-        name: tf.zeros((batch, length), "int32")
-        for name in ("token_ids", "segment_ids", "padding_mask")
-    }
-    x["mask_positions"] = tf.zeros((batch, slots), "int32")
-    y = {"mlm": tf.zeros((batch, slots), "int32"), "nsp": tf.zeros(batch, "int32")}
-    weight = {"mlm": tf.ones((batch, slots)), "nsp": tf.ones(batch)}
+    spec = BatchSpec(sequence_length=length, max_predictions=slots, pack=pack)
+    x, y, weight = spec.build(lambda feature, shape: tf.ones(shape, feature.dtype), batch)
     model._symbolic_build(
         data_batch=keras.tree.map_structure(
             lambda one: keras.KerasTensor(one.shape, one.dtype), (x, y, weight)

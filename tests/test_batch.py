@@ -1,6 +1,7 @@
 """The one description of a batch, beside the batches of the reader, the model's inputs and random
 batches."""
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -233,6 +234,41 @@ def test_a_random_batch_of_single_segments_has_one_segment():
     both = random_batch(BatchSpec(sequence_length=S, max_predictions=P), B, 53)
     assert both[0]["segment_ids"].any()
     np.testing.assert_array_equal(x["token_ids"], both[0]["token_ids"])
+
+
+@pytest.mark.parametrize("pairs", ["nsp", "none"])
+def test_a_random_packed_batch_is_like_one_of_records(pairs):
+    spec = BatchSpec(sequence_length=S, max_predictions=P, pairs=pairs, pack=3)
+    batch = x, y, sample_weight = random_batch(spec, B, 53)
+    assert spec.build(lambda feature, shape: (shape, feature.dtype), B) == tuple(
+        {name: (values.shape, values.dtype.name) for name, values in part.items()} for part in batch
+    )
+    alone = dataclasses.replace(spec, pack=1)
+    np.testing.assert_array_equal(x["token_ids"], random_batch(alone, B, 53)[0]["token_ids"])
+    found = set()
+    for row, numbers in enumerate(x["pair_numbers"]):
+        (count,) = {numbers.max()}
+        found.add(int(count))
+        starts = []
+        for number in range(1, count + 1):
+            (where,) = np.nonzero(numbers == number)
+            starts.append(where[0])
+            assert len(where) >= (3 if pairs == "none" else 5)
+            assert where.tolist() == list(range(where[0], where[0] + len(where)))  # in one piece
+            assert x["positions"][row, where].tolist() == list(range(len(where)))
+            assert x["segment_ids"][row, where].any() == (pairs != "none")
+            assert np.all(np.diff(x["segment_ids"][row, where]) >= 0)
+        padding = numbers == 0
+        for name in ("token_ids", "segment_ids", "positions"):
+            assert not x[name][row, padding].any()
+        assert not numbers[padding.argmax() :].any() or not padding.any()
+        if pairs == "nsp":
+            assert x["cls_positions"][row].tolist() == starts + [0] * (3 - count)
+            assert sample_weight["nsp"][row].tolist() == [1] * count + [0] * (3 - count)
+            assert not y["nsp"][row, count:].any()
+        in_use = x["mask_positions"][row, sample_weight["mlm"][row] > 0]
+        assert not padding[in_use].any()
+    assert found == {1, 2, 3}
 
 
 def test_a_random_batch_needs_lengths():

@@ -59,6 +59,16 @@ def test_the_table_has_a_row_for_every_batch_size(capsys):
     )
 
 
+def test_the_rows_of_a_packed_batch_are_told_as_rows(capsys):
+    (one,) = benchmark(tiny_config(), batch_sizes=[2], pack=3, **SHAPES)
+    flops = training_flops(tiny_config(), **SHAPES, pack=3)
+    assert one.matrix_product_share == pytest.approx(one.sequences_per_second * flops / 1e9)
+    what, _, header, _, last = capsys.readouterr().out.splitlines()
+    assert "V = 53, up to 3 pairs in a row; float32" in what
+    assert "  rows/s" in header
+    assert last.endswith(" rows/s")
+
+
 @pytest.fixture
 def measure(monkeypatch):
     """Takes the place of real steps: `measure.error` is raised from batches of `measure.from_`
@@ -146,6 +156,7 @@ def test_the_default_sizes_end_after_a_minute(measure, monkeypatch, capsys):
         ({"accumulate": 0}, "at least 1 micro-batch. Received: accumulate=0"),
         ({"sequence_length": 30}, "at most 29, the positions of the model. Received: 30"),
         ({"sequence_length": 4}, "sequence_length from 5 to 65536. Received: 4"),
+        ({"pack": 65}, "pack from 1 to 64. Received: 65"),
         ({"max_predictions": 18}, "max_predictions from 1 to 17. Received: 18"),
         ({"steps": 0}, "steps of at least 1. Received: 0"),
         ({"precision": "float16"}, "precision among float32, bfloat16. Received: 'float16'"),
@@ -171,13 +182,16 @@ def test_the_command(monkeypatch):
         "benchmark --size tiny --batch-size 2 --batch-size 3 --vocabulary-size 53 --dropout 0 "
         "--sequence-length 17"
     )
-    words += " --max-predictions 3 --precision bfloat16 --accumulate 1 --steps 7 --strategy one"
+    words += (
+        " --max-predictions 3 --precision bfloat16 --accumulate 1 --steps 7 --strategy one --pack 4"
+    )
     assert CliRunner().invoke(main, words.split()).exit_code == 0
     assert CliRunner().invoke(main, ["benchmark"]).exit_code == 0
     (bert, options), (usual, defaults) = asked
     assert (bert.num_layers, bert.vocabulary_size, bert.dropout) == (2, 53, 0.0)
     assert options == {
         "batch_sizes": (2, 3),
+        "pack": 4,
         "precision": "bfloat16",
         "accumulate": 1,
         "steps": 7,

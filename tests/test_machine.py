@@ -84,8 +84,8 @@ def test_operations_of_base_by_hand():
 
 
 def test_operations_follow_what_they_should():
-    def flops(length=128, max_predictions=20, **changes):
-        return training_flops(BertConfig(**SHAPE | changes), length, max_predictions)
+    def flops(length=128, max_predictions=20, pairs="nsp", pack=1, **changes):
+        return training_flops(BertConfig(**SHAPE | changes), length, max_predictions, pairs, pack)
 
     assert (
         flops(num_layers=4) - flops(num_layers=3) == flops(num_layers=2) - flops(num_layers=1) > 0
@@ -95,6 +95,9 @@ def test_operations_follow_what_they_should():
     last_block_of_a_slot = 2 * (2 * 256 * 256 + 2 * 128 * 256 + 2 * 256 * 1024)
     assert flops(max_predictions=21) - flops() == 3 * (head_of_a_slot + last_block_of_a_slot)
     assert flops(num_heads=8) == flops()  # heads cut the same products
+    pooler = 2 * 256 * 256
+    assert flops(pack=8) - flops() == 3 * 7 * (last_block_of_a_slot + pooler)
+    assert flops(pack=8, pairs="none") == flops(pairs="none")
     block, block_of_twice_the_length = (
         flops(length, num_layers=3) - flops(length) for length in (128, 256)
     )

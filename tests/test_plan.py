@@ -62,20 +62,23 @@ def test_a_step_compiles_for_four_chips():
 @pytest.mark.long
 def test_the_options_of_training_compile_for_four_chips():
     shared = FOUR_CHIPS
-    plain, parts, recomputed, long = compiled(
+    plain, parts, recomputed, long, packed = compiled(
         "plan",
         shared,
         shared | {"accumulate": 2},
         shared | {"recompute": True, "precision": "float32"},
         shared
         | {"optimizer": "lamb", "sequence_length": 512, "max_predictions": 76, "batch_size": 8},
+        shared | {"pack": 8},
     )
-    for plan, rows in ((plain, 16), (parts, 16), (recomputed, 16), (long, 2)):
+    for plan, rows in ((plain, 16), (parts, 16), (recomputed, 16), (long, 2), (packed, 16)):
         assert_sensible(plan, rows)
     assert_is_shown(plain)
     # Micro-batches are the same work, with less at a time; recomputation is more of it.
     assert parts["flops"] == pytest.approx(plain["flops"], rel=0.1)
     assert recomputed["flops"] > 1.15 * plain["flops"]
+    assert "rows in a step               64, 16 on each chip" in packed["table"]
+    assert "v5e:2x2, 4 chips, rows of up to 8 pairs: compiled" in packed["table"]
 
 
 @pytest.mark.long
@@ -138,8 +141,9 @@ def test_what_goes_to_the_host_is_found_in_a_program(line, refused):
         pytest.param(
             {"optimizer": "lamb", "parts": ["gradients", "update"]}, marks=pytest.mark.long
         ),
+        pytest.param({"pack": 8}, marks=pytest.mark.long),
     ],
-    ids=["accumulation", "lamb"],
+    ids=["accumulation", "lamb", "packed"],
 )
 def test_the_step_on_tensorflow_compiles_for_a_chip(options):
     (parts,) = compiled("tensorflow", options)

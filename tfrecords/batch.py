@@ -310,8 +310,8 @@ def random_batch(
 ) -> Batch[np.ndarray]:
     """A batch of random tokens in the form that `tfrecords.read` gives.
 
-    As in records, one sequence in ten is shorter, and about 15 % of the tokens of each are to be
-    predicted.
+    As in records, one row in ten is shorter, and about 15 % of the tokens of each are to be
+    predicted. A packed row holds from one to K pairs, as many as there is room for.
 
     Args:
         spec: Its form, with S and P.
@@ -337,17 +337,50 @@ def random_batch(
     # Random ranks choose the positions; padding ranks behind all tokens, so it is never chosen
     # into a slot in use.
     ranks = draw.random((batch_size, length)) + 2 * (1 - padding_mask)
-    positions = np.sort(np.argsort(ranks)[:, :slots])
+    mask_positions = np.sort(np.argsort(ranks)[:, :slots])
     ids = draw.integers(0, vocabulary_size, (2, batch_size, length), dtype="int32")
     second = (index >= lengths[:, None] // 2) & (spec.pairs != "none")
     values = {
         ("x", "token_ids"): ids[0] * padding_mask,
         ("x", "segment_ids"): second * padding_mask,
         ("x", "padding_mask"): padding_mask,
-        ("x", "mask_positions"): positions * weights,
+        ("x", "mask_positions"): mask_positions * weights,
         ("y", "mlm"): ids[1, :, :slots] * weights,
         ("y", "nsp"): draw.integers(0, 2, batch_size, dtype="int32"),
         ("sample_weight", "mlm"): weights,
         ("sample_weight", "nsp"): np.ones(batch_size),
     }
+    if spec.pack > 1:
+        values |= _packed_values(spec, lengths, padding_mask, draw)
     return spec.arrays(values, batch_size)
+
+
+def _packed_values(
+    spec: BatchSpec, lengths: np.ndarray, padding_mask: np.ndarray, draw: np.random.Generator
+) -> dict[tuple[str, str], np.ndarray]:
+    """What tells the pairs of packed rows apart: each row of so many tokens is cut at random into
+    pairs that are long enough for [CLS] a [SEP] b [SEP], or [CLS] a [SEP]."""
+    import numpy as np
+
+    least = 3 if spec.pairs == "none" else 5
+    pairs = np.zeros((len(lengths), spec.pack), "int32")  # the length of each pair, 0 for none
+    for row, length in enumerate(lengths):
+        count = draw.integers(1, max(1, min(spec.pack, length // least)) + 1)
+        shortest = least if count > 1 else 0
+        rest = draw.multinomial(length - count * shortest, np.full(count, 1 / count))
+        pairs[row, :count] = shortest + rest
+    ends, used = pairs.cumsum(axis=1), pairs > 0
+    starts = ends - pairs
+    index = np.arange(padding_mask.shape[1])
+    numbers = (1 + (index[:, None] >= ends[:, None, :]).sum(axis=2)) * padding_mask
+    own = np.maximum(numbers - 1, 0)  # on padding any, for what becomes 0 there
+    positions = (index - np.take_along_axis(starts, own, axis=1)) * padding_mask
+    second = (positions >= np.take_along_axis(pairs, own, axis=1) // 2) & (spec.pairs != "none")
+    return {
+        ("x", "segment_ids"): second * padding_mask,
+        ("x", "pair_numbers"): numbers,
+        ("x", "positions"): positions,
+        ("x", "cls_positions"): starts * used,
+        ("y", "nsp"): draw.integers(0, 2, pairs.shape, dtype="int32") * used,
+        ("sample_weight", "nsp"): used,
+    }

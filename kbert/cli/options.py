@@ -117,6 +117,9 @@ MAX_PREDICTIONS = option(
     section=DATA,
     help="Most tokens to predict per sequence.",
 )
+PACK = option(
+    "--pack", of=RecordsConfig, section=DATA, help="Most pairs in a row of packed records."
+)
 OPTIMIZER = option(
     "--optimizer",
     of=PretrainingConfig,

@@ -16,6 +16,7 @@ from kbert.cli.options import (
     MAX_PREDICTIONS,
     OPTIMISATION,
     OPTIMIZER,
+    PACK,
     RECOMPUTE,
     SEQUENCE_LENGTH,
     SIZE,
@@ -40,10 +41,11 @@ from tfrecords.errors import InputError
     multiple=True,
     show_default="as many sizes as can be measured in a minute",
     section=DATA,
-    help="Sequences in an update; may be given several times.",
+    help="Rows in an update; may be given several times.",
 )
 @SEQUENCE_LENGTH
 @MAX_PREDICTIONS
+@PACK
 @option("--steps", of=PretrainingConfig, section=OPTIMISATION, help="Updates of the run to time.")
 @option(
     "--strategy",
@@ -74,10 +76,11 @@ def benchmark(
     "--batch-size",
     of=PretrainingConfig,
     section=DATA,
-    help="Sequences in an update, on all chips together.",
+    help="Rows in an update, on all chips together.",
 )
 @SEQUENCE_LENGTH
 @MAX_PREDICTIONS
+@PACK
 @OPTIMIZER
 @option(
     "--steps",

@@ -83,7 +83,7 @@ _EVALUATION = "Evaluation and checkpoints"
     help="Number of position embeddings: the longest sequence that the model can ever take. Those "
     "of --init-from are cut or repeated.",
 )
-@option("--batch-size", of=PretrainingConfig, section=DATA, help="Sequences in an update.")
+@option("--batch-size", of=PretrainingConfig, section=DATA, help="Rows in an update.")
 @option("--steps", of=PretrainingConfig, section=OPTIMISATION, help="Updates of the weights.")
 @OPTIMIZER
 @option("--learning-rate", of=PretrainingConfig, section=OPTIMISATION, help="Peak learning rate.")
@@ -241,7 +241,7 @@ def pretrain(
     "--batch-size",
     type=click.IntRange(1),
     default=PretrainingConfig.batch_size,
-    help="Sequences at once.",
+    help="Rows at once.",
 )
 def evaluate(run: pathlib.Path, records: pathlib.Path, split: str, batch_size: int) -> None:
     """Measure the newest checkpoint of a RUN, or with --patience its best, on a split of RECORDS,

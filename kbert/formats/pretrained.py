@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from kbert.config import BertConfig
-from kbert.model.bert import pretraining_model
+from kbert.model.bert import config_of, pretraining_model
 from kbert.objectives import NSP, OBJECTIVES, objectives_of, pairs_of_outputs
 from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, Normalization, Vocabulary
@@ -142,7 +142,7 @@ class Pretrained:
             InputError: The vocabulary is another model's, the length is beyond its positions, or
                 it has no head for these pairs.
         """
-        bert = _config_of(model)
+        bert = config_of(model)
         of_outputs = pairs_of_outputs(model.output)
         pairs = of_outputs if pairs is None else pairs
         if (pairs == "none") != (of_outputs == "none"):
@@ -280,27 +280,6 @@ def assign_weights(model: keras.Model, pretrained: Pretrained) -> None:
             f"The {head} head of {pretrained.source} is ignored: this model has no such head.",
             stacklevel=2,
         )
-
-
-def _config_of(model: keras.Model) -> BertConfig:
-    """The BertConfig that a pretraining model was built from, read from its layers."""
-    token_embedding, embeddings = model.get_layer("token_embedding"), model.get_layer("embeddings")
-    num_layers = sum(layer.name.startswith("layer_") for layer in model.layers)
-    block = model.get_layer("layer_0")
-    return BertConfig(
-        vocabulary_size=token_embedding.vocabulary_size,
-        num_layers=num_layers,
-        hidden_size=token_embedding.hidden_size,
-        num_heads=block.num_heads,
-        intermediate_size=block.intermediate_size,
-        max_positions=embeddings.max_positions,
-        num_segments=embeddings.num_segments,
-        dropout=embeddings.dropout,
-        attention_dropout=block.attention_dropout,
-        exact_gelu=block.exact_gelu,
-        layer_norm_epsilon=embeddings.layer_norm_epsilon,
-        initializer_range=embeddings.initializer_range,
-    )
 
 
 def check_released_form(bert: BertConfig, format: str) -> None:

@@ -58,11 +58,14 @@ def _training(run: Run, step: int) -> str:
 
 
 def _in_words(run: Run, step: int) -> str:
-    parts = [
-        f"{step:,} updates of {run.pretraining.batch_size:,} sequences of up to "
-        f"{run.sequence_length} tokens each.\n"
-    ]
     records = run.read_records()
+    rows, pack = f"{run.pretraining.batch_size:,}", records.get("config", {}).get("pack", 1)
+    what = (
+        f"{rows} rows of {run.sequence_length} tokens, with up to {pack} sequences each"
+        if pack > 1
+        else f"{rows} sequences of up to {run.sequence_length} tokens each"
+    )
+    parts = [f"{step:,} updates of {what}.\n"]
     corpus = records.get("counts", {}).get("corpus")
     if corpus:
         parts.append(

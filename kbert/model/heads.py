@@ -1,13 +1,14 @@
 """What stands on the encoder: the pooler, and the heads of masked language modelling and next
 sentence prediction.
 
-Shapes: B batch, S sequence, H hidden size, P slots for masked tokens, V vocabulary.
+Shapes: B batch, S sequence, H hidden size, P slots for masked tokens, K pairs in a row, V
+vocabulary.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import keras
 
@@ -15,6 +16,8 @@ from kbert.config import BertConfig
 from kbert.model.embeddings import TokenEmbedding
 from kbert.model.initializers import kernel_initializer
 from kbert.model.layers import dense_layer, gelu, quantization_of
+
+_L = TypeVar("_L", bound=keras.layers.Layer)
 
 
 @keras.saving.register_keras_serializable("kbert")
@@ -27,10 +30,12 @@ class Pooler(keras.layers.Layer):
         quantized: Of a layer that is loaded: how its dense layer was quantized.
 
     Call arguments:
-        hidden: The sequence output, float [B, S, H], or its first rows.
+        hidden: The sequence output, float [B, S, H], or its first rows; with `each` the states of
+            the [CLS] of K pairs, float [B, K, H].
+        each: Whether every row of `hidden` is a [CLS], and not the first alone.
 
     Returns:
-        float [B, H].
+        float [B, H], or with `each` [B, K, H].
     """
 
     def __init__(
@@ -62,8 +67,8 @@ class Pooler(keras.layers.Layer):
         )
         self.dense.build((None, hidden_shape[-1]))
 
-    def call(self, hidden: Any) -> Any:
-        return self.dense(hidden[:, 0, :])
+    def call(self, hidden: Any, each: bool = False) -> Any:
+        return self.dense(hidden if each else hidden[:, 0, :])
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -162,10 +167,32 @@ class VocabularyBias(keras.layers.Layer):
         return scores + self.bias
 
 
+class Layers:
+    """The layers of a functional model: each is made when its name is first asked for.
+
+    Args:
+        there: A model whose layers are used again: all that are asked for, by name.
+    """
+
+    def __init__(self, there: keras.Model | None = None) -> None:
+        self._there = there
+        self._made: dict[str, keras.layers.Layer] = {}
+
+    def __call__(self, kind: type[_L], *, name: str, **options: Any) -> _L:
+        """The layer of that name; it is made of `options`, and of the name, if it is new."""
+        if self._there is not None:
+            return cast("_L", self._there.get_layer(name))
+        if name not in self._made:
+            self._made[name] = kind(name=name, **options)
+        return cast("_L", self._made[name])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadInputs:
     """What the encoder hands to the heads of a functional model."""
 
+    layers: Layers
+    """Where a head has its layers from, so that packed and unpacked models can share them."""
     config: BertConfig
     seed: int
     """The key of initial weights."""
@@ -176,13 +203,17 @@ class HeadInputs:
     masked_BPH: keras.KerasTensor
     """The states at the masked positions."""
     rows_BRH: keras.KerasTensor
-    """The same, after the state of [CLS] if a head reads it (`Objective.reads_cls`)."""
+    """The same, after the state of [CLS] if a head reads it (`Objective.reads_cls`), or of K of
+    them."""
+    cls_BKH: keras.KerasTensor | None = None
+    """Of packed rows, the states of the [CLS] of each pair, if a head reads them."""
 
 
 def masked_language_modelling(inputs: HeadInputs) -> keras.KerasTensor:
     """Scores over the vocabulary for each masked position, float32 [B, P, V]."""
     config = inputs.config
-    transformed_BPH = MaskedTransform(
+    transformed_BPH = inputs.layers(
+        MaskedTransform,
         exact_gelu=config.exact_gelu,
         layer_norm_epsilon=config.layer_norm_epsilon,
         initializer_range=config.initializer_range,
@@ -191,21 +222,30 @@ def masked_language_modelling(inputs: HeadInputs) -> keras.KerasTensor:
         dtype=inputs.dtype,
     )(inputs.masked_BPH)
     scores_BPV = inputs.token_embedding(transformed_BPH, reverse=True)
-    return VocabularyBias(name="mlm", dtype="float32")(scores_BPV)
+    return inputs.layers(VocabularyBias, name="mlm", dtype="float32")(scores_BPV)
 
 
 def next_sentence_prediction(inputs: HeadInputs) -> keras.KerasTensor:
-    """Scores of the two labels of a pair of sentences, float32 [B, 2]."""
+    """Scores of the two labels of a pair of sentences, float32 [B, 2], or of each pair of a packed
+    row, [B, K, 2]."""
     initializer_range = inputs.config.initializer_range
-    pooled_BH = Pooler(
-        initializer_range=initializer_range, seed=inputs.seed, name="pooler", dtype=inputs.dtype
-    )(inputs.rows_BRH)
-    return keras.layers.Dense(
-        2,
+    pooler = inputs.layers(
+        Pooler,
+        initializer_range=initializer_range,
+        seed=inputs.seed,
+        name="pooler",
+        dtype=inputs.dtype,
+    )
+    pooled = (
+        pooler(inputs.rows_BRH) if inputs.cls_BKH is None else pooler(inputs.cls_BKH, each=True)
+    )
+    return inputs.layers(
+        keras.layers.Dense,
+        units=2,
         kernel_initializer=kernel_initializer(initializer_range, inputs.seed, "nsp"),
         name="nsp",
         dtype="float32",
-    )(pooled_BH)
+    )(pooled)
 
 
 HEADS = {"mlm": masked_language_modelling, "nsp": next_sentence_prediction}

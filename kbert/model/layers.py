@@ -70,10 +70,13 @@ class EncoderBlock(keras.layers.Layer):
 
     Call arguments:
         hidden: float [B, S, H].
-        padding_mask: int32 [B, S], 1 on tokens, 0 on padding.
+        padding_mask: int32 [B, S], 1 on tokens, 0 on padding; None where rows are packed.
         rows: The positions whose output is wanted, int32 [B, R]; None wants all, in order. All of
             the input is attended to, but the queries and all that follows them cost R rows and not
             S.
+        pair_numbers: Of packed rows, in the place of the padding mask: the number of the pair that
+            each token belongs to, 0 on padding, int32 [B, S]. Tokens attend to those with the same
+            number: to their own pair, and padding to padding.
 
     Returns:
         float [B, R, H], without rows [B, S, H].
@@ -108,7 +111,13 @@ class EncoderBlock(keras.layers.Layer):
         self.seed = seed
         self._quantized = quantized or {}
 
-    def build(self, hidden_shape: Any, padding_mask_shape: Any, rows_shape: Any = None) -> None:
+    def build(
+        self,
+        hidden_shape: Any,
+        padding_mask_shape: Any = None,
+        rows_shape: Any = None,
+        pair_numbers_shape: Any = None,
+    ) -> None:
         hidden_size = hidden_shape[-1]
 
         def dense(name, units, input_size):
@@ -155,10 +164,19 @@ class EncoderBlock(keras.layers.Layer):
         self._drop_attention = dropout("attention_dropout", self.dropout)
         self._drop_output = dropout("output_dropout", self.dropout)
 
-    def call(self, hidden: Any, padding_mask: Any, rows: Any = None, training: bool = False) -> Any:
-        inputs = (hidden, padding_mask) if rows is None else (hidden, padding_mask, rows)
+    def call(
+        self,
+        hidden: Any,
+        padding_mask: Any = None,
+        rows: Any = None,
+        pair_numbers: Any = None,
+        training: bool = False,
+    ) -> Any:
+        is_packed = pair_numbers is not None
+        inputs = (hidden, pair_numbers if is_packed else padding_mask)
+        inputs = inputs if rows is None else (*inputs, rows)
         if not (training and self.recompute):
-            return self._transform(*inputs, training=training)
+            return self._transform(*inputs, is_packed=is_packed, training=training)
         # Both passes need the same dropout masks, also outside of a training step, where calls are
         # counted: the count is taken once, here.
         masks = current_step() or (
@@ -168,19 +186,24 @@ class EncoderBlock(keras.layers.Layer):
 
         def transform(*inputs):
             with dropout_masks_of(*masks):
-                return self._transform(*inputs, training=True)
+                return self._transform(*inputs, is_packed=is_packed, training=True)
 
         # Not keras.RematScope, which fails in graphs of TensorFlow where a layer has keyword
         # arguments (keras/src/layers/layer.py, rematerialized_call, Keras 3.15).
         return keras.remat(transform)(*inputs)
 
-    def _transform(self, hidden_BSH, mask_BS, rows_BR=None, *, training):
-        # Attention, its residual and normalisation, on all rows or on the wanted ones.
+    def _transform(self, hidden_BSH, mask_BS, rows_BR=None, *, is_packed, training):
+        # Attention, its residual and normalisation, on all rows or on the wanted ones. The mask is
+        # the same for all queries, or with packed rows one for each.
         if rows_BR is None:
-            x_BRH, attended_BRH = hidden_BSH, self._attend_from_all(hidden_BSH, mask_BS, training)
+            mask = _of_same_pair(mask_BS, mask_BS) if is_packed else mask_BS
+            x_BRH, attended_BRH = hidden_BSH, self._attend_from_all(hidden_BSH, mask, training)
         else:
             x_BRH = ops.take_along_axis(hidden_BSH, rows_BR[:, :, None], axis=1)
-            attended_BRH = self._attend_from(x_BRH, hidden_BSH, mask_BS, training)
+            mask = mask_BS
+            if is_packed:
+                mask = _of_same_pair(ops.take_along_axis(mask_BS, rows_BR, axis=1), mask_BS)
+            attended_BRH = self._attend_from(x_BRH, hidden_BSH, mask, training)
         x_BRH = self.attention_norm(
             x_BRH + self._drop_attention(self.attention_output(attended_BRH), training=training)
         )
@@ -190,7 +213,7 @@ class EncoderBlock(keras.layers.Layer):
             x_BRH + self._drop_output(self.output_(hidden_BRF), training=training)
         )
 
-    def _attend_from_all(self, x_BSH, mask_BS, training):
+    def _attend_from_all(self, x_BSH, mask, training):
         qkv_BSC = self.qkv(x_BSH)
         # Written out: on TensorFlow there is no fused attention, and a fused one on JAX knows
         # nothing of dropout on probabilities, and on a CPU nothing of float16 (jax/_src/nn/
@@ -203,15 +226,17 @@ class EncoderBlock(keras.layers.Layer):
             or (device.startswith("cpu") and self.compute_dtype == "float16")
         ):
             q_BNSD, k_BNSD, v_BNSD = self._heads(qkv_BSC, 3)
-            return self._attend(q_BNSD, k_BNSD, v_BNSD, mask_BS, training)
+            return self._attend(q_BNSD, k_BNSD, v_BNSD, mask, training)
         batch_size, sequence_length, hidden_size = ops.shape(x_BSH)
         qkv = ops.reshape(
             qkv_BSC, (batch_size, sequence_length, 3, self.num_heads, hidden_size // self.num_heads)
         )
         q_BSND, k_BSND, v_BSND = ops.unstack(qkv, 3, axis=2)
-        # The mask for all rows of queries, which cuDNN's kernel asks for.
+        # The mask for all rows of queries, which cuDNN's kernel asks for. For packed rows that
+        # kernel has offsets too, but jax.nn.dot_product_attention does not (JAX 0.10): they have
+        # the mask as well.
         mask_B1SS = ops.broadcast_to(
-            ops.cast(mask_BS, "bool")[:, None, None, :],
+            ops.cast(_for_all_heads(mask), "bool"),
             (batch_size, 1, sequence_length, sequence_length),
         )
         # On a TPU, Keras gives its fused kernel the mask of the first row for all rows
@@ -222,7 +247,7 @@ class EncoderBlock(keras.layers.Layer):
         )
         return ops.reshape(attended_BSND, (batch_size, sequence_length, hidden_size))
 
-    def _attend_from(self, x_BRH, hidden_BSH, mask_BS, training):
+    def _attend_from(self, x_BRH, hidden_BSH, mask, training):
         size = x_BRH.shape[-1]
         if self.qkv.quantization_mode:  # the kernel alone would say nothing
             q_BRH, kv_BSC = self.qkv(x_BRH)[..., :size], self.qkv(hidden_BSH)[..., size:]
@@ -236,18 +261,15 @@ class EncoderBlock(keras.layers.Layer):
             q_BRH = ops.matmul(x_BRH, kernel[:, :size]) + bias[:size]
             kv_BSC = ops.matmul(hidden_BSH, kernel[:, size:]) + bias[size:]
         (q_BNRD,), (k_BNSD, v_BNSD) = self._heads(q_BRH, 1), self._heads(kv_BSC, 2)
-        return self._attend(q_BNRD, k_BNSD, v_BNSD, mask_BS, training)
+        return self._attend(q_BNRD, k_BNSD, v_BNSD, mask, training)
 
-    def _attend(self, q_BNRD, k_BNSD, v_BNSD, mask_BS, training):
+    def _attend(self, q_BNRD, k_BNSD, v_BNSD, mask, training):
         batch_size, _, rows, head_size = ops.shape(q_BNRD)
         # The queries are scaled, fewer numbers than the scores.
         scores_BNRS = ops.matmul(q_BNRD * head_size**-0.5, ops.transpose(k_BNSD, (0, 1, 3, 2)))
-        # expand_dims and not an index with None: that becomes a strided slice with new axes, which
-        # TFLite's built-in operations do not have.
-        mask_B11S = ops.expand_dims(ops.cast(mask_BS, scores_BNRS.dtype), (1, 2))
         # Of float16, whose largest number is 65,504: no score comes near to half of that.
         far = 3e4 if self.compute_dtype == "float16" else 1e9
-        scores_BNRS += (mask_B11S - 1.0) * far
+        scores_BNRS += (_for_all_heads(ops.cast(mask, scores_BNRS.dtype)) - 1.0) * far
         probabilities_BNRS = self._drop_probabilities(ops.softmax(scores_BNRS), training=training)
         attended_BRND = ops.transpose(ops.matmul(probabilities_BNRS, v_BNSD), (0, 2, 1, 3))
         return ops.reshape(attended_BRND, (batch_size, rows, self.num_heads * head_size))
@@ -263,7 +285,12 @@ class EncoderBlock(keras.layers.Layer):
         return ops.unstack(ops.transpose(heads, (2, 0, 3, 1, 4)), parts, axis=0)
 
     def compute_output_spec(
-        self, hidden: Any, padding_mask: Any, rows: Any = None, training: bool = False
+        self,
+        hidden: Any,
+        padding_mask: Any = None,
+        rows: Any = None,
+        pair_numbers: Any = None,
+        training: bool = False,
     ) -> keras.KerasTensor:
         batch_size, length, hidden_size = hidden.shape
         return keras.KerasTensor(
@@ -283,3 +310,15 @@ class EncoderBlock(keras.layers.Layer):
             "seed": self.seed,
             **quantization_of(self, "qkv", "attention_output", "intermediate", "output_"),
         }
+
+
+def _of_same_pair(queries_BR, keys_BS):
+    """Which keys belong to the pair of a query, by the numbers of their pairs: bool [B, R, S]."""
+    return ops.equal(queries_BR[:, :, None], keys_BS[:, None, :])
+
+
+def _for_all_heads(mask):
+    """A mask [B, S] or [B, R, S] with axes that broadcast: [B, 1, 1, S] or [B, 1, R, S]."""
+    # expand_dims and not an index with None: that becomes a strided slice with new axes, which
+    # TFLite's built-in operations do not have.
+    return ops.expand_dims(mask, (1, 2) if len(mask.shape) == 2 else 1)

@@ -166,9 +166,10 @@ class Run:
         own = ("sequence_length", "pairs", "records_sha256", "initial_sha256")
         return identity | {name: getattr(self, name) for name in own}
 
-    def new_model(self, recompute: bool = False) -> Pretrainer:
-        """The model as it is before the first step, not compiled; `recompute` as for
-        `pretraining_model`."""
+    def new_model(self, *, recompute: bool = False, pack: int = 1) -> Pretrainer:
+        """The model as it is before the first step, not compiled; `recompute` and `pack` as for
+        `pretraining_model`. A run does not remember whether its rows were packed: its weights are
+        the same, and its records say it."""
         return pretraining_model(
             self.bert,
             seed=self.pretraining.seed,
@@ -176,6 +177,7 @@ class Run:
             pairs=self.pairs,
             optional=self.optional,
             recompute=recompute,
+            pack=pack,
         )
 
     def load_model(self) -> Pretrainer:

@@ -12,11 +12,13 @@ import keras
 
 import tfrecords
 from kbert.config import PretrainingConfig
+from kbert.model.bert import packed_as
 from kbert.objectives import NSP, names_with_figures, objectives_in, objectives_of
 from kbert.run.baseline import Baselines, baselines
 from kbert.run.directory import Run, load_run
 from kbert.run.distribution import batches_for
 from kbert.step.objective import pretraining_objective
+from kbert.step.pretrainer import scope_of
 from tfrecords import InputError
 from tfrecords.schema import Manifest
 
@@ -36,12 +38,13 @@ def evaluate(
     """Measures a pretraining model on a split of records, every record once.
 
     Args:
-        model: A pretraining model; it is compiled with `pretraining_objective` if it is not
-            compiled. Or a Run or its directory, whose weights (`Run.best_step`) are measured, on
-            records with the vocabulary and the pairs of the run alone.
+        model: A pretraining model, of packed rows or not, whatever the records are; it is compiled
+            with `pretraining_objective` if it is not compiled. Or a Run or its directory, whose
+            weights (`Run.best_step`) are measured, on records with the vocabulary and the pairs of
+            the run alone.
         records: A directory of records, or a Manifest.
         split: The split to measure on.
-        batch_size: Sequences at once; no influence on the results but by rounding.
+        batch_size: Rows at once; no influence on the results but by rounding.
         reference: The Baselines of the split, where they are known already; None computes them.
         verbose: As for `keras.Model.evaluate`.
 
@@ -69,9 +72,11 @@ def evaluate(
             f"Expected records of {what}, as the model was built for. Received: "
             f"{manifest.directory}, made with pairs {manifest.pairs!r}."
         )
+    measured = packed_as(measured, manifest.pack)
     if not measured.compiled:
         weights: dict[str, Any] = {one.weight_field: 1.0 for one in objectives}
-        measured.compile(**pretraining_objective(steps=1, pairs=manifest.pairs, **weights))
+        with scope_of(measured):
+            measured.compile(**pretraining_objective(steps=1, pairs=manifest.pairs, **weights))
     logs = measured.evaluate(
         evaluation_batches(measured, manifest, split, batch_size),
         steps=-(-manifest.num_records(split) // batch_size),

@@ -19,17 +19,17 @@ class Pace(keras.callbacks.Callback):
 
     Args:
         start: The step that training starts after.
-        batch_size: Sequences in an update.
+        sequences: How many an update has; of packed rows, on average.
 
     Attributes:
         step: Updates so far, those before a resumption included.
         seconds: Since the last evaluation, or the start: training, and at its end evaluation too.
     """
 
-    def __init__(self, start: int, batch_size: int) -> None:
+    def __init__(self, start: int, sequences: float) -> None:
         super().__init__()
         self.step = start
-        self._batch_size = batch_size
+        self._sequences = sequences
         self._first = start
         self._began = time.monotonic()
         self._trained: float | None = None
@@ -53,7 +53,7 @@ class Pace(keras.callbacks.Callback):
     def sequences_per_second(self) -> float:
         """The rate of training since the last evaluation; evaluation itself does not count."""
         trained = time.monotonic() if self._trained is None else self._trained
-        done = (self.step - self._first) * self._batch_size
+        done = (self.step - self._first) * self._sequences
         return done / max(trained - self._began, 1e-9)
 
     def seconds_left(self, steps: int) -> float:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import keras
 
+from kbert.config import PretrainingConfig
 from kbert.run.history import figures_of
 from kbert.run.pace import Logs, Pace, Timer
+from tfrecords.schema import Manifest
 
 _FIRST_LINE = 10.0
 _LINES = 60.0
@@ -30,6 +32,35 @@ def _skipped(logs: Logs) -> str:
     skipped = int((logs or {}).get("skipped_updates", 0))
     what = "an update" if skipped == 1 else f"{skipped:,} updates"
     return f"; {what} skipped, whose gradients float16 could not hold" if skipped else ""
+
+
+def pairs_in_a_row(manifest: Manifest, split: str = "train") -> float:
+    """How many pairs a row of a split holds on average; 1.0 where none are packed, or nobody has
+    counted them."""
+    counts = manifest.counts.get(split, {})
+    return counts.get("pairs", 0) / max(1, manifest.num_records(split)) or 1.0
+
+
+def what_is_ahead(pretraining: PretrainingConfig, manifest: Manifest) -> list[str]:
+    """What a reader of the log should know before the first step, a line each: how many pairs an
+    update has where rows are packed, and that evaluations take a part of the split where nobody has
+    asked for that."""
+    lines, rows = [], pretraining.batch_size
+    if manifest.pack > 1:
+        line = f"packed: {rows:,} rows of {manifest.sequence_length:,} tokens in an update"
+        if "pairs" in manifest.counts.get("train", {}):
+            pairs = pairs_in_a_row(manifest)
+            what = "sequences" if manifest.pairs == "none" else "pairs"
+            line += f", with {pairs:.3g} {what} each on average: {rows * pairs:,.0f} {what}"
+        lines.append(line)
+    there = manifest.num_records("validation")
+    taken = pretraining.validation_steps * rows
+    if pretraining.evaluate_steps is None and taken < there:
+        lines.append(
+            f"validation every {pretraining.evaluate_every:,} steps on {taken:,} of {there:,} "
+            "records, about a tenth of the time; --evaluate-steps sets another number of batches"
+        )
+    return lines
 
 
 class ProgressBar(keras.callbacks.Callback):

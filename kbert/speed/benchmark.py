@@ -44,7 +44,7 @@ class Measurement:
     """How fast training is with batches of one size."""
 
     batch_size: int
-    """Sequences in an update."""
+    """Rows in an update: sequences, unless they are packed."""
     compile_seconds: float
     """How much longer the first update takes than the next."""
     step_seconds: float
@@ -60,7 +60,7 @@ class Measurement:
 
     @property
     def sequences_per_second(self) -> float:
-        """Of all devices together."""
+        """Of all devices together; with packed rows, rows."""
         return self.batch_size / self.step_seconds
 
 
@@ -70,6 +70,7 @@ def benchmark(
     batch_sizes: Iterable[int] | None = None,
     sequence_length: int = RecordsConfig.sequence_length,
     max_predictions: int = RecordsConfig.max_predictions,
+    pack: int = 1,
     precision: str = PretrainingConfig.precision,
     accumulate: int = 1,
     steps: int = PretrainingConfig.steps,
@@ -81,11 +82,12 @@ def benchmark(
 
     Args:
         bert: A BertConfig.
-        batch_sizes: Sequences in an update, one or several numbers; they are measured from the
+        batch_sizes: Rows in an update, one or several numbers; they are measured from the
             smallest on. None takes 8, 32 and 128, or as many of them as can be measured within a
             minute.
         sequence_length: S.
         max_predictions: P.
+        pack: As for `pretraining_model`: a row of the random batch has from one to so many pairs.
         precision: As for PretrainingConfig.
         accumulate: As for `pretrain`.
         steps: The updates of the run whose duration is estimated.
@@ -101,22 +103,24 @@ def benchmark(
     # Refuse what cannot be measured, before a model is made.
     began = time.perf_counter()
     devices = _devices_of(strategy)
-    sizes = _checked(batch_sizes, bert, sequence_length, max_predictions, accumulate, devices)
+    shapes: dict[str, Any] = {
+        "sequence_length": sequence_length,
+        "max_predictions": max_predictions,
+        "pack": pack,
+    }
+    sizes = _checked(batch_sizes, bert, shapes, accumulate, devices)
     pretraining = PretrainingConfig(steps=steps, precision=precision)
 
     # One model serves all sizes: its weights and optimizer take the same memory with each.
     with devices.scope():
-        model = pretraining_model(bert, dtype=pretraining.dtype_policy)
-    shapes: dict[str, Any] = {
-        "sequence_length": sequence_length,
-        "max_predictions": max_predictions,
-    }
+        model = pretraining_model(bert, dtype=pretraining.dtype_policy, pack=pack)
+    packed = f", up to {pack} pairs in a row" if pack > 1 else ""
     micro_batches = f"; {accumulate} micro-batches" if accumulate > 1 else ""
-    table = _Table(sequence_length, steps, verbose)
+    table = _Table("rows" if pack > 1 else "sequences", sequence_length, steps, verbose)
     table.line(
         f"{bert.num_layers} layers of {bert.hidden_size}, {model.count_params() / 1e6:,.1f} million"
-        f" weights; S = {sequence_length}, P = {max_predictions}, V = {bert.vocabulary_size:,}; "
-        f"{precision}{micro_batches}"
+        f" weights; S = {sequence_length}, P = {max_predictions}, V = {bert.vocabulary_size:,}"
+        f"{packed}; {precision}{micro_batches}"
     )
     table.line(f"{keras.backend.backend()} on {devices.num_replicas} {device_kind()}")
     table.header()
@@ -146,7 +150,7 @@ def benchmark(
         )
     best = max(measured, key=lambda one: one.sequences_per_second)
     table.line(
-        f"fastest: batches of {best.batch_size:,}, {best.sequences_per_second:,.4g} sequences/s"
+        f"fastest: batches of {best.batch_size:,}, {best.sequences_per_second:,.4g} {table.unit}/s"
     )
     return measured
 
@@ -167,14 +171,13 @@ def _devices_of(strategy: str) -> Devices:
 def _checked(
     batch_sizes: Iterable[int] | None,
     bert: BertConfig,
-    sequence_length: int,
-    max_predictions: int,
+    shapes: dict[str, Any],
     accumulate: int,
     devices: Devices,
 ) -> list[int]:
     """The batch sizes to measure, the smallest first."""
     # Records have the same bounds.
-    RecordsConfig(sequence_length=sequence_length, max_predictions=max_predictions)
+    sequence_length = RecordsConfig(**shapes).sequence_length
     if sequence_length > bert.max_positions:
         raise InputError(
             f"Expected a sequence length of at most {bert.max_positions}, the positions of the "
@@ -267,14 +270,15 @@ def _reason_to_stop(
 class _Table:
     """The table that is printed, each row as soon as it is measured."""
 
-    def __init__(self, sequence_length: int, steps: int, verbose: int) -> None:
+    def __init__(self, unit: str, sequence_length: int, steps: int, verbose: int) -> None:
+        self.unit = unit
         self._sequence_length = sequence_length
         self._steps = steps
         self._verbose = verbose
         self._widths = {
             "batch size": 10,
             "compiled in": 11,
-            "sequences/s": 11,
+            f"{unit}/s": 11,
             "tokens/s": 9,
             "of matrix products": len("100% of 999,999 GFLOP/s"),
             "peak memory so far": 18,

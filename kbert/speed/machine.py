@@ -14,17 +14,21 @@ from kbert.config import BertConfig
 
 
 def training_flops(
-    bert: BertConfig, sequence_length: int, max_predictions: int, pairs: str = "nsp"
+    bert: BertConfig,
+    sequence_length: int,
+    max_predictions: int,
+    pairs: str = "nsp",
+    pack: int = 1,
 ) -> int:
-    """The floating point operations of the matrix products that training on one sequence takes,
-    forward and backward.
+    """The floating point operations of the matrix products that training on one row takes, forward
+    and backward: one sequence, or up to `pack` of them, between which attention is computed too.
 
     A product of [m, k] and [k, n] takes 2 m k n, and the gradients take two more of the same size.
     In the last block keys and values are computed for all rows, but queries and what follows them
     only for those that the heads read."""
     size, inner, length = bert.hidden_size, bert.intermediate_size, sequence_length
-    with_cls = pairs != "none"
-    rows = max_predictions + with_cls
+    num_cls = 0 if pairs == "none" else pack
+    rows = max_predictions + num_cls
 
     def block(rows: int) -> int:
         # Keys and values of all rows; queries and the output projection of some; both products of
@@ -35,7 +39,7 @@ def training_flops(
         return attention + 2 * rows * 2 * size * inner
 
     mlm = max_predictions * 2 * (size * size + size * bert.vocabulary_size)
-    nsp = 2 * size * size if with_cls else 0
+    nsp = num_cls * 2 * size * size
     return 3 * ((bert.num_layers - 1) * block(length) + block(rows) + mlm + nsp)
 
 
@@ -75,10 +79,10 @@ def matrix_product_rate(
 
 
 def in_words(
-    sequences_per_second: float, sequence_length: int, flops: float, peak_rate: float
+    sequences_per_second: float, sequence_length: float, flops: float, peak_rate: float
 ) -> str:
     """The speed in words: sequences and tokens per second, and the share of the matrix product
-    rate."""
+    rate. Length and operations are those of a sequence; of packed rows, on average."""
     return (
         f"{sequences_per_second:,.4g} sequences/s, "
         f"{sequences_per_second * sequence_length:,.0f} tokens/s, "

@@ -40,11 +40,11 @@ class Plan:
     chips: int
     """The number of chips."""
     batch_size: int
-    """Sequences in a step, on all chips together."""
+    """Rows in a step, on all chips together: sequences, unless they are packed."""
     sequence_length: int
-    """Tokens in a sequence."""
+    """Tokens in a row."""
     model_flops: float
-    """Of the matrix products for a sequence: `machine.training_flops`."""
+    """Of the matrix products for a row: `machine.training_flops`."""
     argument_bytes: int
     """On each chip: weights, the state of optimizer and metrics, and its share of the batch."""
     output_bytes: int
@@ -58,6 +58,8 @@ class Plan:
     bytes_accessed: float
     """Bytes that the operations of a step read and write on each chip, as the compiler counts them:
     too many, since bytes that stay in the chip's small on-chip memory are counted too."""
+    pack: int = 1
+    """K, the most pairs in a row."""
 
     @property
     def chip(self) -> Chip:
@@ -116,6 +118,7 @@ def training_plan(
     accumulate: int = 1,
     recompute: bool = False,
     pairs: str = RecordsConfig.pairs,
+    pack: int = RecordsConfig.pack,
 ) -> Plan:
     """Compiles the step that `pretrain` would run on JAX for a TPU whose chips share each batch.
 
@@ -131,6 +134,7 @@ def training_plan(
         accumulate: The number of micro-batches.
         recompute: As for `pretrain`.
         pairs: As for `pretraining_model`.
+        pack: As for `pretraining_model`.
 
     Returns:
         A Plan.
@@ -152,7 +156,9 @@ def training_plan(
         )
     chips = topology_devices(topology)
     check_shares(pretraining.batch_size, len(chips), accumulate)
-    spec = BatchSpec(sequence_length=sequence_length, max_predictions=max_predictions, pairs=pairs)
+    spec = BatchSpec(
+        sequence_length=sequence_length, max_predictions=max_predictions, pairs=pairs, pack=pack
+    )
     shapes = batch_shapes(spec, pretraining.batch_size)
 
     def new_model() -> Pretrainer:
@@ -162,6 +168,7 @@ def training_plan(
             dtype=pretraining.dtype_policy,
             pairs=pairs,
             recompute=recompute,
+            pack=pack,
         )
         compile_model(model, pretraining, accumulate)
         return model
@@ -187,7 +194,8 @@ def training_plan(
         chips=len(chips),
         batch_size=pretraining.batch_size,
         sequence_length=sequence_length,
-        model_flops=training_flops(bert, sequence_length, max_predictions, pairs),
+        pack=pack,
+        model_flops=training_flops(bert, sequence_length, max_predictions, pairs, pack),
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
@@ -239,9 +247,11 @@ def plan_table(plan: Plan, steps: int | None = None) -> str:
     """A plan in lines of text; with `steps` also how long a run of so many updates would take."""
     # Memory first: of a step that does not fit, the other figures say nothing.
     gib, chip = 2**30, plan.chip
+    unit = "sequences" if plan.pack == 1 else "rows"
+    packed = f", rows of up to {plan.pack} pairs" if plan.pack > 1 else ""
     rows = [
         (
-            "sequences in a step",
+            f"{unit} in a step",
             f"{plan.batch_size:,}, {plan.batch_size // plan.chips:,} on each chip",
         ),
         ("memory of a chip", f"{plan.memory_bytes / gib:.2f} of {chip.memory_bytes / gib:.0f} GiB"),
@@ -261,7 +271,7 @@ def plan_table(plan: Plan, steps: int | None = None) -> str:
         ("a step", f"{plan.seconds * 1e3:,.3g} ms, bound by {plan.bound}"),
         (
             "speed",
-            f"{plan.sequences_per_second:,.0f} sequences/s, {plan.tokens_per_second:,.0f} tokens/s",
+            f"{plan.sequences_per_second:,.0f} {unit}/s, {plan.tokens_per_second:,.0f} tokens/s",
         ),
         ("model FLOP utilization", f"{plan.utilization:.0%} of {chip.flops / 1e12:.0f} TFLOP/s"),
     ]
@@ -269,7 +279,7 @@ def plan_table(plan: Plan, steps: int | None = None) -> str:
     if steps is not None:
         rows.append((f"{steps:,} steps", f"{plan.seconds * steps / 3600:,.3g} hours"))
     count = f"{plan.chips} chip{'s' * (plan.chips > 1)}"
-    lines = [f"{plan.topology}, {count}: compiled by the TPU's compiler, not run"]
+    lines = [f"{plan.topology}, {count}{packed}: compiled by the TPU's compiler, not run"]
     lines += [f"  {name:<27}  {value}" for name, value in rows]
     lines.append(
         "Estimates from published peak rates, without the exchange between chips and the reading "

@@ -5,6 +5,7 @@ The step of each backend of Keras is in a file of its own, tensorflow_step.py an
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -144,6 +145,13 @@ class Pretrainer(Step, keras.Model):
         """Compiles with what `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
+
+
+def scope_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+    """The context that a model was made in, to compile it, or to make another model of its
+    layers."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def check_precision(policy: keras.DTypePolicy | str) -> None:
