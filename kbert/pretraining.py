@@ -98,8 +98,8 @@ def pretrain(
 
     Returns:
         The trained model, and its results on the validation split (None if there is none). With
-        `patience` it is the model of the best evaluation, not of the last step. On packed records it
-        is a model of packed rows; `packed_as` makes the usual one of it.
+        `patience` it is the model of the best evaluation, not of the last step. On packed records
+        it is a model of packed rows; `packed_as` makes the usual one of it.
 
     Raises:
         InputError: The records do not fit the configuration, or the directory holds something else.
