@@ -193,6 +193,24 @@ def tiny_records(records_by_pairs):
 
 
 @pytest.fixture(scope="session")
+def records_by_pack(tmp_path_factory, tiny_corpus, tiny_vocabulary):
+    """Directories of the same short pairs, S = 29 and P = 5: one in a row, and up to three."""
+    place = tmp_path_factory.mktemp("records_by_pack")
+    for pack in (1, 3):
+        config = RecordsConfig(
+            sequence_length=29,
+            max_predictions=5,
+            duplicates=3,
+            short_sequence_probability=0.8,
+            validation_fraction=0.2,
+            seed=3,
+            pack=pack,
+        )
+        build_records([tiny_corpus], tiny_vocabulary, place / f"{pack}", config)
+    return {pack: place / f"{pack}" for pack in (1, 3)}
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, tiny_records):
     """A run of RUN_SETTINGS from its first step to its last without a break."""
     directory = tmp_path_factory.mktemp("tiny_run") / "run"

@@ -4,7 +4,6 @@ equal results, and runs on packed records."""
 import dataclasses
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import warnings
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from model_fixtures import (
     ROOT,
     RUN_SETTINGS,
@@ -25,9 +23,8 @@ from model_fixtures import (
     tiny_config,
     values_of,
 )
-from packed_batches import P, S, packed_into_rows, pairs_to_pack, updates
+from packed_batches import S, packed_into_rows, pairs_to_pack, updates
 
-import tfrecords
 from kbert.config import PretrainingConfig
 from kbert.formats.load_and_save import load
 from kbert.formats.pretrained import Pretrained, assign_weights
@@ -38,8 +35,7 @@ from kbert.run.evaluation import evaluate
 from kbert.run.progress import pairs_in_a_row, what_is_ahead
 from tfrecords import load_manifest
 from tfrecords.batch import BatchSpec
-from tfrecords.files import read_json, write_json
-from tfrecords.schema import MANIFEST
+from tfrecords.files import read_json
 
 pytest_plugins = ["model_fixtures"]
 
@@ -235,59 +231,14 @@ def test_dropout_has_its_part():
 # Runs.
 
 
-@pytest.fixture(scope="module")
-def packed_records(tiny_records, tmp_path_factory):
-    """The records of `tiny_records` packed while they are read: their directory, whose manifest
-    says so, and a twin of `tfrecords.read`."""
-    directory = tmp_path_factory.mktemp("packed") / "records"
-    shutil.copytree(tiny_records, directory)
-    unpacked = load_manifest(tiny_records)
-    splits = {}
-    for split in ("train", "validation"):
-        number = unpacked.num_records(split)
-        (batch,) = tfrecords.read(unpacked, split, batch_size=number, shuffle=False)
-        batch = keras.tree.map_structure(lambda one: one.numpy(), batch)
-        splits[split], _ = packed_into_rows(batch, K)
-    fields = read_json(directory / MANIFEST, "a manifest")
-    fields["config"] |= {"pack": K, "sequence_length": S, "max_predictions": P}
-    fields |= {"sequence_length": S, "max_predictions": P}
-    for split, (x, y, weights) in splits.items():
-        assert len(y["nsp"]) < weights["nsp"].sum() == unpacked.num_records(split)
-        fields["counts"][split]["pairs"] = unpacked.num_records(split)
-        of_split = [shard for shard in fields["shards"] if shard["split"] == split]
-        for shard in of_split:
-            shard["records"] = 0
-        of_split[0]["records"] = len(x["token_ids"])
-    write_json(directory / MANIFEST, fields)
-
-    def read(manifest, split="train", *, batch_size, epochs=1, start_step=0, **_):
-        assert manifest.pack == K
-        rows = splits[split]
-        if epochs is None:
-            batches = tf.data.Dataset.from_tensor_slices(rows).repeat().batch(batch_size)
-            return batches.skip(start_step)
-        # The last batch is filled up with rows of weight zero.
-        more = -len(rows[0]["token_ids"]) % batch_size
-        filled = keras.tree.map_structure(
-            lambda one: np.concatenate([one, np.zeros_like(one[:more])]), rows
-        )
-        return tf.data.Dataset.from_tensor_slices(filled).batch(batch_size)
-
-    return directory, read
+@pytest.fixture
+def packed(records_by_pack):
+    return records_by_pack[K]
 
 
 @pytest.fixture
-def packed(packed_records, monkeypatch):
-    """A directory of packed records that are read packed; others are read as they are."""
-    directory, read_packed = packed_records
-    read = tfrecords.read
-
-    def either(records, *arguments, **options):
-        manifest = tfrecords.manifest_of(records)
-        return (read_packed if manifest.pack > 1 else read)(manifest, *arguments, **options)
-
-    monkeypatch.setattr(tfrecords, "read", either, raising=False)
-    return directory
+def unpacked(records_by_pack):
+    return records_by_pack[1]
 
 
 def figures(results):
@@ -295,15 +246,15 @@ def figures(results):
 
 
 @pytest.mark.parametrize("form", [1, K])
-def test_packed_and_unpacked_records_give_the_same_results(packed, tiny_records, form):
+def test_packed_and_unpacked_records_give_the_same_results(packed, unpacked, form):
     model = packed_as(random_model(num_layers=1), form)
-    expected = figures(evaluate(packed_as(model, 1), tiny_records, batch_size=16))
-    for records in (packed, tiny_records):
+    expected = figures(evaluate(packed_as(model, 1), unpacked, batch_size=16))
+    for records in (packed, unpacked):
         measured = figures(evaluate(model, records, batch_size=16))
         assert measured == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_run_on_packed_records(packed, tiny_records, tmp_path, capsys):
+def test_a_run_on_packed_records(packed, unpacked, tmp_path, capsys):
     settings = dataclasses.replace(RUN_SETTINGS, steps=12, evaluate_every=12, checkpoint_every=12)
     model, results = pretrain(
         packed, tmp_path / "run", bert=run_config(), pretraining=settings, accumulate=2, verbose=2
@@ -316,7 +267,7 @@ def test_a_run_on_packed_records(packed, tiny_records, tmp_path, capsys):
     # The same results on the same pairs unpacked, of the model and of the run.
     assert results["mlm_loss"] < results["unigram_loss"] + 1.0
     for measured in (model, tmp_path / "run"):
-        again = figures(evaluate(measured, tiny_records, batch_size=8))
+        again = figures(evaluate(measured, unpacked, batch_size=8))
         assert again == pytest.approx(figures(results), rel=1e-4)
     # It is called again, loaded, and another run of packed rows starts from it.
     _, again = pretrain(
@@ -336,7 +287,7 @@ def test_a_run_on_packed_records(packed, tiny_records, tmp_path, capsys):
     assert_equal_values(values_of(start.trainable_variables), loaded.weights)
 
 
-def test_what_is_said_before_the_first_step(packed, tiny_records):
+def test_what_is_said_before_the_first_step(packed, unpacked):
     manifest = load_manifest(packed)
     pretraining = PretrainingConfig(steps=1000, batch_size=8, evaluate_steps=1)
     rows, pairs = manifest.num_records("train"), manifest.counts["train"]["pairs"]
@@ -349,6 +300,5 @@ def test_what_is_said_before_the_first_step(packed, tiny_records):
     uncounted = dataclasses.replace(manifest, counts=counts)
     assert what_is_ahead(pretraining, uncounted) == [f"packed: 8 rows of {S} tokens in an update"]
     assert pairs_in_a_row(uncounted) == 1.0
-    unpacked = load_manifest(tiny_records)
-    assert what_is_ahead(pretraining, unpacked) == []
-    assert pairs_in_a_row(unpacked) == 1.0
+    assert what_is_ahead(pretraining, load_manifest(unpacked)) == []
+    assert pairs_in_a_row(load_manifest(unpacked)) == 1.0

@@ -2,10 +2,13 @@
 nothing had been.
 
 The records are shuffled and there is dropout, so that a state which a checkpoint lacks would show.
+Packed ones are trained on in float16, whose scale of the loss is a state too.
 """
 
 import collections
+import dataclasses
 import json
+import pathlib
 import random
 import signal
 import time
@@ -42,13 +45,38 @@ def processes(tmp_path_factory):
         yield processes
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training that is killed, and a directory in which it ran without a break."""
+
+    processes: Processes
+    arguments: tuple
+    whole: pathlib.Path
+
+    def start(self, directory):
+        return self.processes.start("pretrain", *self.arguments, f"--output={directory}")
+
+    def finish(self, directory):
+        process = self.start(directory)
+        assert process.wait() == 0, process.said()
+        return process
+
+
+def job_of(processes, directory, *arguments):
+    job = Job(processes, (*arguments, *OPTIONS), directory)
+    job.finish(directory)
+    return job
+
+
 @pytest.fixture(scope="module")
-def whole(processes, tiny_records, tmp_path_factory):
-    """The directory of a run without a break."""
-    directory = tmp_path_factory.mktemp("whole") / "run"
-    process = processes.start("pretrain", tiny_records, f"--output={directory}", *OPTIONS)
-    assert process.wait() == 0, process.said()
-    return directory
+def plain_job(processes, tiny_records, tmp_path_factory):
+    return job_of(processes, tmp_path_factory.mktemp("whole") / "run", tiny_records)
+
+
+@pytest.fixture(scope="module")
+def packed_job(processes, records_by_pack, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole-packed") / "run"
+    return job_of(processes, directory, records_by_pack[3], "--precision=float16")
 
 
 def outcome(directory):
@@ -79,14 +107,10 @@ def steps(process, word):
     ]
 
 
-def finish(processes, records, directory):
-    process = processes.start("pretrain", records, f"--output={directory}", *OPTIONS)
-    assert process.wait() == 0, process.said()
-    return process
-
-
 @pytest.mark.parametrize("num_kills", NUM_KILLS)
-def test_kills_at_random_moments(processes, whole, tiny_records, tmp_path, num_kills):
+@pytest.mark.parametrize("kind", ["plain_job", pytest.param("packed_job", marks=pytest.mark.long)])
+def test_kills_at_random_moments(request, kind, tmp_path, num_kills):
+    job = request.getfixturevalue(kind)
     draw, seen = random.Random(3), collections.Counter()
     # A mark, how many of them may pass, and how long after it the kill comes: the compilation takes
     # seconds.
@@ -102,7 +126,7 @@ def test_kills_at_random_moments(processes, whole, tiny_records, tmp_path, num_k
     directory, kills = tmp_path / "0", 0
     while moments:
         word, count, delay = moments[-1]
-        process = processes.start("pretrain", tiny_records, f"--output={directory}", *OPTIONS)
+        process = job.start(directory)
         process.wait_for(word, count=draw.randint(1, count))
         time.sleep(draw.uniform(0.0, delay))
         if process.kill() == -signal.SIGKILL:
@@ -112,10 +136,10 @@ def test_kills_at_random_moments(processes, whole, tiny_records, tmp_path, num_k
             assert newest_step(directory) >= max(steps(process, "saved"), default=0)
         else:  # it was through before
             assert process.wait() == 0, process.said()
-            assert outcome(directory) == outcome(whole)
+            assert outcome(directory) == outcome(job.whole)
             directory = tmp_path / f"{kills}"
-    finish(processes, tiny_records, directory)
-    assert outcome(directory) == outcome(whole)
+    job.finish(directory)
+    assert outcome(directory) == outcome(job.whole)
     assert kills == num_kills
     if num_kills >= 30:  # of a few, one may come a little later than it was meant to
         assert set(seen) >= {"resuming", "training", "step", "saving", "evaluating"}, seen
@@ -150,7 +174,7 @@ def test_kills_while_checkpoints_are_written(processes, tmp_path, num_kills):
 
 
 @pytest.mark.long
-def test_a_signal_saves_a_checkpoint_of_the_very_step(processes, whole, tiny_records, tmp_path):
+def test_a_signal_saves_a_checkpoint_of_the_very_step(plain_job, tmp_path):
     directory, last = tmp_path / "run", 0
     for number, code, mark in (
         (signal.SIGTERM, 143, ("training",)),  # while the step is being compiled
@@ -158,7 +182,7 @@ def test_a_signal_saves_a_checkpoint_of_the_very_step(processes, whole, tiny_rec
         (signal.SIGTERM, 143, ("evaluating", "20")),
         (signal.SIGTERM, 143, ("step", "35")),
     ):
-        process = processes.start("pretrain", tiny_records, f"--output={directory}", *OPTIONS)
+        process = plain_job.start(directory)
         assert process.wait_for(*mark), process.said()
         process.send(number)
         begun, begin = max(steps(process, "step"), default=last), time.monotonic()
@@ -173,8 +197,8 @@ def test_a_signal_saves_a_checkpoint_of_the_very_step(processes, whole, tiny_rec
         saved = list_checkpoints(directory / "checkpoints")[-1]
         assert f"{signal.Signals(number).name}: saved {saved}; the same" in process.said()
         assert not (directory / "results.json").exists()
-    finish(processes, tiny_records, directory)
-    assert outcome(directory) == outcome(whole)
+    plain_job.finish(directory)
+    assert outcome(directory) == outcome(plain_job.whole)
     assert {row["step"] for row in load_run(directory).history.rows()} == {
         20,
         40,
