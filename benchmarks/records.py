@@ -388,7 +388,9 @@ def packing(bench: Bench) -> None:
 
     for name in spent:
         setattr(shards, name, timed(name, getattr(shards, name)))
-    rows = [("S, 8 pairs in a row", "padding", "packed", "fewer rows", "finding", "putting")]
+    rows: list[tuple[object, ...]] = [
+        ("S, 8 pairs in a row", "padding", "packed", "fewer rows", "finding", "putting")
+    ]
     for length in (128, 256, 512):
         counts, shares = {}, []
         for pack in [1, *[8] * (bench.repetitions + 1)]:  # the first one warms up

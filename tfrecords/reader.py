@@ -79,7 +79,8 @@ def read(
         (int32 [B, S]) and mask_positions (int32 [B, P]); y a dict of mlm (int32 [B, P]) and nsp
         (int32 [B], 0 = B follows A, 1 = random or, with the pairs "sop", swapped); sample_weight a
         dict of mlm (float32 [B, P], 0 on unused slots) and nsp (float32 [B]). With the pairs "none"
-        there is no nsp. See `tfrecords.BatchSpec`.
+        there is no nsp. Packed records have pair_numbers and positions (int32 [B, S]) in the place
+        of padding_mask, cls_positions (int32 [B, K]), and nsp of [B, K]. See `tfrecords.BatchSpec`.
 
     Raises:
         InputError: The records cannot be read, or are too few for a batch.
