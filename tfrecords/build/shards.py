@@ -92,14 +92,10 @@ class ShardMaker:
                 if is_static or not start:
                     features = self._masked(*chosen, keys=keys[places])
                     self._count_masks(features, chosen[2], is_static, counts)
+                    if is_static and config.pack > 1:
+                        features = packed_features(features, sizes, self._room)
                     if is_static:
-                        is_packed = config.pack > 1
-                        yield (
-                            packed_features(features, sizes, self._room)
-                            if is_packed
-                            else (features),
-                            None,
-                        )
+                        yield features, None
                 if not is_static:
                     yield self._unmasked(*chosen, places, sizes, index)
                 report(len(sizes))
