@@ -60,11 +60,14 @@ def test_the_table_has_a_row_for_every_batch_size(capsys):
 
 
 def test_the_rows_of_a_packed_batch_are_told_as_rows(capsys):
-    (one,) = benchmark(tiny_config(), batch_sizes=[2], pack=3, **SHAPES)
+    # Slots are those of a full row, and not of a sequence.
+    (one,) = benchmark(
+        tiny_config(), batch_sizes=[2], pack=3, sequence_length=17, max_predictions=1
+    )
     flops = training_flops(tiny_config(), **SHAPES, pack=3)
     assert one.matrix_product_share == pytest.approx(one.sequences_per_second * flops / 1e9)
     what, _, header, _, last = capsys.readouterr().out.splitlines()
-    assert "V = 53, up to 3 pairs in a row; float32" in what
+    assert "P = 3, V = 53, up to 3 pairs in a row; float32" in what
     assert "  rows/s" in header
     assert last.endswith(" rows/s")
 
@@ -159,7 +162,10 @@ def test_the_default_sizes_end_after_a_minute(measure, monkeypatch, capsys):
         ({"pack": 65}, "pack from 1 to 64. Received: 65"),
         ({"max_predictions": 18}, "max_predictions from 1 to 17. Received: 18"),
         ({"steps": 0}, "steps of at least 1. Received: 0"),
-        ({"precision": "float16"}, "precision among float32, bfloat16. Received: 'float16'"),
+        (
+            {"precision": "float64"},
+            "precision among float32, bfloat16, float16. Received: 'float64'",
+        ),
         ({"strategy": "parameter-server"}, "take multi-worker"),
     ],
 )

@@ -780,7 +780,9 @@ def five_files(tmp_path_factory, documents):
     return paths
 
 
-@pytest.mark.parametrize(("workers", "pack"), [(1, 1), (2, 3), (5, 1)])
+@pytest.mark.parametrize(
+    ("workers", "pack"), [(1, 1), (2, 3), pytest.param(5, 1, marks=pytest.mark.long)]
+)
 def test_number_of_workers_and_files_does_not_matter(
     tmp_path, five_files, vocabulary, config, records, packed_records, workers, pack
 ):

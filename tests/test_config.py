@@ -119,7 +119,10 @@ def test_model_values_out_of_range_are_refused(changes, message):
         ({"patience": 0}, r"patience of at least 1\. Received: 0"),
         ({"patience": -3}, r"patience of at least 1\. Received: -3"),
         ({"seed": -1}, r"seed from 0 to 2147483647\. Received: -1"),
-        ({"precision": "float16"}, r"precision among float32, bfloat16\. Received: 'float16'"),
+        (
+            {"precision": "float64"},
+            r"precision among float32, bfloat16, float16\. Received: 'float64'",
+        ),
         ({"learning_rate": float("inf")}, r"learning_rate of at least 0\.0\. Received: inf"),
     ],
 )
@@ -180,6 +183,7 @@ def test_every_optimizer_of_a_configuration_is_there():
 def test_precision_names_a_keras_policy():
     assert PretrainingConfig().dtype_policy == "float32"
     assert PretrainingConfig(precision="bfloat16").dtype_policy == "mixed_bfloat16"
+    assert PretrainingConfig(precision="float16").dtype_policy == "mixed_float16"
 
 
 @pytest.mark.parametrize("config", [BertConfig(**SHAPE), PretrainingConfig()])

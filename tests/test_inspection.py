@@ -505,7 +505,7 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
         (
             "train",
             {"sampled_masks": 1999},
-            "2.0 tokens per record are masked in the train split, where 4.0 should be: longer "
+            "2.0 tokens per sequence are masked in the train split, where 4.0 should be: longer "
             "words are never masked; --mask-unit token",
         ),
         ("train", {"positive_labels": 299}, "30% of the train pairs are random"),

@@ -138,6 +138,15 @@ def test_an_update_with_an_overflow_changes_nothing(options):
     assert any((values_of(kept)[path] != value).any() for path, value in before.items())
 
 
+def test_a_model_that_is_compiled_again_keeps_its_scale():
+    model = half_precision_model()
+    model.loss_scale.variables[0].assign(8.0)
+    number = len(model.optimizer.variables)
+    model.compile(model.optimizer, model.loss)
+    assert scale_of(model) == [8.0, 0, 0]
+    assert len(model.optimizer.variables) == number
+
+
 def test_padding_is_not_attended_to():
     model = pretraining_model(tiny_config(), dtype="mixed_float16")
     randomize(model.variables, seed=3)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import json
 import shutil
 
 import numpy as np
@@ -33,8 +34,8 @@ def test_our_own_records_become_those_that_were_packed_at_once(records, packed_r
 def test_windows_and_whole_words_too(tmp_path, documents, vocabulary, config, monkeypatch):
     """Words leave slots empty, windows end in the middle of a batch, and files are compressed."""
     monkeypatch.setattr(packing, "WINDOW_TOKENS", 501)
-    monkeypatch.setattr("tfrecords.build.unpacked._RECORDS_PER_BATCH", 31)
-    monkeypatch.setattr("tfrecords.build.packed._RECORDS_PER_BATCH", 7)
+    monkeypatch.setattr("tfrecords.build.unpacked._TOKENS_PER_BATCH", 31 * config.sequence_length)
+    monkeypatch.setattr("tfrecords.build.packed._TOKENS_PER_BATCH", 7 * config.sequence_length)
     how = {"mask_unit": "ngram", "pairs": "sop", "compression": "gzip", "num_shards": 1}
     config = dataclasses.replace(config, **how, validation_fraction=0.0)
     one = Documents.of(
@@ -103,6 +104,26 @@ def test_records_of_another_tool(foreign, records, tmp_path, refused):
         load_manifest(tmp_path / "out")
 
 
+def features_of(path):
+    """The features of a file of records, by name."""
+    there = read_plain(path, 29, 5)
+    return {
+        key: np.stack([record[key] for record in there]).astype(
+            np.float32 if "weights" in key else np.int32
+        )
+        for key in there[0]
+    }
+
+
+def test_positions_alone_do_not_make_packed_records(records, tmp_path):
+    features = features_of(records / "train-00000-of-00003.tfrecord")
+    features["position_ids"] = np.tile(
+        np.arange(29, dtype=np.int32), (len(features["input_ids"]), 1)
+    )
+    write_shard(tmp_path / "a.tfrecord", "train", [(features, None)])
+    assert manifest_of(tmp_path / "a.tfrecord").pack == 1
+
+
 def test_an_interrupted_packing_goes_on(records, packed_records, tmp_path, monkeypatch):
     pack_shard, done = tfrecords.build.packed._pack_shard, []
 
@@ -126,6 +147,22 @@ def test_an_interrupted_packing_goes_on(records, packed_records, tmp_path, monke
     pack_records(records, tmp_path / "out", 3)
     assert (done, again) == ([0, 1], [2, 3])
     assert content(tmp_path / "out") == content(packed_records)
+    # A release that knew less of configurations would have written this.
+    path = tmp_path / "out" / "config.json"
+    fields = json.loads(path.read_text())
+    del fields["deduplicate"]
+    path.write_text(json.dumps(fields))
+    assert pack_records(records, tmp_path / "out", 3) == load_manifest(packed_records)
+
+
+def test_a_changed_shard_of_ours_is_told(records, tmp_path, refused):
+    shutil.copytree(records, tmp_path / "changed")
+    path = next((tmp_path / "changed").glob("train*"))
+    changed = bytearray(path.read_bytes())
+    changed[-20] ^= 1
+    path.write_bytes(changed)
+    with refused(f"{path.name}: expected the content with SHA-256 .*, as in the manifest"):
+        pack_records(tmp_path / "changed", tmp_path / "out", 3)
 
 
 def test_what_cannot_be_packed_is_said(records, packed_records, tmp_path, refused):
@@ -156,19 +193,14 @@ def test_what_cannot_be_packed_is_said(records, packed_records, tmp_path, refuse
         ("input_mask", 0, "record 13: expected input_mask of 1 on the tokens and of 0 behind them"),
         ("segment_ids", 2, "record 13: expected segment_ids from 0 to 1"),
         ("masked_lm_positions", 28, "record 13: expected masked tokens among the tokens"),
+        ("masked_lm_weights", -1, "record 13: expected masked_lm_weights of 0 or more"),
         (None, None, "expected whole records in Google's schema. Received: damage behind record"),
     ],
 )
 def test_damage_is_told_and_leaves_the_directory_free(
     records, tmp_path, refused, name, value, message
 ):
-    there = read_plain(records / "train-00000-of-00003.tfrecord", 29, 5)
-    features = {
-        key: np.stack([record[key] for record in there]).astype(
-            np.float32 if "weights" in key else np.int32
-        )
-        for key in there[0]
-    }
+    features = features_of(records / "train-00000-of-00003.tfrecord")
     if name:
         features["input_ids"][13, 20:] = features["input_mask"][13, 20:] = 0
         features[name][13, 0] = value

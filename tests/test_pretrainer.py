@@ -109,14 +109,15 @@ def assert_same_training(one, other, atol=1e-5):
         )
 
 
-@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.long), 0.3])
+@pytest.mark.long
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"accumulate": 4}, marks=pytest.mark.long),
-        pytest.param({"strategy": "mirrored", "devices": 2}, marks=pytest.mark.long),
+        {"accumulate": 4},
+        {"strategy": "mirrored", "devices": 2},
         {"strategy": "mirrored", "devices": 2, "accumulate": 2},
-        pytest.param({"strategy": "multi-worker", "accumulate": 2}, marks=pytest.mark.long),
+        {"strategy": "multi-worker", "accumulate": 2},
     ],
     ids=["accumulation", "mirrored", "mirrored-accumulation", "multi-worker-accumulation"],
 )
@@ -127,6 +128,14 @@ def test_fifty_steps_are_the_same_however_they_are_shared_out(train, options, dr
     other = train(dropout=dropout, **options)
     assert other["replicas"] == (1 if "strategy" not in options else 2)
     assert_same_training(one, other)
+
+
+@pytest.mark.small
+def test_some_steps_are_the_same_without_xla_too(train):
+    plain = {"dropout": 0.3, "jit_compile": False, "steps": 10}
+    other = train(**plain, strategy="mirrored", devices=2, accumulate=2)
+    assert other["replicas"] == 2
+    assert_same_training(train(**plain), other)
 
 
 @pytest.mark.long
@@ -269,7 +278,7 @@ def test_activations_that_are_worked_out_twice_are_not_kept():
             tf.constant, ((x, y, weight, weight, examples), 5.0, 0)
         )
         by_xla = tf.function(model._gradients_of_batch, jit_compile=True, autograph=False)
-        hlo = by_xla.experimental_get_compiler_ir(*arguments, model._metric_values())(
+        hlo = by_xla.experimental_get_compiler_ir(*arguments, model._metric_values(), [])(
             "optimized_hlo"
         )
         return hlo.count(" dot(")

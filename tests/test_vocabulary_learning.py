@@ -252,7 +252,7 @@ def test_the_rarest_words_are_forgotten(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_counts_are_exact_however_many_words_there_are(tmp_path, monkeypatch, compress, workers):
     # Words that are rare in every part of the text and frequent in the whole of it: what forgot the
     # rarest in each part would lose them.

@@ -274,15 +274,15 @@ def _of_split(manifest: Manifest, split: str, counts: dict[str, int]) -> Iterato
         )
     if padding_of(manifest, counts) > 0.5:
         yield (
-            f"more than half of the {split} split is padding; a shorter --sequence-length "
-            "would save time."
+            f"more than half of the {split} split is padding; a shorter --sequence-length, or "
+            "--pack, would save time."
         )
 
     # Masks: words are masked whole, and those that are longer than what is to be masked never.
     if counts.get("sampled_masks", 0) < 0.5 * counts.get("wanted_masks", 0):
         sampled = counts["sampled_records"]
         yield (
-            f"{counts['sampled_masks'] / sampled:.1f} tokens per record are masked in the {split} "
-            f"split, where {counts['wanted_masks'] / sampled:.1f} should be: longer words are "
-            "never masked; --mask-unit token masks parts of them."
+            f"{counts['sampled_masks'] / sampled:.1f} tokens per sequence are masked in the "
+            f"{split} split, where {counts['wanted_masks'] / sampled:.1f} should be: longer words "
+            "are never masked; --mask-unit token masks parts of them."
         )

@@ -70,7 +70,7 @@ def _first_record_lengths(paths: list[pathlib.Path]) -> dict[str, int]:
             "file."
         )
     feature = _first_record(paths[0])
-    names = [*_NAMES, *_PACKED_NAMES] if schema.POSITIONS in feature else _NAMES
+    names = [*_NAMES, *_PACKED_NAMES] if schema.NEXT_SENTENCE_POSITIONS in feature else _NAMES
     absent = [name for name in names if name not in feature]
     if absent:
         raise InputError(

@@ -249,8 +249,8 @@ def _verify_rows(
         if not right.all():
             record = int(right.argmin())
             raise InputError(
-                f"{path}, record {first + record:,}: expected {name}. Received: "
-                "another, a damaged record."
+                f"{path}, record {first + record:,}: expected {name}. Received: other values, a "
+                "damaged record."
             )
 
 
@@ -264,7 +264,8 @@ def _expected_rows(
     before = np.pad(numbers, [[0, 0], [1, 0]])[:, :-1]
     steps = numbers - before
     in_order = (steps == 0) | (steps == 1) & ((before > 0) | (index == 0)) | (numbers == 0)
-    yield f"{schema.INPUT_MASK} to number the pairs from 1", in_order.all(axis=1)
+    right = in_order.all(axis=1) & (numbers[:, 0] > 0)
+    yield f"{schema.INPUT_MASK} to number the pairs from 1", right
 
     begins = steps == 1
     starts = np.maximum.accumulate(begins * index, axis=1)
@@ -301,6 +302,8 @@ def _expected_lists(
     for name in (schema.FIRST_LENGTH, schema.PAIR_PLACES, schema.NEXT_SENTENCE_LABELS):
         if name in features:
             yield f"{name} of each pair", features[name].row_lengths().numpy() == sizes
+    right = tf.reduce_all(lengths > 0, axis=1).numpy()
+    yield f"{schema.PAIR_LENGTHS} of at least one token", right
     total = tf.reduce_sum(lengths, axis=1).numpy()
     yield f"{schema.PAIR_LENGTHS} of all tokens", total == ids.row_lengths().numpy()
     inside = tf.reduce_all(features[schema.FIRST_LENGTH] <= lengths, axis=1).numpy()

@@ -115,9 +115,15 @@ def windows(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
     start = 0
     while start < len(lengths):
         before = int(ends[start - 1]) if start else 0
-        stop = min(int(np.searchsorted(ends, before + WINDOW_TOKENS)) + 1, len(lengths))
+        stop = min(window_end(ends, before), len(lengths))
         yield start, stop
         start = stop
+
+
+def window_end(ends: np.ndarray, before: int) -> int:
+    """The end of the window that begins behind `before` tokens, if pairs end at `ends` (int64
+    [N])."""
+    return int(np.searchsorted(ends, before + WINDOW_TOKENS)) + 1
 
 
 def packed_rows(lengths: np.ndarray, predictions: np.ndarray, room: Room) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Container, Iterable, Sequence
 
 import keras
@@ -90,7 +91,8 @@ def packed_as(model: keras.Model, pack: int) -> Pretrainer:
         pack: As for `pretraining_model`.
 
     Returns:
-        `model` itself if it is that already, else a new Pretrainer, which is not compiled.
+        `model` itself if it is that already, else another Pretrainer, the same one at every call
+        and at first not compiled.
 
     Raises:
         InputError: `pack` is out of its range.
@@ -106,10 +108,18 @@ def packed_as(model: keras.Model, pack: int) -> Pretrainer:
     wanted = {name: spec.shape(feature) for name, feature in spec.x.items()}
     if wanted == {name: tuple(one.shape) for name, one in model.input.items()}:
         return model
-    with scope_of(model):
-        return _pretraining_model(
-            Layers(model), config_of(model), objectives_in(model.output), spec
-        )
+    forms = _FORMS.setdefault(model, {})
+    if pack not in forms:
+        with scope_of(model):
+            forms[pack] = _pretraining_model(
+                Layers(model), config_of(model), objectives_in(model.output), spec
+            )
+    return forms[pack]
+
+
+_FORMS: weakref.WeakKeyDictionary[keras.Model, dict[int, Pretrainer]] = weakref.WeakKeyDictionary()
+"""The other forms of models, as long as those live: what is compiled for one is not compiled again
+at the next evaluation."""
 
 
 def config_of(model: keras.Model) -> BertConfig:

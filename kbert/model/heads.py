@@ -168,23 +168,20 @@ class VocabularyBias(keras.layers.Layer):
 
 
 class Layers:
-    """The layers of a functional model: each is made when its name is first asked for.
+    """Where a functional model has its layers from: new ones, or those of another model.
 
     Args:
-        there: A model whose layers are used again: all that are asked for, by name.
+        there: The other model, which has every layer that is asked for.
     """
 
     def __init__(self, there: keras.Model | None = None) -> None:
         self._there = there
-        self._made: dict[str, keras.layers.Layer] = {}
 
     def __call__(self, kind: type[_L], *, name: str, **options: Any) -> _L:
-        """The layer of that name; it is made of `options`, and of the name, if it is new."""
-        if self._there is not None:
-            return cast("_L", self._there.get_layer(name))
-        if name not in self._made:
-            self._made[name] = kind(name=name, **options)
-        return cast("_L", self._made[name])
+        """The layer of that name; a new one is made of `options`."""
+        if self._there is None:
+            return kind(name=name, **options)
+        return cast("_L", self._there.get_layer(name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

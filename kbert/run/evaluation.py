@@ -38,10 +38,10 @@ def evaluate(
     """Measures a pretraining model on a split of records, every record once.
 
     Args:
-        model: A pretraining model, of packed rows or not, whatever the records are; it is compiled
-            with `pretraining_objective` if it is not compiled. Or a Run or its directory, whose
-            weights (`Run.best_step`) are measured, on records with the vocabulary and the pairs of
-            the run alone.
+        model: A pretraining model, of packed rows or not, whatever the records are; it, or
+            `packed_as` of it, is compiled with `pretraining_objective` if it is not compiled. Or a
+            Run or its directory, whose weights (`Run.best_step`) are measured, on records with the
+            vocabulary and the pairs of the run alone.
         records: A directory of records, or a Manifest.
         split: The split to measure on.
         batch_size: Rows at once; no influence on the results but by rounding.
@@ -72,11 +72,14 @@ def evaluate(
             f"Expected records of {what}, as the model was built for. Received: "
             f"{manifest.directory}, made with pairs {manifest.pairs!r}."
         )
-    measured = packed_as(measured, manifest.pack)
+    given, measured = measured, packed_as(measured, manifest.pack)
     if not measured.compiled:
         weights: dict[str, Any] = {one.weight_field: 1.0 for one in objectives}
+        objective = pretraining_objective(steps=1, pairs=manifest.pairs, **weights)
+        if given.compiled:  # in its other form
+            objective |= {"jit_compile": given.use_xla, "run_eagerly": given.run_eagerly}
         with scope_of(measured):
-            measured.compile(**pretraining_objective(steps=1, pairs=manifest.pairs, **weights))
+            measured.compile(**objective)
     logs = measured.evaluate(
         evaluation_batches(measured, manifest, split, batch_size),
         steps=-(-manifest.num_records(split) // batch_size),

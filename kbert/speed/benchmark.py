@@ -86,7 +86,8 @@ def benchmark(
             smallest on. None takes 8, 32 and 128, or as many of them as can be measured within a
             minute.
         sequence_length: S.
-        max_predictions: P.
+        max_predictions: The most tokens to predict in a sequence. P is that of records made with
+            it, `RecordsConfig.row_predictions`.
         pack: As for `pretraining_model`: a row of the random batch has from one to so many pairs.
         precision: As for PretrainingConfig.
         accumulate: As for `pretrain`.
@@ -109,6 +110,7 @@ def benchmark(
         "pack": pack,
     }
     sizes = _checked(batch_sizes, bert, shapes, accumulate, devices)
+    max_predictions = shapes["max_predictions"] = RecordsConfig(**shapes).row_predictions
     pretraining = PretrainingConfig(steps=steps, precision=precision)
 
     # One model serves all sizes: its weights and optimizer take the same memory with each.

@@ -50,7 +50,7 @@ def matrix_product_rate(
     products.
 
     Args:
-        precision: "float32" or "bfloat16".
+        precision: "float32", "bfloat16" or "float16".
         size: Rows and columns. None takes 2,048 on a CPU and 8,192 on devices that reach their full
             rate only with larger products.
         seconds: About how long to measure.

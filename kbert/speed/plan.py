@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def sequences_per_second(self) -> float:
-        """Of all chips together."""
+        """Of all chips together; with packed rows, rows."""
         return self.batch_size / self.seconds
 
     @property
@@ -130,7 +130,8 @@ def training_plan(
         topology: The chip and its layout as JAX spells them: "v5e:2x2", "v5e:16x16", "v6e:2x2",
             "v5p:2x2x1", "v4:2x2x1".
         sequence_length: S.
-        max_predictions: P.
+        max_predictions: The most tokens to predict in a sequence. P is that of records made with
+            it, `RecordsConfig.row_predictions`.
         accumulate: The number of micro-batches.
         recompute: As for `pretrain`.
         pairs: As for `pretraining_model`.
@@ -141,7 +142,7 @@ def training_plan(
 
     Raises:
         InputError: There is no such topology, its chips cannot share the batch evenly, the step
-            does not fit their memory, or JAX or libtpu is missing.
+            does not fit their memory, the precision is none of TPUs, or JAX or libtpu is missing.
     """
     # Refuse what cannot be compiled, before minutes are spent on it.
     if sequence_length > bert.max_positions:
@@ -154,6 +155,13 @@ def training_plan(
             f"Expected at most {sequence_length} masked tokens. Received: "
             f"max_predictions={max_predictions}."
         )
+    if pretraining.precision == "float16":
+        raise InputError(
+            "Expected a precision that TPUs compute in. Received: float16; take bfloat16."
+        )
+    max_predictions = RecordsConfig(
+        sequence_length=sequence_length, max_predictions=max_predictions, pack=pack
+    ).row_predictions
     chips = topology_devices(topology)
     check_shares(pretraining.batch_size, len(chips), accumulate)
     spec = BatchSpec(

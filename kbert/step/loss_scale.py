@@ -48,6 +48,16 @@ class LossScale:
             variable("skipped_updates", "int32", 0),
         ]
 
+    @classmethod
+    def of(cls, optimizer: keras.optimizers.Optimizer) -> LossScale:
+        """The scale that an optimizer has already, of an earlier `compile`, or a new one."""
+        there = getattr(optimizer, "_loss_scale", None)
+        if there is None:
+            there = cls(optimizer)
+            # Past the tracking of attributes, which is of variables and layers.
+            object.__setattr__(optimizer, "_loss_scale", there)
+        return there
+
     @staticmethod
     def unscaled(gradients: Sequence[Any], scale: Any) -> tuple[list[Any], Any]:
         """The gradients of the loss from those of the scaled loss, and whether all of them are

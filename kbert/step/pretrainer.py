@@ -82,7 +82,7 @@ class Pretrainer(Step, keras.Model):
         )
         _check_optimizer(self.optimizer)
         is_scaled = any(layer.compute_dtype == "float16" for layer in self.layers)
-        self.loss_scale = LossScale(self.optimizer) if is_scaled else None
+        self.loss_scale = LossScale.of(self.optimizer) if is_scaled else None
         _check_losses(self.loss)
         self.accumulate = accumulate
         self.use_xla = bool(jit_compile) and not self.run_eagerly
@@ -192,7 +192,7 @@ def _check_optimizer(optimizer: Any) -> None:
                 f"Expected an optimizer without {name}, which differs between one device and "
                 "many. "
                 f"Received: {type(optimizer).__name__} with it; for micro-batches use "
-                "compile(accumulate=...)."
+                "compile(accumulate=...), and the loss of float16 layers is scaled without it."
             )
 
 

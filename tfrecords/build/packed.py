@@ -22,7 +22,14 @@ from tfrecords.build import unfinished
 from tfrecords.build.corpus import full_disk_explained
 from tfrecords.build.unpacked import pair_windows
 from tfrecords.errors import InputError
-from tfrecords.files import claim_directory, locked, read_json, sha256, write_json
+from tfrecords.files import (
+    claim_directory,
+    locked,
+    read_json,
+    sha256,
+    with_defaults,
+    write_json,
+)
 from tfrecords.masking import Masking
 from tfrecords.packing import Room, packed_features, packed_rows, row_generator
 from tfrecords.progress import progress_bar
@@ -31,7 +38,7 @@ from tfrecords.schema import Manifest, RecordsConfig, Shard
 from tfrecords.writer import write_shard
 
 CONFIGURATION = "config.json"
-_RECORDS_PER_BATCH = 1024
+_TOKENS_PER_BATCH = 1 << 17
 _FOREIGN_SEED = 0
 
 
@@ -69,7 +76,7 @@ def pack_records(
     manifest, output = manifest_of(records), pathlib.Path(output)
     check_packable(manifest)
     with locked(output), full_disk_explained(output):
-        claim_directory(output, _identity(manifest, pack), CONFIGURATION)
+        claim_directory(output, _identity(manifest, pack), CONFIGURATION, _completed)
         if not (output / schema.MANIFEST).exists():
             _pack(manifest, output, pack, progress)
         # A kill between the manifest and this line leaves it for the next call.
@@ -106,6 +113,11 @@ def _identity(manifest: Manifest, pack: int) -> dict[str, Any]:
     }
 
 
+def _completed(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that an earlier call wrote, with those that its release did not know yet."""
+    return with_defaults(fields, RecordsConfig) if "sequence_length" in fields else fields
+
+
 def _pack(manifest: Manifest, output: pathlib.Path, pack: int, progress: bool) -> None:
     spill = unfinished.open_unfinished(output)
     packed = _with_pack(manifest, pack)
@@ -118,7 +130,9 @@ def _pack(manifest: Manifest, output: pathlib.Path, pack: int, progress: bool) -
         with progress_bar("packing", total, " pairs", progress) as bar:
             for number in range(len(manifest.shards)):
                 path = spill / f"shard-{number:06d}.json"
-                if not path.exists():
+                if path.exists():
+                    bar.update(manifest.shards[number].records)
+                else:
                     new, count = _pack_shard(manifest, number, room, output, bar.update)
                     write_json(path, {"shard": dataclasses.asdict(new), "tokens": count})
                 result = read_json(path, "the result of an earlier attempt")
@@ -193,13 +207,15 @@ def _pack_shard(
         for window in pair_windows(manifest, shard, report):
             lengths, predictions = window.tokens.lengths, window.predictions.lengths
             if masking is not None:
-                predictions = masking.num_predictions(lengths)
+                predictions = np.maximum(predictions, masking.num_predictions(lengths))
             rows = packed_rows(lengths, predictions, room)
             rows = rows.in_order(generator.permutation(len(rows)))
             pairs += len(lengths)
             tokens += int(lengths.sum(dtype=np.int64))
-            for start in range(0, len(rows), _RECORDS_PER_BATCH):
-                places, sizes = rows.some(start, start + _RECORDS_PER_BATCH)
+            # The pairs of a batch are padded once more, each to S.
+            step = max(1, _TOKENS_PER_BATCH * len(rows) // (len(lengths) * room.tokens))
+            for start in range(0, len(rows), step):
+                places, sizes = rows.some(start, start + step)
                 yield packed_features(window.features(places), sizes, room), None
 
     new = write_shard(output / name, shard.split, batches(), shard.compression)

@@ -286,11 +286,11 @@ def _with_shards(config: RecordsConfig, counts: dict[str, int], format: str) -> 
 def _check_masks(config: RecordsConfig, counts: dict[str, int]) -> None:
     """Raises InputError if no token of the training split is masked although some should be."""
     if counts.get("wanted_masks") and not counts["sampled_masks"]:
-        records = counts["sampled_records"]
+        sequences = counts["sampled_records"]
         raise InputError(
             f"Expected words that are short enough to be masked whole. Received: none in "
-            f"{records:,} records, where {counts['wanted_masks'] / records:.1f} tokens per record "
-            "are to be masked and every word has more; set --mask-unit token."
+            f"{sequences:,} sequences, where {counts['wanted_masks'] / sequences:.1f} tokens of "
+            "each are to be masked and every word has more; set --mask-unit token."
         )
 
 

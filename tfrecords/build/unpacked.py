@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecords import packing, schema
+from tfrecords.damage import check_hash
 from tfrecords.errors import InputError, one_line
 from tfrecords.parsing import features_of, limits_of
 from tfrecords.schema import Manifest, Shard
 
-_RECORDS_PER_BATCH = 1024
+_TOKENS_PER_BATCH = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Window:
     """Pairs with their masks.
 
     Args:
-        tokens: input_ids, input_mask and segment_ids of each pair.
+        tokens: input_ids and segment_ids of each pair.
         predictions: masked_lm_positions, masked_lm_ids and masked_lm_weights, of the slots in use.
         labels: next_sentence_labels, int32 [n, 1]; None for single segments.
         shape: S and the P of a pair.
@@ -88,6 +89,8 @@ class Window:
         """The pairs at `places` (int64 [n]) in Google's schema."""
         length, slots = self.shape
         features = self.tokens.padded(places, length) | self.predictions.padded(places, slots)
+        inside = np.arange(length) < self.tokens.lengths[places, None]
+        features[schema.INPUT_MASK] = inside.astype(np.int32)
         if self.labels is not None:
             features[schema.NEXT_SENTENCE_LABELS] = self.labels[places]
         return features
@@ -130,8 +133,7 @@ def pair_windows(
         report(len(batch))
         # A window ends with the pair that fills it, in the middle of a batch as a rule.
         while tokens + batch.tokens.lengths.sum() >= packing.WINDOW_TOKENS:
-            ends = np.cumsum(batch.tokens.lengths)
-            stop = int(np.searchsorted(ends, packing.WINDOW_TOKENS - tokens)) + 1
+            stop = packing.window_end(np.cumsum(batch.tokens.lengths), -tokens)
             yield Window.joined([*waiting, batch.part(0, stop)])
             waiting, tokens, batch = [], 0, batch.part(stop, len(batch))
         waiting.append(batch)
@@ -142,9 +144,11 @@ def pair_windows(
 
 def _batches(manifest: Manifest, shard: Shard) -> Iterator[Window]:
     path, count = manifest.directory / shard.name, 0
+    if shard.sha256:  # records by another tool have no hash
+        check_hash(path, shard.sha256)
     records = tf.data.TFRecordDataset(str(path), "GZIP" if shard.compression == "gzip" else "")
     try:
-        for batch in records.batch(_RECORDS_PER_BATCH):
+        for batch in records.batch(max(1, _TOKENS_PER_BATCH // manifest.sequence_length)):
             features = {
                 name: values.numpy()
                 for name, values in tf.io.parse_example(batch, features_of(manifest)).items()
@@ -178,7 +182,9 @@ def _window(
         if name in limits
     }
     checks[f"{schema.INPUT_MASK} of 1 on the tokens and of 0 behind them"] = mask == inside
-    checks["tokens"] = inside[:, :1]
+    checks["a token at least"] = inside[:, :1]
+    weights = features[schema.MASKED_LM_WEIGHTS]
+    checks[f"{schema.MASKED_LM_WEIGHTS} of 0 or more"] = weights >= 0
     checks["masked tokens among the tokens"] = ~used | (
         features[schema.MASKED_LM_POSITIONS] < mask.sum(axis=1, keepdims=True)
     )
@@ -186,7 +192,7 @@ def _window(
         if not right.all():
             record = first + int(right.all(axis=1).argmin())
             raise InputError(
-                f"{path}, record {record:,}: expected {expected}. Received: a record without."
+                f"{path}, record {record:,}: expected {expected}. Received: other values."
             )
 
     integers = {
@@ -194,7 +200,7 @@ def _window(
         for name, values in features.items()
     }
     return Window(
-        Lists.of({name: integers[name] for name in schema.SEQUENCE_FEATURES}, inside),
+        Lists.of({name: integers[name] for name in (schema.INPUT_IDS, schema.SEGMENT_IDS)}, inside),
         Lists.of({name: integers[name] for name in schema.PREDICTION_FEATURES}, used),
         integers.get(schema.NEXT_SENTENCE_LABELS),
         (manifest.sequence_length, manifest.max_predictions),
