@@ -119,8 +119,11 @@ def tensorflow(options):
     metrics = model._metric_values()
     gradients = [tf.zeros(variable.shape, variable.dtype) for variable in model.trainable_variables]
     parts = {
-        "gradients": (model._gradients, (whole, rows, model.optimizer.iterations.value, metrics)),
-        "update": (model._update, (gradients,)),
+        "gradients": (
+            model._gradients,
+            (whole, rows, model.optimizer.iterations.value, metrics, []),
+        ),
+        "update": (model._update, (gradients, [])),
         "measure": (model._measure, (whole[:4], rows, metrics)),
         # What a TPUStrategy of one core compiles: the same functions, as one.
         "train_step": (
