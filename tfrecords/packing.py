@@ -100,12 +100,21 @@ def row_generator(seed: int, split: str, index: int) -> np.random.Generator:
 def shuffled_rows(
     lengths: np.ndarray, predictions: np.ndarray, room: Room, generator: np.random.Generator
 ) -> Rows:
-    """`packed_rows`, window by window, in a random order: a permutation for each window."""
-    parts = []
-    for start, stop in windows(lengths):
-        rows = packed_rows(lengths[start:stop], predictions[start:stop], room)
-        parts.append(rows.in_order(generator.permutation(len(rows))))
-    return Rows.chained(parts)
+    """`shuffled_window` for each window."""
+    return Rows.chained(
+        [
+            shuffled_window(lengths[start:stop], predictions[start:stop], room, generator)
+            for start, stop in windows(lengths)
+        ]
+    )
+
+
+def shuffled_window(
+    lengths: np.ndarray, predictions: np.ndarray, room: Room, generator: np.random.Generator
+) -> Rows:
+    """`packed_rows` in a random order."""
+    rows = packed_rows(lengths, predictions, room)
+    return rows.in_order(generator.permutation(len(rows)))
 
 
 def windows(lengths: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -180,8 +180,7 @@ class RecordsConfig:
         A row of several pairs may be full, and then `mask_rate` of its tokens need slots, even
         where `max_predictions` keeps a single pair from having so many."""
         share = math.ceil(self.mask_rate * self.sequence_length)
-        most = self.pack * self.max_predictions
-        return max(self.max_predictions, min(most, share) if self.pack > 1 else 0)
+        return max(self.max_predictions, min(self.pack * self.max_predictions, share))
 
     @property
     def longest_text(self) -> int:

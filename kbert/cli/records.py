@@ -36,12 +36,13 @@ def pack(records: tuple[pathlib.Path, ...], output: pathlib.Path, pack: int) -> 
         click.echo(tfrecords.inspect(output, num_examples=0))
         return
     # Of files by another tool there is less to say: they tell neither vocabulary nor text.
+    from tfrecords.diagnosis import padding_of  # brings the text formats
+
     counts = manifest.counts["train"]
-    padding = 1 - counts["tokens"] / max(1, counts["records"] * manifest.sequence_length)
     click.echo(
         f"{output}: {counts['records']:,} records of {counts['pairs']:,} pairs, S = "
-        f"{manifest.sequence_length}, P = {manifest.max_predictions}, {padding:.1%} padding; read "
-        "them with tfrecords.read"
+        f"{manifest.sequence_length}, P = {manifest.max_predictions}, "
+        f"{padding_of(manifest, counts):.1%} padding; read them with tfrecords.read"
     )
 
 

@@ -31,7 +31,7 @@ from tfrecords.files import (
     write_json,
 )
 from tfrecords.masking import Masking
-from tfrecords.packing import Room, packed_features, packed_rows, row_generator
+from tfrecords.packing import Room, packed_features, row_generator, shuffled_window
 from tfrecords.progress import progress_bar
 from tfrecords.reader import manifest_of
 from tfrecords.schema import Manifest, RecordsConfig, Shard
@@ -208,8 +208,7 @@ def _pack_shard(
             lengths, predictions = window.tokens.lengths, window.predictions.lengths
             if masking is not None:
                 predictions = np.maximum(predictions, masking.num_predictions(lengths))
-            rows = packed_rows(lengths, predictions, room)
-            rows = rows.in_order(generator.permutation(len(rows)))
+            rows = shuffled_window(lengths, predictions, room, generator)
             pairs += len(lengths)
             tokens += int(lengths.sum(dtype=np.int64))
             # The pairs of a batch are padded once more, each to S.
