@@ -137,7 +137,7 @@ def test_words_that_are_too_long_to_be_masked(tmp_path, refused, masking):
     assert counts["sampled_records"] == counts["records"]
     assert (counts["masked_tokens"] > 0) == (masking == "static")
     (warning,) = (
-        line for line in inspect(tmp_path / "some word").split("\n") if "per record are" in line
+        line for line in inspect(tmp_path / "some word").split("\n") if "per sequence are" in line
     )
     assert warning.endswith("--mask-unit token masks parts of them.")
     for unit in ("word", "ngram"):
