@@ -10,6 +10,7 @@ from tfrecords.build.buckets import (
     automatic_shards,
     bucket_of,
     buckets,
+    num_buckets,
     partition,
     read_bucket,
     save_part,
@@ -140,6 +141,58 @@ def test_documents_come_back_from_their_buckets_in_order(tmp_path, config, vocab
         assert plain(found) == [
             document for document, here in zip(documents, bucket, strict=True) if here == number
         ]
+
+
+def test_fewer_shards_where_one_might_have_parts_of_a_single_document():
+    config = RecordsConfig(duplicates=3, validation_fraction=0.0)
+    tokens, documents = 1000 * SHARD_TOKENS, 3200
+    assert automatic_shards(tokens, documents, config) == 100
+    # Many books of some parts each, or a few of very many, are in every shard.
+    assert automatic_shards(tokens, documents, config, [2] * 1600) == 100
+    assert automatic_shards(tokens, documents, config, [1600, 1600]) < 90
+    assert automatic_shards(tokens, documents, config, [1000, 1000, 1200]) == 100
+    # One book and little else.
+    assert automatic_shards(tokens, documents, config, [3199]) == 1
+    few = automatic_shards(tokens, documents, config, [3100])
+    assert 1 < few <= 8
+    # It happens as rarely as it says.
+    assert few * (1 - 1 / few) ** 100 < 1e-4
+    assert automatic_shards(tokens, 10**9, config, [10**8, 10**5]) == 3000
+
+
+def test_parts_of_a_document_go_to_the_same_split(config):
+    numbers = np.arange(1000)
+    firsts = numbers - numbers % 10
+    bucket = buckets(70, 1000, config, 70 + firsts)
+    held_out = (bucket >= 5).reshape(100, 10)
+    np.testing.assert_array_equal(held_out, np.repeat(held_out[:, :1], 10, axis=1))
+    assert 10 < held_out[:, 0].sum() < 50
+    # That of their first, and elsewhere they go as documents do.
+    alone = buckets(70, 1000, config)
+    np.testing.assert_array_equal(bucket[::10], alone[::10])
+    same = (bucket >= 5) == (alone >= 5)
+    np.testing.assert_array_equal(bucket[same], alone[same])
+    np.testing.assert_array_equal(buckets(80, 10, config, 80), bucket[10:20])
+
+
+def test_parts_of_a_document_are_known_in_their_bucket(tmp_path, config):
+    # A document of five parts, of which two stand in the second file.
+    documents = numbered_documents(9, 97, 0)
+    for number, (start, end, firsts) in enumerate(
+        [(0, 6, [0, 1, 2, 3, 3, 3]), (6, 9, [-3, -3, 2])]
+    ):
+        some = dataclasses.replace(Documents.of(documents[start:end]), firsts=np.array(firsts))
+        save_part(tmp_path / "part", some, 97)
+        partition(tmp_path / "part", tmp_path / f"{number}", 20 + start, config)
+    firsts = np.array([20, 21, 22, 23, 23, 23, 23, 23, 28])
+    bucket = buckets(20, 9, config, firsts)
+    for number in range(num_buckets(config)):
+        here = read_bucket([tmp_path / "0", tmp_path / "1"], number)
+        there = np.flatnonzero(bucket == number)
+        assert plain(here) == [documents[place] for place in there]
+        for run, place in enumerate(there):
+            same = np.flatnonzero(firsts[there] == firsts[place])
+            assert [ends[run] for ends in here.whole()] == [same[0], same[-1] + 1]
 
 
 def test_buckets_without_documents(tmp_path):

@@ -234,6 +234,8 @@ def test_counts_are_true(records, documents):
         "empty_texts": 0,
         "duplicate_paragraphs": 0,
         "duplicate_characters": 0,
+        "copied_documents": 0,
+        "copied_tokens": 0,
     }
     for split in ("train", "validation"):
         there = [record for shard in records_of(records, split) for record in shard]

@@ -1,6 +1,7 @@
-"""Paragraphs that stand in a text twice, and inputs of different weight."""
+"""What stands in a text twice, inputs of different weight, and documents that are cut."""
 
 import collections
+import dataclasses
 import itertools
 import random
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from tfrecords import RecordsConfig, Vocabulary, build_records, inspect, read
-from tfrecords.build import duplicates
+from tfrecords.build import copies, duplicates
+from tfrecords.documents import Documents
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 WORDS = [f"w{number}" for number in range(400)]
@@ -226,3 +228,121 @@ def test_what_is_dropped_makes_no_document_long(tmp_path, monkeypatch):
     assert manifests[0].counts["corpus"]["documents"] == 2
     assert manifests[0].counts["corpus"]["cut_documents"] == 0
     assert shards(tmp_path / "r1") == shards(tmp_path / "r2")
+
+
+# Copies of whole documents, where nothing is dropped.
+
+
+def lines_of(documents):
+    return "\n\n".join("\n".join(document) for document in documents) + "\n"
+
+
+def test_copies_of_documents_are_counted_and_warned_of(tmp_path):
+    one, two, three = ["w1 w2 .", "w3 ."], ["w4 ."], ["w5 w6 w7 w8 ."]
+    others = [[f"w{number} w9 ."] for number in range(20, 40)]
+    # Copies in another file, in other spans, in other capitals, at the end of the same file.
+    (tmp_path / "a").write_text(lines_of([one, two, *others, one]))
+    (tmp_path / "b").write_text(lines_of([three, ["W4  ."], three, three, two]))
+    config = RecordsConfig(validation_fraction=0.0, num_shards=1)
+    inputs = [tmp_path / "a", tmp_path / "b"]
+    corpus = build_records(inputs, VOCABULARY, tmp_path / "records", config).counts["corpus"]
+    assert (corpus["copied_documents"], corpus["copied_tokens"]) == (5, 5 + 2 + 2 + 5 + 5)
+    shown = inspect(tmp_path / "records")
+    assert "  5 documents are copies of others\n" in shown
+    share = 19 / corpus["tokens"]
+    assert (
+        f"warning: {share:.1%} of the tokens are in documents that are copies of others; " in shown
+    )
+    # With weights nothing is a copy, and with --deduplicate none is left.
+    dropping = dataclasses.replace(config, deduplicate=True)
+    manifest = build_records(inputs, VOCABULARY, tmp_path / "dropped", dropping)
+    assert manifest.counts["corpus"]["copied_documents"] == 1  # W4 is another text than w4
+    weighted = [f"{tmp_path}/c=3"]
+    (tmp_path / "c").write_text(lines_of(others))
+    manifest = build_records(weighted, VOCABULARY, tmp_path / "weighted", config)
+    assert manifest.counts["corpus"]["copied_tokens"] == 0
+    assert "copies of others" not in inspect(tmp_path / "weighted")
+
+
+def test_copied_text_that_is_held_out_is_said_to_be(tmp_path):
+    (tmp_path / "a").write_text(2 * (lines_of([[f"w{n} ."] for n in range(60)]) + "\n"))
+    config = RecordsConfig(validation_fraction=0.2, num_shards=1)
+    build_records(tmp_path / "a", VOCABULARY, tmp_path / "records", config)
+    lines = inspect(tmp_path / "records").split("\n")
+    (warning,) = [line for line in lines if "copies of others, " in line]
+    assert "50.0% of the tokens" in warning
+    assert "so that held-out text may be in training too; --deduplicate drops" in warning
+
+
+@pytest.mark.parametrize("capacity", [1 << 10, 1 << 20])
+def test_share_of_copies_from_samples(tmp_path, monkeypatch, capacity):
+    """20,000 documents in tasks of unequal size, each there once, twice or five times; longer ones
+    more often."""
+    monkeypatch.setattr(copies, "CORPUS_SAMPLE", capacity)
+    draw = np.random.default_rng(3)
+    times = draw.choice([1, 2, 5], 20_000, p=[0.8, 0.15, 0.05])
+    lengths = draw.integers(3, 9, 20_000) * times
+    documents = np.repeat(np.arange(20_000), times)
+    draw.shuffle(documents)
+    for number, part in enumerate(np.split(documents, [100, 3000, 20_000])):
+        sample = copies.DocumentSample(min(capacity, copies.TASK_SAMPLE))
+        for some in np.array_split(part, 3):
+            tokens = np.concatenate([np.arange(lengths[n]) + 50 * n for n in some]).astype(np.int32)
+            sample.add(Documents.of_lengths(tokens, lengths[some], np.ones(len(some), np.int64)))
+        sample.save(tmp_path / f"{number}")
+    paths = [tmp_path / f"{number}" for number in range(4)]
+    found = copies.count_copies(paths, len(documents), int(lengths[documents].sum()))
+    expected = {
+        "copied_documents": (times - 1).sum(),
+        "copied_tokens": ((times - 1) * lengths).sum(),
+    }
+    for name, number in expected.items():
+        assert abs(found[name] - number) < {1 << 10: 0.15, 1 << 20: 0.05}[capacity] * number
+    # An earlier release has left no sample of a task.
+    paths[2].unlink()
+    assert copies.count_copies(paths, 1, 1) == {}
+
+
+def test_books_stay_in_one_split(tmp_path, monkeypatch):
+    """Documents that are cut: no part of one is in training if another is held out, nor its random
+    next sentence; the bytes depend on neither the spans nor the number of workers."""
+    monkeypatch.setattr("tfrecords.text.running_text._DOCUMENT_CHARACTERS", 300)
+    monkeypatch.setattr("tfrecords.build.tokenizing.PART_TOKENS", 200)
+    draw = random.Random(6)
+    # Every document has words of its own.
+    books = [
+        [" ".join(draw.choices(WORDS[10 * n : 10 * n + 10], k=6)) + " ." for _ in range(length)]
+        for n, length in enumerate([*draw.choices([3, 40, 90], k=38), 90, 90])
+    ]
+    (tmp_path / "text").write_text(lines_of(books))
+    config = RecordsConfig(sequence_length=32, num_shards=3, validation_fraction=0.3)
+    manifest = build_records(tmp_path / "text", VOCABULARY, tmp_path / "one", config)
+    assert manifest.counts["corpus"]["cut_documents"] > 60
+    assert manifest.counts["corpus"]["longest_document"] == 90 * 7
+    build_records(tmp_path / "text", VOCABULARY, tmp_path / "two", config, workers=2)
+    assert shards(tmp_path / "one") == shards(tmp_path / "two")
+    seen = {}
+    for split in ("train", "validation"):
+        seen[split] = set()
+        for x, y, weight in read(tmp_path / "one", split, batch_size=1, shuffle=False, epochs=1):
+            ids, segments = x["token_ids"].numpy()[0], x["segment_ids"].numpy()[0]
+            used = weight["mlm"].numpy()[0] > 0
+            ids[x["mask_positions"].numpy()[0][used]] = y["mlm"].numpy()[0][used]
+            words = [VOCABULARY.tokens[index] for index in ids]
+            of = [int(word[1:]) // 10 if word[0] == "w" else -1 for word in words]
+            a, b = (
+                {n for n, s in zip(of, segments, strict=True) if s == k and n >= 0} for k in (0, 1)
+            )
+            assert len(a) == len(b) == 1
+            assert (a != b) == y["nsp"].numpy()[0]
+            seen[split] |= a | b
+    assert not seen["train"] & seen["validation"]
+    assert len(seen["train"]) + len(seen["validation"]) == 40
+
+
+def test_one_book_is_one_document(tmp_path, monkeypatch, refused):
+    monkeypatch.setattr("tfrecords.text.running_text._DOCUMENT_CHARACTERS", 300)
+    (tmp_path / "text").write_text("w1 w2 w3 .\n" * 1000)
+    config = RecordsConfig(validation_fraction=0.0)
+    with refused("expected at least 2 documents. Received: 1; separate the documents"):
+        build_records(tmp_path / "text", VOCABULARY, tmp_path / "records", config)

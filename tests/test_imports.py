@@ -57,6 +57,7 @@ ORDER = [
     "tfrecords.build.tokenizing",
     "tfrecords.build.buckets",
     "tfrecords.build.duplicates",
+    "tfrecords.build.copies",
     "tfrecords.build.shards",
     "tfrecords.build.beam",
     "tfrecords.build.tasks",

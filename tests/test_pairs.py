@@ -2,6 +2,7 @@
 them."""
 
 import collections
+import dataclasses
 import itertools
 
 import numpy as np
@@ -494,6 +495,33 @@ def test_random_sentences_come_from_everywhere_else():
                 assert abs((there == token).sum() - len(there) / size) <= 4 * np.sqrt(
                     len(there) / size * (1 - 1 / size)
                 )
+
+
+def test_random_sentences_are_never_of_another_part_of_the_document():
+    # Seven documents of one sentence each, of which the second to fourth and the last two are parts
+    # of one; B comes from each part of the others equally often.
+    documents, owners = numbered([[1]] * 7)
+    whole = np.array([0, 1, 1, 1, 4, 5, 5])
+    pairs = make_pairs(
+        dataclasses.replace(Documents.of(documents), firsts=whole - 3),
+        "nsp", 5, 0.0, 5003, CLS, SEP, generator(4),
+    )  # fmt: skip
+    found = np.zeros((7, 7))
+    for n in range(len(pairs)):
+        a, b = split(pairs, n)
+        found[owners[a[0]], owners[b[0]]] += 1
+    for document in range(7):
+        others = whole != whole[document]
+        n, p = found[document].sum(), 1 / others.sum()
+        assert not found[document, ~others].any()
+        assert (abs(found[document, others] - n * p) < 4 * np.sqrt(n * p * (1 - p))).all()
+
+
+def test_parts_of_one_document_are_one():
+    cut = dataclasses.replace(Documents.of([[[7, 8]], [[9]]]), firsts=np.array([4, 4]))
+    with pytest.raises(ValueError, match=r"at least two documents\. Received: 1\."):
+        make_pairs(cut, "nsp", 29, 0.1, 1, CLS, SEP, generator(0))
+    assert len(make_pairs(cut, "sop", 29, 0.0, 1, CLS, SEP, generator(0))) == 1
 
 
 def test_cut_is_uniform_between_the_sentences():

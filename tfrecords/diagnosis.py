@@ -25,11 +25,12 @@ _COUNTED = {
     "empty_sentences": "lines without a token were dropped",
     "empty_documents": "documents without a token were dropped",
     "cut_documents": (
-        "times a document longer than a million characters was cut: do empty lines separate the "
-        "documents?"
+        "times a document longer than a million characters was cut, and its parts kept in one "
+        "split: do empty lines separate the documents?"
     ),
     "empty_texts": "rows or documents without text were passed over",
     "duplicate_paragraphs": "paragraphs that had stood in the text before were dropped",
+    "copied_documents": "documents are copies of others",
     "broken_lines": "lines longer than 1 MiB were read in parts",
     "replaced_characters": "characters stand for invalid UTF-8, which tokenization drops",
 }
@@ -257,6 +258,15 @@ def _of_held_out_text(manifest: Manifest) -> Iterator[str]:
             f"{_percent(held_out, tokens)} of the tokens are held out for validation, where "
             f"--validation-fraction asks for {fraction:.3g} of the documents: {why}, or change "
             "--validation-fraction or --seed."
+        )
+
+    # A copy of a held-out document may be trained on.
+    corpus = manifest.counts["corpus"]
+    if corpus.get("copied_tokens", 0) > MUCH_LOST * corpus["tokens"]:
+        so = ", so that held-out text may be in training too" if held_out else ""
+        yield (
+            f"{_percent(corpus['copied_tokens'], corpus['tokens'])} of the tokens are in documents "
+            f"that are copies of others{so}; --deduplicate drops what had stood in the text before."
         )
 
 

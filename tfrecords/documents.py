@@ -27,12 +27,17 @@ class Documents:
         document_starts: int64 [number of documents + 1]. No sentence and no document is empty.
         weights: int32 [number of documents], how many times as often as others each is passed over;
             None: all alike.
+        firsts: int64 [number of documents]. A document that was too long is cut into parts, which
+            stand here one after the other, as documents: the number of the first part, counted from
+            the first of these documents or of the whole corpus; negative if that is not here. Equal
+            for all parts of a document. None: none is cut.
     """
 
     tokens: np.ndarray
     sentence_starts: np.ndarray
     document_starts: np.ndarray
     weights: np.ndarray | None = None
+    firsts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.document_starts) - 1
@@ -60,10 +65,23 @@ class Documents:
         sentence_lengths: np.ndarray,
         document_lengths: np.ndarray,
         weights: np.ndarray | None = None,
+        firsts: np.ndarray | None = None,
     ) -> Documents:
         """Documents from the lengths of sentences in tokens and of documents in sentences (int [n]
         each)."""
-        return cls(tokens, starts_of(sentence_lengths), starts_of(document_lengths), weights)
+        return cls(
+            tokens, starts_of(sentence_lengths), starts_of(document_lengths), weights, firsts
+        )
+
+    def whole(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of which run of these documents, `start` to `end` - 1, each is a part (int64 [number of
+        documents] each): of itself alone unless a document is cut."""
+        numbers = np.arange(len(self))
+        if self.firsts is None or not len(self):
+            return numbers, numbers + 1
+        starts = np.flatnonzero(np.diff(self.firsts, prepend=self.firsts[0] - 1))
+        lengths = np.diff(starts, append=len(self))
+        return np.repeat(starts, lengths), np.repeat(starts + lengths, lengths)
 
     def select(self, indices: np.ndarray) -> Documents:
         """The documents at `indices` (int [n]), in that order."""
@@ -73,6 +91,7 @@ class Documents:
             sentence_starts=starts_of(np.diff(self.sentence_starts)[sentences]),
             document_starts=starts_of(np.diff(self.document_starts)[indices]),
             weights=None if self.weights is None else self.weights[indices],
+            firsts=None if self.firsts is None else self.firsts[indices],
         )
 
 

@@ -134,9 +134,11 @@ def next_sentence_pairs(
     cls_id: np.int32,
     sep_id: np.int32,
     generator: np.random.Generator,
+    whole_starts: np.ndarray,
+    whole_ends: np.ndarray,
 ) -> tuple[Any, ...]:
     """The pairs of "nsp" as the fields of Pairs; see `pairs.make_pairs`. `max_tokens` is the most
-    tokens of A and B together."""
+    tokens of A and B together; `whole_starts` and `whole_ends` are as of `Documents.whole`."""
     num_documents = len(document_starts) - 1
     output, uses = _empty_output(), np.zeros(len(tokens) + 1, np.int32)
     num_truncated = 0
@@ -155,8 +157,11 @@ def next_sentence_pairs(
             # Google's script; short documents therefore make more random pairs than half.
             is_random = end - chunk == 1 or generator.random() < 0.5
             if is_random:
-                other = _below(generator, num_documents - 1)
-                other += other >= document
+                # Any document but this one, of which there may be several parts.
+                parts = whole_ends[document] - whole_starts[document]
+                other = _below(generator, num_documents - parts)
+                if other >= whole_starts[document]:
+                    other += parts
                 first, other_stop = document_starts[other], document_starts[other + 1]
                 first += _below(generator, other_stop - first)
                 b_start = sentence_starts[first]

@@ -131,8 +131,8 @@ def make_pairs(
            [2, 4, 1, 3, 0]], dtype=int32)
 
     Args:
-        documents: At least two for "nsp", since the random next sentence comes from another one;
-            else at least one.
+        documents: At least two for "nsp", since the random next sentence comes from another one,
+            and parts of one document are one; else at least one.
         kind: One of PAIRS.
         sequence_length: The longest sequence, special tokens included; at least 5.
         short_sequence_probability: The share of passes over a document whose target length is
@@ -151,11 +151,11 @@ def make_pairs(
     if kind not in PAIRS:
         raise ValueError(f"Sentence pairs: expected one of {', '.join(PAIRS)}. Received: {kind!r}.")
     fewest = 2 if kind == "nsp" else 1
-    if len(documents) < fewest:
+    whole_starts, whole_ends = documents.whole()
+    number = len(np.unique(whole_starts))
+    if number < fewest:
         expected = "two documents" if fewest == 2 else "one document"
-        raise ValueError(
-            f"Sentence pairs: expected at least {expected}. Received: {len(documents)}."
-        )
+        raise ValueError(f"Sentence pairs: expected at least {expected}. Received: {number}.")
     make = {"nsp": next_sentence_pairs, "sop": sentence_order_pairs, "none": full_sentences}[kind]
     num_special_tokens = 2 if kind == "none" else 3  # pairs alone have a second [SEP]
     return Pairs(
@@ -169,6 +169,7 @@ def make_pairs(
             np.int32(cls_id),
             np.int32(sep_id),
             generator,
+            *((whole_starts, whole_ends) if kind == "nsp" else ()),
         )
     )
 

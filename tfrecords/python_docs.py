@@ -18,7 +18,6 @@ from typing import Any
 
 from tfrecords.errors import InputError
 from tfrecords.sentences import break_sentences
-from tfrecords.text.running_text import Document
 
 # Tests, vendored wheels, and modules that do something when imported.
 _SKIPPED = {
@@ -38,7 +37,7 @@ _ROLE = re.compile(r":[a-z:]+:`~?([^`<]*?)(?:\s*<[^`]*>)?`")
 _MARKUP = re.compile(r"``|`|\*\*|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)")
 
 
-def python_documents(packages: Iterable[str] = ()) -> Iterator[Document]:
+def python_documents(packages: Iterable[str] = ()) -> Iterator[list[str]]:
     """Yields the documentation of this Python as documents (lists of sentences): one per module,
     then one per topic of the language reference.
 

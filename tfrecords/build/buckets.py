@@ -2,13 +2,15 @@
 
 A bucket is the documents that become one shard: buckets 0 to num_shards - 1 are the training split,
 those after them validation. A document's bucket is a hash of its number in the corpus, so it does
-not depend on how the text is cut into spans."""
+not depend on how the text is cut into spans. The parts of a document that is too long go to shards
+as if each were a document, which bounds what a shard holds, but all to the same split."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import safetensors.numpy
@@ -23,17 +25,39 @@ SHARD_TOKENS = 1 << 22
 _DOCUMENTS_PER_SHARD = 32
 
 
-def automatic_shards(tokens: int, documents: int, config: RecordsConfig) -> int:
+def automatic_shards(
+    tokens: int, documents: int, config: RecordsConfig, cuts: Sequence[int] = ()
+) -> int:
     """The number of training shards for a corpus: one for every SHARD_TOKENS written, but of at
     least 32 documents each on average.
 
-    A document has at most a million characters, so 32 of them bound a shard where documents are
-    long, too; and it is all but certain that each shard has two documents."""
+    A document has at most a million characters, or is cut, so 32 of them bound a shard where
+    documents are long, too; and it is all but certain that each shard has two documents.
+
+    Args:
+        tokens: The tokens of a pass.
+        documents: How many documents there are, each part of one counted.
+        config: The configuration.
+        cuts: Of every document that is cut, the number of its parts.
+    """
     assert config.duplicates is not None
     written = tokens * config.duplicates * (1 - config.validation_fraction)
-    return max(
+    number = max(
         1, min(math.ceil(written / SHARD_TOKENS), documents // _DOCUMENTS_PER_SHARD, 1 << 16)
     )
+    while cuts and number > 1 and _chance_of_a_single_document(number, documents, cuts) > 1e-6:
+        number = number * 7 // 8
+    return number
+
+
+def _chance_of_a_single_document(shards: int, documents: int, cuts: Sequence[int]) -> float:
+    """At most how probable it is that some shard has parts of a single document, or none."""
+    # How probable it is that a certain shard has nothing of a document in one part, or in several.
+    absent, singles = 1 - 1 / shards, documents - sum(cuts)
+    absents = np.maximum(absent ** np.asarray(cuts), 1e-300)
+    none = absent**singles * np.prod(absents)
+    one = none * (singles * (1 - absent) / absent + ((1 - absents) / absents).sum())
+    return shards * float(none + one)
 
 
 def num_buckets(config: RecordsConfig) -> int:
@@ -50,12 +74,24 @@ def bucket_of(number: int, config: RecordsConfig) -> tuple[str, int]:
     return "validation", number - config.num_shards
 
 
-def buckets(first: int, count: int, config: RecordsConfig) -> np.ndarray:
+def buckets(
+    first: int, count: int, config: RecordsConfig, firsts: np.ndarray | int | None = None
+) -> np.ndarray:
     """The buckets of the documents number `first` to first + count - 1 of the corpus: int64
-    [count]."""
+    [count].
+
+    Args:
+        first: The number of the first of them.
+        count: How many there are.
+        config: The configuration, with its number of shards.
+        firsts: Where some are parts of a document, the number of the first part of each (int64
+            [count], or one for all).
+    """
     assert config.num_shards is not None
     numbers = np.arange(first, first + count, dtype=np.uint64)
     shard, validation_shard = (uniform_hash(numbers, config.seed, purpose) for purpose in (1, 2))
+    if firsts is not None:
+        numbers = np.broadcast_to(np.asarray(firsts, np.uint64), (count,))
     bucket = (shard * config.num_shards).astype(np.int64)
     if config.validation_fraction:
         # By a hash of its own, so that the validation split does not depend on the shards.
@@ -78,7 +114,9 @@ def partition(part: os.PathLike, path: os.PathLike, first: int, config: RecordsC
     to `path`, sorted by bucket and with an index of the buckets."""
     arrays = safetensors.numpy.load_file(part)
     documents = Documents.of_lengths(**arrays)
-    bucket = buckets(first, len(documents), config)
+    numbers = np.arange(len(documents)) if documents.firsts is None else documents.firsts
+    documents = dataclasses.replace(documents, firsts=first + numbers)
+    bucket = buckets(first, len(documents), config, documents.firsts)
     documents = documents.select(np.argsort(bucket, kind="stable"))
 
     # Where each bucket begins, in documents, sentences and tokens: int64 [3, buckets + 1].
@@ -96,6 +134,7 @@ def read_bucket(paths: Iterable[os.PathLike], bucket: int) -> Documents:
     found = []
     for path in paths:
         with safe_open(path, framework="numpy") as file:
+            names = set(file.keys())
             documents, sentences, tokens = file.get_slice("index")[:, bucket : bucket + 2]
             if documents[0] < documents[1]:
                 found.append(
@@ -104,14 +143,22 @@ def read_bucket(paths: Iterable[os.PathLike], bucket: int) -> Documents:
                         file.get_slice("sentence_lengths")[sentences[0] : sentences[1]],
                         file.get_slice("document_lengths")[documents[0] : documents[1]],
                         file.get_slice("weights")[documents[0] : documents[1]]
-                        if "weights" in set(file.keys())
+                        if "weights" in names
                         else np.ones(documents[1] - documents[0], np.int32),
+                        # The sorting of an earlier release wrote none.
+                        file.get_slice("firsts")[documents[0] : documents[1]]
+                        if "firsts" in names
+                        else np.zeros(0, np.int64),
                     )
                 )
     if not found:
         return Documents.of([])
-    *arrays, weights = map(np.concatenate, zip(*found, strict=True))
-    return Documents.of_lengths(*arrays, weights=None if (weights == 1).all() else weights)
+    *arrays, weights, firsts = map(np.concatenate, zip(*found, strict=True))
+    return Documents.of_lengths(
+        *arrays,
+        weights=None if (weights == 1).all() else weights,
+        firsts=None if len(firsts) < len(weights) or (np.diff(firsts) > 0).all() else firsts,
+    )
 
 
 def _arrays(documents: Documents, num_ids: int) -> dict[str, np.ndarray]:
@@ -120,7 +167,8 @@ def _arrays(documents: Documents, num_ids: int) -> dict[str, np.ndarray]:
         "sentence_lengths": np.diff(documents.sentence_starts).astype(np.int32),
         "document_lengths": np.diff(documents.document_starts).astype(np.int32),
     }
-    return arrays if documents.weights is None else arrays | {"weights": documents.weights}
+    optional = {"weights": documents.weights, "firsts": documents.firsts}
+    return arrays | {name: array for name, array in optional.items() if array is not None}
 
 
 def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:

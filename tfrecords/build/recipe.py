@@ -19,6 +19,7 @@ import numpy as np
 from tfrecords import schema
 from tfrecords.build import unfinished
 from tfrecords.build.buckets import automatic_shards, bucket_of, buckets, num_buckets
+from tfrecords.build.copies import count_copies
 from tfrecords.build.corpus import (
     corpus_digest,
     corpus_files,
@@ -33,7 +34,7 @@ from tfrecords.build.steps import (
     tokenize_text,
     write_shards,
 )
-from tfrecords.build.tasks import BuildWorker, Text
+from tfrecords.build.tasks import BuildWorker, Text, sample_path
 from tfrecords.build.tokenizing import COUNTERS
 from tfrecords.errors import InputError
 from tfrecords.files import claim_directory, locked, read_json, values_before, with_defaults
@@ -216,7 +217,10 @@ def _build(
                 task.group.weight * text["counts"]["tokens"]
                 for task, text in zip(tasks, texts, strict=True)
             )
-            config = _with_shards(config, counts | {"tokens": passed}, format)
+            samples = [sample_path(spill, task) for task in tasks]
+            counts |= count_copies(samples, counts["documents"], counts["tokens"])
+            cuts = _cuts(texts)
+            config = _with_shards(config, counts | {"tokens": passed}, cuts, format)
 
             # Every document to the bucket that its number in the corpus gives.
             partition_documents(pool, texts, config, spill)
@@ -246,13 +250,32 @@ def _build(
     ).save()
 
 
-def _with_shards(config: RecordsConfig, counts: dict[str, int], format: str) -> RecordsConfig:
+def _cuts(texts: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+    """The documents that were cut, from the results of `tokenize_text`: the number of the first
+    part in the corpus, and how many there are."""
+    cuts, start = [], 0
+    for text in texts:
+        cuts += [(start + first, parts) for first, parts in text.get("cuts", [])]
+        start += sum(documents for _, documents in text["parts"])
+    return cuts
+
+
+def _with_shards(
+    config: RecordsConfig, counts: dict[str, int], cuts: list[tuple[int, int]], format: str
+) -> RecordsConfig:
     """The configuration with its number of shards.
+
+    Args:
+        config: The configuration.
+        counts: What was counted in the corpus; of the documents each part of one.
+        cuts: The documents that were cut; see `_cuts`.
+        format: The format of the text.
 
     Raises:
         InputError: The corpus has too few documents for it, or none.
     """
-    documents = counts["documents"]
+    parts = [number for _, number in cuts]
+    documents = counts["documents"] - sum(parts) + len(parts)
     if not documents:
         raise InputError(_NO_TEXT)
     if documents == 1 and config.pairs == "nsp":
@@ -263,14 +286,17 @@ def _with_shards(config: RecordsConfig, counts: dict[str, int], format: str) -> 
             f"or --pairs none, for which one is enough{alone}"
         )
     if config.num_shards is None:
-        num_shards = automatic_shards(counts["tokens"], documents, config)
+        num_shards = automatic_shards(counts["tokens"], counts["documents"], config, parts)
         config = dataclasses.replace(config, num_shards=num_shards)
 
     # The buckets are a hash, so a small corpus may leave one empty.
     sizes = np.zeros(num_buckets(config), np.int64)
-    for first in range(0, documents, _DOCUMENTS_AT_A_TIME):
-        count = min(_DOCUMENTS_AT_A_TIME, documents - first)
+    for first in range(0, counts["documents"], _DOCUMENTS_AT_A_TIME):
+        count = min(_DOCUMENTS_AT_A_TIME, counts["documents"] - first)
         sizes += np.bincount(buckets(first, count, config), minlength=len(sizes))
+    for first, number in cuts:  # the parts of one are one, where they are
+        sizes -= np.bincount(buckets(first, number, config), minlength=len(sizes))
+        sizes[np.unique(buckets(first, number, config, firsts=first))] += 1
     least = 2 if config.pairs == "nsp" else 1
     if sizes.min() < least:
         why = "Next sentence prediction needs another document to draw from: expected"

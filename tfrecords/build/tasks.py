@@ -19,6 +19,7 @@ import numpy as np
 
 from tfrecords.build import duplicates
 from tfrecords.build.buckets import bucket_of, partition, read_bucket, save_part
+from tfrecords.build.copies import TASK_SAMPLE, DocumentSample
 from tfrecords.build.shards import ShardMaker
 from tfrecords.build.tokenizing import COUNTERS, COVERAGE, CorpusTokenizer
 from tfrecords.files import write_json
@@ -30,6 +31,7 @@ from tfrecords.vocabulary import Vocabulary
 _PARTITIONED = "-by-bucket"
 _HASHES = ".hashes"
 _DUPLICATES = ".duplicates"
+_SAMPLE = ".sample"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,11 @@ def result_path(
     return unfinished / f"{_STEPS[type(task)]}-{task.number:06d}.json"
 
 
+def sample_path(unfinished: pathlib.Path, text: Text) -> pathlib.Path:
+    """The file that keeps the DocumentSample of a task, in the directory of unfinished work."""
+    return unfinished / f"text-{text.number:06d}{_SAMPLE}"
+
+
 class BuildWorker:
     """What a worker process owns: a method for every step, called by `Workers.map`.
 
@@ -164,6 +171,8 @@ class BuildWorker:
     def tokenize(self, text: Text, report: Callable[..., object]) -> dict[str, Any]:
         """Tokenizes text to files of documents, and returns what was counted and their names."""
         counts, without_text, parts = collections.Counter(), [], []
+        position, firsts = 0, [np.zeros(0, np.int64)]
+        sample = DocumentSample(TASK_SAMPLE)
         keeps = None
         if self._deduplicates:
             found = sorted(self._unfinished.glob(f"*{_DUPLICATES}"))
@@ -176,9 +185,22 @@ class BuildWorker:
                 some = dataclasses.replace(some, weights=weights)
             save_part(self._unfinished / name, some, self._num_ids)
             parts.append((name, len(some)))
+            sample.add(some)
+            numbers = np.arange(len(some)) if some.firsts is None else some.firsts
+            firsts.append(position + numbers)
+            position += len(some)
+        sample.save(sample_path(self._unfinished, text))
+        # The documents that were cut: the number of the first part in this task, and of the parts.
+        cuts = [
+            (first, number)
+            for first, number in np.stack(
+                np.unique(np.concatenate(firsts), return_counts=True), axis=1
+            ).tolist()
+            if number > 1
+        ]
         # With zeros: a count that is not there is one that an earlier release did not know.
         known = {name: counts[name] for name in (*COUNTERS, *COVERAGE)}
-        result = {"counts": known, "parts": parts, "without_text": without_text}
+        result = {"counts": known, "parts": parts, "without_text": without_text, "cuts": cuts}
         write_json(result_path(self._unfinished, text), result)
         return result
 

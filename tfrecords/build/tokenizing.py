@@ -114,10 +114,10 @@ class CorpusTokenizer:
         Raises:
             InputError: The text cannot be read.
         """
-        part, size, bytes_reported = [], 0, 0
+        part, size, bytes_reported, cut = [], 0, 0, CutDocuments()
         reading = collections.Counter()
         for group in _groups(self._documents(spans, reading, counts, without_text, keeps)):
-            batch = self._batch(group, counts)
+            batch = self._batch(group, counts, cut)
             part.append(batch)
             size += len(batch[0])
             report(reading["bytes_read"] - bytes_reported, len(batch[2]), len(batch[0]))
@@ -145,9 +145,10 @@ class CorpusTokenizer:
             del found["bytes_read"]
             counts.update(found)
 
-    def _batch(self, group: list[Document], counts):
-        """The tokens of some documents, and the lengths of their sentences and of the documents,
-        without empty ones. Sentences that are too long for a sequence are split."""
+    def _batch(self, group: list[Document], counts, cut: CutDocuments):
+        """The tokens of some documents, the lengths of their sentences and of the documents,
+        without empty ones, and how many parts of the same document each has before it. Sentences
+        that are too long for a sequence are split."""
         texts = [sentence for document in group for sentence in document]
         if self._words_by is None:
             (tokens, lengths), continues = self.tokens(texts), 0
@@ -156,14 +157,18 @@ class CorpusTokenizer:
             tokens, lengths, continues = self._tokens_of_words(texts)
         # Which document each sentence is of.
         owner = np.repeat(np.arange(len(group)), [len(document) for document in group])
-        self._count(texts, tokens, lengths, owner, counts)
+        sizes = np.bincount(owner, weights=lengths).astype(np.int64)
+        self._count(texts, tokens, lengths, sizes, counts)
+        before, longest = cut.follow(group, sizes)
+        counts["longest_document"] = max(counts["longest_document"], longest)
         full = lengths > 0
         owner, lengths = owner[full], lengths[full]
         if self._splitter:
             lengths, parts = self._splitter.parts(tokens, lengths)
             owner = np.repeat(owner, parts)
         sentences = np.bincount(owner, minlength=len(group))
-        return tokens + self._vocabulary_size * continues, lengths, sentences[sentences > 0]
+        ids = tokens + self._vocabulary_size * continues
+        return ids, lengths, sentences[sentences > 0], before
 
     def _tokens_of_words(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `tokens`, and for every token whether it continues a word (int32 [n]), where white
@@ -176,10 +181,9 @@ class CorpusTokenizer:
         continues[(np.cumsum(word_lengths) - word_lengths)[word_lengths > 0]] = 0
         return tokens, lengths, continues
 
-    def _count(self, texts: list[str], tokens, lengths, owner, counts) -> None:
-        """Counts sentences (N), their tokens and the lengths of both (int64 [N]), of documents
-        numbered by `owner` (int64 [N])."""
-        sizes = np.bincount(owner, weights=lengths).astype(np.int64)
+    def _count(self, texts: list[str], tokens, lengths, sizes, counts) -> None:
+        """Counts sentences (N), their tokens and the lengths of both (int64 [N]), of documents of
+        `sizes` tokens (int64 [number of documents])."""
         counts["documents"] += int((sizes > 0).sum())
         counts["sentences"] += int((lengths > 0).sum())
         counts["tokens"] += len(tokens)
@@ -187,7 +191,6 @@ class CorpusTokenizer:
         counts["long_sentences"] += int((lengths > self._longest).sum())
         counts["empty_sentences"] += int((lengths == 0).sum())
         counts["empty_documents"] += int((sizes == 0).sum())
-        counts["longest_document"] = max(counts["longest_document"], int(sizes.max()))
         for name, number in self._text_counter.count(texts, tokens, lengths).items():
             counts[name] += number
 
@@ -235,9 +238,36 @@ class CorpusTokenizer:
         return tokens, lengths
 
 
+class CutDocuments:
+    """Follows documents of a text in order, and tells which are parts of one that was cut."""
+
+    def __init__(self) -> None:
+        self._first: Document | None = None  # of the last document
+        self._parts = self._tokens = 0  # what there is of it so far
+
+    def follow(self, group: list[Document], sizes: np.ndarray) -> tuple[np.ndarray, int]:
+        """The next documents, with their numbers of tokens (int64 [n]).
+
+        Returns:
+            How many parts of the same document stand before each that has tokens (int64 [at most
+            n]), and the tokens of the longest document, all of its parts together.
+        """
+        before, longest = [], 0
+        for document, size in zip(group, sizes.tolist(), strict=True):
+            if document.first is not self._first:
+                self._first, self._parts, self._tokens = document.first, 0, 0
+            if size:
+                before.append(self._parts)
+                self._parts += 1
+                self._tokens += size
+                longest = max(longest, self._tokens)
+        return np.array(before, np.int64), longest
+
+
 def _joined(batches) -> Documents:
-    tokens, sentence_lengths, document_lengths = map(np.concatenate, zip(*batches, strict=True))
-    return Documents.of_lengths(tokens, sentence_lengths, document_lengths)
+    *arrays, before = map(np.concatenate, zip(*batches, strict=True))
+    firsts = np.arange(len(before)) - before if before.any() else None
+    return Documents.of_lengths(*arrays, firsts=firsts)
 
 
 def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -1,5 +1,5 @@
 """Running text to documents: paragraphs are broken into sentences as they grow, and long documents
-are cut."""
+are cut into parts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from collections.abc import Callable, Iterable, Iterator
 
 from tfrecords.text.decoding import BYTE_ORDER_MARK, Reading, without_surrogates
 
-Document = list[str]
-"""A non-empty list of non-empty sentences."""
+
+class Document(list[str]):
+    """A non-empty list of non-empty sentences.
+
+    Args:
+        first: The first part of the document, of which this is another one.
+    """
+
+    def __init__(self, first: Document | None = None):
+        super().__init__()
+        self.first = self if first is None else first
+        """The first part of a document that was too long and is cut; else this itself."""
+
 
 _DOCUMENT_CHARACTERS = 1 << 20
 _PARAGRAPH_CHARACTERS = 1 << 20
@@ -33,20 +44,20 @@ def break_sentences(paragraph: str, reading: Reading, begun: str = "") -> list[s
 
 def sentence_documents(sentences: Iterable[str], reading: Reading) -> Iterator[Document]:
     """Groups sentences to documents, which end at an empty one."""
-    document, size = [], 0
+    document, size = Document(), 0
     for sentence in sentences:
         if sentence == BYTE_ORDER_MARK:
             continue
         if sentence:
             if size >= _DOCUMENT_CHARACTERS:
                 yield document
-                document, size = [], 0
+                document, size = Document(document.first), 0
                 reading.counts["cut_documents"] += 1
             document.append(sentence)
             size += len(sentence)
         elif document:
             yield document
-            document, size = [], 0
+            document, size = Document(), 0
     if document:
         yield document
 
@@ -55,7 +66,7 @@ def paragraph_documents(lines: Iterable[str], reading: Reading) -> Iterator[Docu
     """The documents of lines that end paragraphs at an empty line, and documents at two or more. A
     paragraph may be a whole book, so it is broken into sentences as it grows."""
     paragraph, begun, empty_lines = [], "", 0
-    document, size, growth = [], 0, 0
+    document, size, growth = Document(), 0, 0
 
     def end_paragraph() -> bool:
         nonlocal paragraph, begun, growth, size
@@ -76,9 +87,10 @@ def paragraph_documents(lines: Iterable[str], reading: Reading) -> Iterator[Docu
         # Empty lines end a document only here, once a line follows them: how many there are does
         # not matter, and those at the end of a file begin no other document.
         if document and (empty_lines >= 2 or size >= _DOCUMENT_CHARACTERS):
-            reading.counts["cut_documents"] += empty_lines < 2
+            is_cut = empty_lines < 2
+            reading.counts["cut_documents"] += is_cut
             yield document
-            document, size = [], 0
+            document, size = Document(document.first if is_cut else None), 0
         empty_lines = 0
         if line == BYTE_ORDER_MARK:
             continue
