@@ -93,7 +93,7 @@ def of_shape(bert, seed=1, scale=0.02):
     [
         ("tiny", 30522, {}),
         ("mini", 30522, {}),
-        ("base", 3000, {}),
+        pytest.param("base", 3000, {}, marks=pytest.mark.long),
         ("tiny", 101, {"exact_gelu": True, "layer_norm_epsilon": 1e-7}),
     ],
     ids=["tiny", "mini", "base", "exact gelu"],

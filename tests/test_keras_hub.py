@@ -33,7 +33,12 @@ def exported(pretrained, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("size", "vocabulary_size"), [("tiny", 30522), ("mini", 30522), ("base", 3000)]
+    ("size", "vocabulary_size"),
+    [
+        ("tiny", 30522),
+        ("mini", 30522),
+        pytest.param("base", 3000, marks=pytest.mark.long),
+    ],
 )
 def test_predictions_of_keras_hub_are_ours(size, vocabulary_size, tmp_path):
     model = pretraining_model(BertConfig.of_size(size, vocabulary_size=vocabulary_size))

@@ -266,6 +266,7 @@ def test_the_gradient_is_that_of_the_sums_over_the_whole_batch():
         )
 
 
+@pytest.mark.long
 def test_activations_that_are_worked_out_twice_are_not_kept():
     # XLA would find the same computation twice and keep its result, if it were not told otherwise.
     def matrix_products(recompute):
