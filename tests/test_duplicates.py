@@ -11,6 +11,8 @@ import pytest
 from tfrecords import RecordsConfig, Vocabulary, build_records, inspect, read
 from tfrecords.build import copies, duplicates
 from tfrecords.documents import Documents
+from tfrecords.text.formats import span_documents
+from tfrecords.text.spans import Span
 from tfrecords.vocabulary import SPECIAL_TOKENS
 
 WORDS = [f"w{number}" for number in range(400)]
@@ -248,15 +250,17 @@ def test_copies_of_documents_are_counted_and_warned_of(tmp_path):
     corpus = build_records(inputs, VOCABULARY, tmp_path / "records", config).counts["corpus"]
     assert (corpus["copied_documents"], corpus["copied_tokens"]) == (5, 5 + 2 + 2 + 5 + 5)
     shown = inspect(tmp_path / "records")
-    assert "  5 documents are copies of others\n" in shown
+    assert "  5 documents are copies of others (" in shown
     share = 19 / corpus["tokens"]
     assert (
         f"warning: {share:.1%} of the tokens are in documents that are copies of others; " in shown
     )
-    # With weights nothing is a copy, and with --deduplicate none is left.
+    # --deduplicate compares text and not tokens, and leaves the one in capitals.
     dropping = dataclasses.replace(config, deduplicate=True)
     manifest = build_records(inputs, VOCABULARY, tmp_path / "dropped", dropping)
-    assert manifest.counts["corpus"]["copied_documents"] == 1  # W4 is another text than w4
+    assert manifest.counts["corpus"]["copied_documents"] == 1
+    assert "--deduplicate drops" not in inspect(tmp_path / "dropped")
+    # A document with a weight is no copy of itself.
     weighted = [f"{tmp_path}/c=3"]
     (tmp_path / "c").write_text(lines_of(others))
     manifest = build_records(weighted, VOCABULARY, tmp_path / "weighted", config)
@@ -274,33 +278,38 @@ def test_copied_text_that_is_held_out_is_said_to_be(tmp_path):
     assert "so that held-out text may be in training too; --deduplicate drops" in warning
 
 
-@pytest.mark.parametrize("capacity", [1 << 10, 1 << 20])
-def test_share_of_copies_from_samples(tmp_path, monkeypatch, capacity):
+def test_share_of_copies_from_samples(tmp_path):
     """20,000 documents in tasks of unequal size, each there once, twice or five times; longer ones
-    more often."""
-    monkeypatch.setattr(copies, "CORPUS_SAMPLE", capacity)
+    more often. The estimate does not depend on the tasks."""
     draw = np.random.default_rng(3)
     times = draw.choice([1, 2, 5], 20_000, p=[0.8, 0.15, 0.05])
     lengths = draw.integers(3, 9, 20_000) * times
     documents = np.repeat(np.arange(20_000), times)
     draw.shuffle(documents)
-    for number, part in enumerate(np.split(documents, [100, 3000, 20_000])):
-        sample = copies.DocumentSample(min(capacity, copies.TASK_SAMPLE))
-        for some in np.array_split(part, 3):
-            tokens = np.concatenate([np.arange(lengths[n]) + 50 * n for n in some]).astype(np.int32)
-            sample.add(Documents.of_lengths(tokens, lengths[some], np.ones(len(some), np.int64)))
-        sample.save(tmp_path / f"{number}")
-    paths = [tmp_path / f"{number}" for number in range(4)]
-    found = copies.count_copies(paths, len(documents), int(lengths[documents].sum()))
-    expected = {
-        "copied_documents": (times - 1).sum(),
-        "copied_tokens": ((times - 1) * lengths).sum(),
-    }
-    for name, number in expected.items():
-        assert abs(found[name] - number) < {1 << 10: 0.15, 1 << 20: 0.05}[capacity] * number
+
+    def shares(capacity, *ends):
+        paths = []
+        for number, part in enumerate(np.split(documents, ends)):
+            sample = copies.DocumentSample(capacity)
+            for some in np.array_split(part, 3):
+                tokens = [np.arange(lengths[n], dtype=np.int32) + 50 * n for n in some]
+                ones = np.ones(len(some), np.int64)
+                sample.add(Documents.of_lengths(np.concatenate(tokens), lengths[some], ones))
+            paths.append(tmp_path / f"{number}")
+            sample.save(paths[-1])
+        return copies.DocumentSample.read(paths, capacity).shares()
+
+    expected = [
+        (times - 1).sum() / times.sum(),
+        ((times - 1) * lengths).sum() / (times * lengths).sum(),
+    ]
+    ends = [100, 3000, 20_000]
+    np.testing.assert_allclose(shares(1 << 15, *ends), expected, rtol=1e-12)
+    np.testing.assert_allclose(shares(1 << 11, *ends), expected, rtol=0.15)
+    assert shares(1 << 11, *ends) == shares(1 << 11) == shares(1 << 11, 9000)
+    assert shares(1 << 11) != shares(1 << 15)
     # An earlier release has left no sample of a task.
-    paths[2].unlink()
-    assert copies.count_copies(paths, 1, 1) == {}
+    assert copies.count_copies([tmp_path / "0", tmp_path / "none"], 1, 1) == {}
 
 
 def test_books_stay_in_one_split(tmp_path, monkeypatch):
@@ -338,6 +347,20 @@ def test_books_stay_in_one_split(tmp_path, monkeypatch):
             seen[split] |= a | b
     assert not seen["train"] & seen["validation"]
     assert len(seen["train"]) + len(seen["validation"]) == 40
+
+
+def test_a_document_after_a_part_of_which_nothing_is_left_is_another(tmp_path, monkeypatch):
+    """A book whose second part are copies, and a document after it."""
+    monkeypatch.setattr("tfrecords.text.running_text._DOCUMENT_CHARACTERS", 12)
+    text = tmp_path / "text"
+    text.write_text("one w1.\n\ntwo w2 w3.\n\none w1.\n\n\nfour w4.\n")
+    seen = set()
+    keeps = lambda paragraph: paragraph not in seen and not seen.add(paragraph)  # noqa: E731
+    counts = collections.Counter()
+    first, other = span_documents(Span(str(text)), "text", "strict", counts, keeps=keeps)
+    assert (first, other) == (["one w1.", "two w2 w3."], ["four w4."])
+    assert counts["cut_documents"] == 1
+    assert other.first is other
 
 
 def test_one_book_is_one_document(tmp_path, monkeypatch, refused):

@@ -25,12 +25,12 @@ _COUNTED = {
     "empty_sentences": "lines without a token were dropped",
     "empty_documents": "documents without a token were dropped",
     "cut_documents": (
-        "times a document longer than a million characters was cut, and its parts kept in one "
-        "split: do empty lines separate the documents?"
+        "times a document longer than a million characters was cut: do empty lines separate the "
+        "documents?"
     ),
     "empty_texts": "rows or documents without text were passed over",
     "duplicate_paragraphs": "paragraphs that had stood in the text before were dropped",
-    "copied_documents": "documents are copies of others",
+    "copied_documents": "documents are copies of others (an estimate where documents are many)",
     "broken_lines": "lines longer than 1 MiB were read in parts",
     "replaced_characters": "characters stand for invalid UTF-8, which tokenization drops",
 }
@@ -264,9 +264,11 @@ def _of_held_out_text(manifest: Manifest) -> Iterator[str]:
     corpus = manifest.counts["corpus"]
     if corpus.get("copied_tokens", 0) > MUCH_LOST * corpus["tokens"]:
         so = ", so that held-out text may be in training too" if held_out else ""
+        # What is left of them with --deduplicate differs in capitals or white space.
+        mend = "; --deduplicate drops what had stood in the text before"
         yield (
             f"{_percent(corpus['copied_tokens'], corpus['tokens'])} of the tokens are in documents "
-            f"that are copies of others{so}; --deduplicate drops what had stood in the text before."
+            f"that are copies of others{so}{'' if manifest.config.deduplicate else mend}."
         )
 
 

@@ -18,10 +18,9 @@ from tfrecords.compilation import compiled
 from tfrecords.documents import Documents
 from tfrecords.hashing import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
 
-TASK_SAMPLE = 1 << 13
-"""The different documents in the sample of a task; they take 160 kB."""
-CORPUS_SAMPLE = 1 << 20
-"""The different documents in the sample of a corpus; they take 20 MB."""
+SAMPLE = 1 << 18
+"""The most different documents in a sample; they take 6 MB. It is the same for a task and for the
+corpus: so the sample of the corpus does not depend on how its text is divided among tasks."""
 
 
 class DocumentSample:
@@ -31,7 +30,7 @@ class DocumentSample:
         capacity: The most different documents that are kept.
     """
 
-    def __init__(self, capacity: int):
+    def __init__(self, capacity: int = SAMPLE):
         self._capacity = capacity
         # Hashes in ascending order; all up to the limit are here.
         self._hashes = np.zeros(0, np.uint64)
@@ -66,15 +65,22 @@ class DocumentSample:
         save_arrays(path, arrays | {"limit": np.array([self._limit])})
 
     @classmethod
-    def read(cls, paths: Iterable[str | os.PathLike]) -> DocumentSample:
+    def read(cls, paths: Iterable[str | os.PathLike], capacity: int = SAMPLE) -> DocumentSample:
         """The sample of a corpus, from those of all its tasks."""
-        sample = cls(CORPUS_SAMPLE)
+        sample, found, size = cls(capacity), [], 0
         for path in paths:
             arrays = safetensors.numpy.load_file(path)
             # Above the limit of one task, documents of its text are missing.
             sample._limit = min(sample._limit, arrays["limit"][0])
-            sample._cut()
-            sample._merge(arrays["hashes"], arrays["times"], arrays["tokens"])
+            end = np.searchsorted(arrays["hashes"], sample._limit, "right")
+            found.append([arrays[name][:end] for name in ("hashes", "times", "tokens")])
+            size += end
+            if size > 4 * capacity:  # merging sorts, so many are merged at a time
+                sample._merge(*map(np.concatenate, zip(*found, strict=True)))
+                found, size = [], 0
+        if found:
+            sample._merge(*map(np.concatenate, zip(*found, strict=True)))
+        sample._cut()
         return sample
 
     def shares(self) -> tuple[float, float]:
@@ -85,8 +91,8 @@ class DocumentSample:
 
 
 def count_copies(paths: Sequence[str | os.PathLike], documents: int, tokens: int) -> dict[str, int]:
-    """The counts of copies in a corpus: how many documents, and how many tokens, stand in a
-    document that had been there before.
+    """The counts of copies in a corpus: how many documents had been there before, and how many
+    tokens they have. Of a document that was cut, each part is compared as one.
 
     Args:
         paths: The files with the samples of all tasks. An earlier release made none.
@@ -94,8 +100,8 @@ def count_copies(paths: Sequence[str | os.PathLike], documents: int, tokens: int
         tokens: Its tokens.
 
     Returns:
-        "copied_documents" and "copied_tokens", exact for up to some thousand documents; nothing if
-        a sample is missing.
+        "copied_documents" and "copied_tokens", exact unless there are more than SAMPLE different
+        documents; nothing if a sample is missing.
     """
     if not all(map(os.path.exists, paths)):
         return {}

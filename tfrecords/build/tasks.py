@@ -19,7 +19,7 @@ import numpy as np
 
 from tfrecords.build import duplicates
 from tfrecords.build.buckets import bucket_of, partition, read_bucket, save_part
-from tfrecords.build.copies import TASK_SAMPLE, DocumentSample
+from tfrecords.build.copies import DocumentSample
 from tfrecords.build.shards import ShardMaker
 from tfrecords.build.tokenizing import COUNTERS, COVERAGE, CorpusTokenizer
 from tfrecords.files import write_json
@@ -172,7 +172,7 @@ class BuildWorker:
         """Tokenizes text to files of documents, and returns what was counted and their names."""
         counts, without_text, parts = collections.Counter(), [], []
         position, firsts = 0, [np.zeros(0, np.int64)]
-        sample = DocumentSample(TASK_SAMPLE)
+        sample = DocumentSample()
         keeps = None
         if self._deduplicates:
             found = sorted(self._unfinished.glob(f"*{_DUPLICATES}"))

@@ -18,8 +18,13 @@ class Document(list[str]):
 
     def __init__(self, first: Document | None = None):
         super().__init__()
-        self.first = self if first is None else first
+        self._first = first
+
+    @property
+    def first(self) -> Document:
         """The first part of a document that was too long and is cut; else this itself."""
+        # Kept as None: a reference to itself would leave the text to the garbage collector.
+        return self if self._first is None else self._first
 
 
 _DOCUMENT_CHARACTERS = 1 << 20
@@ -91,6 +96,8 @@ def paragraph_documents(lines: Iterable[str], reading: Reading) -> Iterator[Docu
             reading.counts["cut_documents"] += is_cut
             yield document
             document, size = Document(document.first if is_cut else None), 0
+        elif empty_lines >= 2:
+            document = Document()  # nothing is left of a part of the one before
         empty_lines = 0
         if line == BYTE_ORDER_MARK:
             continue
