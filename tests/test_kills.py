@@ -288,6 +288,30 @@ def test_kills_of_a_command_with_workers(place, tmp_path, moments):
     assert_complete_in_the_end(place, output)
 
 
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_within_a_destructor_is_not_lost(number, code):
+    """Python prints an exception that is raised there, and goes on."""
+    program = f"""
+import os, signal, time
+from kbert.cli.commands import main
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+        time.sleep(0.01)
+
+@main.command()
+def wait():
+    Dying()
+    time.sleep(60)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main(["wait"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
 @needs_proc
 @pytest.mark.parametrize(
     ("number", "code", "moment"),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
+import sys
+import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -33,6 +37,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         signal.signal(signal.SIGTERM, _exit_on_sigterm)
+        hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_repeat_lost_signal, hook)
         # A traceback stays for what is a fault of this program.
         try:
             with warnings.catch_warnings():
@@ -50,6 +56,8 @@ class Commands(click.Group):
             ) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
+        finally:
+            sys.unraisablehook = hook
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -59,6 +67,19 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _exit_on_sigterm(number: int, frame: Any) -> None:
     """Ends as Python ends, so that temporary files are removed."""
     raise SystemExit(128 + number)
+
+
+def _repeat_lost_signal(otherwise: Callable[[Any], object], unraisable: Any) -> None:
+    """Sends a signal again, a little later, that came while Python ran a destructor: there it
+    prints any exception, and goes on. Of other exceptions `otherwise` is told."""
+    if not isinstance(unraisable.exc_value, SystemExit | KeyboardInterrupt):
+        otherwise(unraisable)
+        return
+    is_ctrl_c = isinstance(unraisable.exc_value, KeyboardInterrupt)
+    number = signal.SIGINT if is_ctrl_c else signal.SIGTERM
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 @click.group(
