@@ -52,9 +52,7 @@ class DocumentSample:
         self._times = np.bincount(which, np.concatenate([self._times, times[low]])).astype(np.int64)
         if len(self._hashes) > self._capacity:
             self._limit = self._hashes[self._capacity - 1]
-            self._cut()
-
-    def _cut(self) -> None:
+        # The limit may have come down with that of a task.
         end = np.searchsorted(self._hashes, self._limit, "right")
         self._hashes, self._times = self._hashes[:end], self._times[:end]
         self._tokens = self._tokens[:end]
@@ -80,7 +78,6 @@ class DocumentSample:
                 found, size = [], 0
         if found:
             sample._merge(*map(np.concatenate, zip(*found, strict=True)))
-        sample._cut()
         return sample
 
     def shares(self) -> tuple[float, float]:

@@ -191,13 +191,8 @@ class BuildWorker:
             position += len(some)
         sample.save(sample_path(self._unfinished, text))
         # The documents that were cut: the number of the first part in this task, and of the parts.
-        cuts = [
-            (first, number)
-            for first, number in np.stack(
-                np.unique(np.concatenate(firsts), return_counts=True), axis=1
-            ).tolist()
-            if number > 1
-        ]
+        cuts = np.stack(np.unique(np.concatenate(firsts), return_counts=True), axis=1)
+        cuts = cuts[cuts[:, 1] > 1].tolist()
         # With zeros: a count that is not there is one that an earlier release did not know.
         known = {name: counts[name] for name in (*COUNTERS, *COVERAGE)}
         result = {"counts": known, "parts": parts, "without_text": without_text, "cuts": cuts}
