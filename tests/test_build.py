@@ -9,7 +9,6 @@ import io
 import itertools
 import json
 import os
-import pathlib
 import pkgutil
 import re
 import shutil
@@ -26,7 +25,6 @@ import tfrecords.build.tasks
 import tfrecords.build.tokenizing
 import tfrecords.build.unfinished
 from tfrecords import (
-    InputError,
     RecordsConfig,
     Vocabulary,
     build_records,
@@ -463,7 +461,7 @@ NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     ("where", "last"),
     [
         ("tfrecords.files.write_text", 1),  # config.json
-        ("tfrecords.build.tasks.save_part", 2),
+        ("tfrecords.build.tokenized.save_part", 2),
         ("tfrecords.build.buckets.save_arrays", 3),
         ("tfrecords.build.tasks.partition", 2),
         ("tfrecords.writer.encode_records", 1),
@@ -1104,100 +1102,11 @@ def test_no_space_for_standard_input(tmp_path, vocabulary, config, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-# Work that is finished is kept, or thrown away as a whole.
-
-
-def fail_once_at(monkeypatch, error):
-    """Makes the second span of text raise `error` when it is read, and returns what lets it be."""
-    original = tfrecords.build.tokenizing.span_documents
-    spans_of = tfrecords.build.recipe.spans_of
-    monkeypatch.setattr(
-        tfrecords.build.recipe, "spans_of", lambda files, format: spans_of(files, format, 997)
-    )
-    monkeypatch.setattr(
-        tfrecords.build.recipe, "span_groups", functools.partial(span_groups, group_bytes=1)
-    )
-
-    def failing(span, *arguments):
-        if span.start:
-            raise error
-        return original(span, *arguments)
-
-    monkeypatch.setattr(tfrecords.build.tokenizing, "span_documents", failing)
-    return lambda: monkeypatch.setattr(tfrecords.build.tokenizing, "span_documents", original)
-
-
-def test_a_disk_that_fails_costs_nothing_that_is_finished(
-    tmp_path, corpus, vocabulary, config, records, monkeypatch
-):
-    mend = fail_once_at(monkeypatch, OSError(errno.EIO, "Input/output error", str(corpus)))
-    with pytest.raises(OSError, match="Input/output error"):
-        build_records([corpus], vocabulary, tmp_path / "out", config)
-    finished = tmp_path / "out" / "unfinished" / "text-000000.json"
-    before = finished.stat().st_mtime_ns
-    mend()
-    monkeypatch.setattr(tfrecords.build.unfinished, "forget_unfinished", None)
-    partitioned = []
-    original = tfrecords.build.recipe.partition_documents
-    monkeypatch.setattr(
-        tfrecords.build.recipe,
-        "partition_documents",
-        lambda *a: (partitioned.append(finished.stat().st_mtime_ns), original(*a)),
-    )
-    build_records([corpus], vocabulary, tmp_path / "out", config)
-    assert partitioned == [before]
-    assert content(tmp_path / "out") == content(records)
-
-
 def test_a_read_error_is_not_the_users_to_mend(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("One.\n")
     with pytest.raises(OSError, match="Input/output error") as caught, opened(tmp_path / "a.txt"):
         raise OSError(errno.EIO, "Input/output error")
     assert caught.value.filename == str(tmp_path / "a.txt")
-
-
-def test_a_refusal_frees_the_directory(tmp_path, corpus, vocabulary, config, monkeypatch):
-    fail_once_at(monkeypatch, InputError("Expected a. Received: b."))
-    with pytest.raises(InputError):
-        build_records([corpus], vocabulary, tmp_path / "out", config)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_kill_while_the_directory_is_freed(
-    tmp_path, corpus, vocabulary, config, records, monkeypatch
-):
-    mend = fail_once_at(monkeypatch, InputError("Expected a. Received: b."))
-    original = tfrecords.build.unfinished.shutil.rmtree
-
-    def killed(path, *arguments, **options):
-        # Half of the work is gone, and then the process.
-        for file in sorted(pathlib.Path(path).iterdir())[::2]:
-            file.unlink()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(tfrecords.build.unfinished.shutil, "rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        build_records([corpus], vocabulary, tmp_path / "out", config)
-    mend()
-    monkeypatch.setattr(tfrecords.build.unfinished.shutil, "rmtree", original)
-    build_records([corpus], vocabulary, tmp_path / "out", config)
-    assert content(tmp_path / "out") == content(records)
-
-
-def test_unfinished_work_of_another_version_is_done_again(
-    tmp_path, corpus, vocabulary, config, records, monkeypatch
-):
-    mend = fail_once_at(monkeypatch, OSError(errno.EIO, "Input/output error"))
-    with pytest.raises(OSError, match="Input/output error"):
-        build_records([corpus], vocabulary, tmp_path / "out", config)
-    mend()
-    spill = tmp_path / "out" / "unfinished"
-    (spill / "made-with.json").write_text('{"kbert": "0.0.1"}')
-    (spill / "text-000000.json").write_text(
-        '{"counts": {"documents": 9}, "parts": [], "without_text": []}'
-    )
-    build_records([corpus], vocabulary, tmp_path / "out", config)
-    assert content(tmp_path / "out") == content(records)
 
 
 def test_a_pattern_that_matches_the_output(tmp_path, corpus, vocabulary, config, records):

@@ -60,6 +60,7 @@ ORDER = [
     "tfrecords.build.copies",
     "tfrecords.build.shards",
     "tfrecords.build.beam",
+    "tfrecords.build.tokenized",
     "tfrecords.build.tasks",
     "tfrecords.build.steps",
     "tfrecords.build.corpus",

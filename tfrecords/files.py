@@ -15,7 +15,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from tfrecords.errors import InputError
@@ -139,12 +139,13 @@ def new_file(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
-def new_directory(path: str | os.PathLike, leftovers: str = "") -> pathlib.Path:
+def new_directory(path: str | os.PathLike, leftovers: Sequence[str] = ()) -> pathlib.Path:
     """Returns `path` if a directory may be made there: it does not exist yet, or is empty.
 
     Args:
         path: The directory.
-        leftovers: A pattern of names that do not count, since a killed attempt may have left them.
+        leftovers: Patterns of names that do not count, since an earlier attempt may have left
+            them.
 
     Raises:
         InputError: It is a file, or a directory that is not empty.
@@ -160,7 +161,7 @@ def new_directory(path: str | os.PathLike, leftovers: str = "") -> pathlib.Path:
     there = [
         file
         for file in there
-        if file.name != LOCK and not fnmatch.fnmatchcase(file.name, leftovers)
+        if not any(fnmatch.fnmatchcase(file.name, name) for name in (LOCK, *leftovers))
     ]
     if there:
         raise InputError(
@@ -177,6 +178,7 @@ def claim_directory(
     identity: dict,
     name: str,
     complete: Callable[[dict], dict] = dict,
+    leftovers: Sequence[str] = (),
 ) -> pathlib.Path:
     """Creates the directory `path` for the job that `identity` describes, or recognises it as the
     directory of that same job.
@@ -192,6 +194,7 @@ def claim_directory(
         complete: Called with the dict that the file holds; returns it with a value for every field
             that the release that wrote it did not have yet. See `with_defaults`. It is what lets a
             later release continue the work of an earlier one.
+        leftovers: Names of what an attempt with another identity may have left there.
 
     Returns:
         The directory as a Path.
@@ -224,7 +227,7 @@ def claim_directory(
                 f"{differences}; use the same, name another directory, or remove this one."
             )
         return path
-    path = make_directory(new_directory(path, leftovers=partial_pattern(name)))
+    path = make_directory(new_directory(path, (partial_pattern(name), *leftovers)))
     write_json(path / name, identity)
     return path
 

@@ -59,8 +59,12 @@ class DocumentSample:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the sample to a file, for `read`."""
+        save_arrays(path, self.arrays())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that a file for `read` holds, to be written together with others."""
         arrays = {"hashes": self._hashes, "times": self._times, "tokens": self._tokens}
-        save_arrays(path, arrays | {"limit": np.array([self._limit])})
+        return arrays | {"limit": np.array([self._limit])}
 
     @classmethod
     def read(cls, paths: Iterable[str | os.PathLike], capacity: int = SAMPLE) -> DocumentSample:

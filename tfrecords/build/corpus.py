@@ -10,7 +10,7 @@ import os
 import pathlib
 import threading
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tfrecords.build.tasks import Text
@@ -76,10 +76,10 @@ def full_disk_explained(path: pathlib.Path) -> Iterator[None]:
         ) from None
 
 
-def corpus_digest(
+def file_digests(
     files: Collection[pathlib.Path], workers: int, progress: bool, is_text: bool = False
-) -> str:
-    """The SHA-256 of the SHA-256s of the files, in hexadecimal. Files are read in threads: hashing
+) -> dict[str, str]:
+    """The SHA-256 of every file, in hexadecimal, by its path. Files are read in threads: hashing
     releases Python's lock.
 
     Args:
@@ -92,7 +92,6 @@ def corpus_digest(
     Raises:
         InputError: A byte is invalid.
     """
-    digest = hashlib.sha256()
     num_bytes = sum(file.stat().st_size for file in files)
     stopped = threading.Event()
     with (
@@ -116,12 +115,27 @@ def corpus_digest(
             return digest
 
         try:
-            for one in pool.map(digest_of, files):
-                digest.update(bytes.fromhex(one))
+            return dict(zip(map(str, files), pool.map(digest_of, files), strict=True))
         finally:
             # After Ctrl-C the end of the block would otherwise wait for whole files.
             stopped.set()
-    return digest.hexdigest()
+
+
+def corpus_digest(digests: Iterable[str]) -> str:
+    """The SHA-256 of the SHA-256s of the files, all in hexadecimal."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+
+
+def text_digests(tasks: Iterable[Text], files: Mapping[str, str]) -> list[str]:
+    """A digest of the text of each task, from those of the files."""
+    return [
+        hashlib.sha256(
+            repr(
+                [(files[span.path], span.start, span.end, span.weight) for span in task.group.spans]
+            ).encode()
+        ).hexdigest()
+        for task in tasks
+    ]
 
 
 def warn_of_empty_files(

@@ -23,8 +23,10 @@ from tfrecords.build.copies import count_copies
 from tfrecords.build.corpus import (
     corpus_digest,
     corpus_files,
+    file_digests,
     full_disk_explained,
     spooled,
+    text_digests,
     warn_of_empty_files,
 )
 from tfrecords.build.steps import (
@@ -128,13 +130,14 @@ def build_records(
             assert config.duplicates is not None
             seconds = num_bytes * (1 / _TEXT_SPEED + config.duplicates / _RECORDS_SPEED)
             workers = automatic_workers(seconds)
+        digests = file_digests(
+            files, workers, progress, is_text=errors == "strict" and format != "parquet"
+        )
         identity = {
             "kind": "records",
             "version": schema.VERSION,
             "input_bytes": num_bytes,
-            "input_sha256": corpus_digest(
-                files, workers, progress, is_text=errors == "strict" and format != "parquet"
-            ),
+            "input_sha256": corpus_digest(digests.values()),
             "format": format,
             "errors": errors,
             "text_field": text_field,
@@ -146,9 +149,9 @@ def build_records(
             # Options of Beam are checked before anything is written.
             job = (vocabulary, config, output, output / unfinished.NAME, format, errors, text_field)
             pool = _pool(workers, beam_options, output / unfinished.NAME, job)
-            claim_directory(output, identity, CONFIGURATION, _completed)
+            claim_directory(output, identity, CONFIGURATION, _completed, [unfinished.NAME])
             if not (output / schema.MANIFEST).exists():
-                _build(files, vocabulary, output, config, format, pool, progress)
+                _build(files, digests, vocabulary, output, config, identity, pool, progress)
         # A kill between the manifest and this line leaves it for the next call.
         shutil.rmtree(output / unfinished.NAME, ignore_errors=True)
         return load_manifest(output)
@@ -158,6 +161,15 @@ def _completed(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that an earlier build wrote, with those that its release did not know yet."""
     known = with_defaults(with_defaults(fields, RecordsConfig), Normalization)
     return {"text_field": TEXT_FIELD, "weights": None} | known
+
+
+def _settings(identity: dict[str, Any]) -> dict[str, Any]:
+    """What decides, beside the text of a task, what is tokenized of it: a part of the identity."""
+    of_text = {"input_bytes", "input_sha256"}
+    # Tasks have the weights of their own files.
+    return {name: value for name, value in identity.items() if name not in of_text} | {
+        "weights": None
+    }
 
 
 def _weights(files: dict[pathlib.Path, int]) -> list[list[int]] | None:
@@ -193,14 +205,16 @@ def _pool(workers: int, beam_options: Sequence[str] | None, results: pathlib.Pat
 
 def _build(
     files: dict[pathlib.Path, int],
+    digests: dict[str, str],
     vocabulary: Vocabulary,
     output: pathlib.Path,
     config: RecordsConfig,
-    format: str,
+    identity: dict[str, Any],
     pool: Pool,
     progress: bool,
 ) -> None:
     spill = unfinished.open_unfinished(output)
+    format, texts = identity["format"], None
     try:
         with pool:
             # Pass one: the text, span by span, to tokenized documents on disk.
@@ -208,6 +222,10 @@ def _build(
             tasks = [Text(number, group) for number, group in enumerate(groups)]
             if not tasks:  # a Parquet file may have no rows at all
                 raise InputError(_NO_TEXT)
+            of_tasks = text_digests(tasks, digests)
+            if config.deduplicate:  # then each task depends on all of the text
+                of_tasks = [identity["input_sha256"] + digest for digest in of_tasks]
+            unfinished.keep_tokenized(output, _settings(identity), of_tasks, _completed)
             if config.deduplicate:
                 find_duplicates(pool, tasks, spill, progress)
             texts = tokenize_text(pool, tasks, spill, progress)
@@ -228,8 +246,14 @@ def _build(
             # Pass two: every bucket to a shard.
             shards, totals = write_shards(pool, config, counts["tokens"], spill, progress)
             _check_masks(config, totals["train"])
-    except InputError:
+    except InputError as error:
         # The text or the configuration has to change: free the directory for a corrected attempt.
+        if texts is None and unfinished.has_tokenized(output):
+            (output / CONFIGURATION).unlink()
+            raise InputError(
+                f"{error} What is tokenized already stays in {spill}: run the same command again "
+                "when the text is mended."
+            ) from None
         unfinished.forget_unfinished(output)
         (output / CONFIGURATION).unlink()
         raise

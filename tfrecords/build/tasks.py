@@ -15,13 +15,11 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from tfrecords.build import duplicates
-from tfrecords.build.buckets import bucket_of, partition, read_bucket, save_part
-from tfrecords.build.copies import DocumentSample
+from tfrecords.build.buckets import bucket_of, partition, read_bucket
 from tfrecords.build.shards import ShardMaker
-from tfrecords.build.tokenizing import COUNTERS, COVERAGE, CorpusTokenizer
+from tfrecords.build.tokenized import SAMPLE, TokenizedText
+from tfrecords.build.tokenizing import CorpusTokenizer
 from tfrecords.files import write_json
 from tfrecords.schema import RecordsConfig
 from tfrecords.text.formats import span_documents
@@ -31,7 +29,6 @@ from tfrecords.vocabulary import Vocabulary
 _PARTITIONED = "-by-bucket"
 _HASHES = ".hashes"
 _DUPLICATES = ".duplicates"
-_SAMPLE = ".sample"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +100,7 @@ def result_path(
 
 def sample_path(unfinished: pathlib.Path, text: Text) -> pathlib.Path:
     """The file that keeps the DocumentSample of a task, in the directory of unfinished work."""
-    return unfinished / f"text-{text.number:06d}{_SAMPLE}"
+    return unfinished / f"text-{text.number:06d}{SAMPLE}"
 
 
 class BuildWorker:
@@ -170,32 +167,18 @@ class BuildWorker:
 
     def tokenize(self, text: Text, report: Callable[..., object]) -> dict[str, Any]:
         """Tokenizes text to files of documents, and returns what was counted and their names."""
-        counts, without_text, parts = collections.Counter(), [], []
-        position, firsts = 0, [np.zeros(0, np.int64)]
-        sample = DocumentSample()
         keeps = None
         if self._deduplicates:
             found = sorted(self._unfinished.glob(f"*{_DUPLICATES}"))
             keeps = duplicates.FirstOccurrences(duplicates.read_duplicates(found, text.number))
-        documents = self._tokenizer().parts(text.group.spans, counts, without_text, report, keeps)
-        for number, some in enumerate(documents):
-            name = f"text-{text.number:06d}-{number:04d}"
-            if text.group.weight > 1:
-                weights = np.full(len(some), text.group.weight, np.int32)
-                some = dataclasses.replace(some, weights=weights)
-            save_part(self._unfinished / name, some, self._num_ids)
-            parts.append((name, len(some)))
-            sample.add(some)
-            numbers = np.arange(len(some)) if some.firsts is None else some.firsts
-            firsts.append(position + numbers)
-            position += len(some)
-        sample.save(sample_path(self._unfinished, text))
-        # The documents that were cut: the number of the first part in this task, and of the parts.
-        cuts = np.stack(np.unique(np.concatenate(firsts), return_counts=True), axis=1)
-        cuts = cuts[cuts[:, 1] > 1].tolist()
-        # With zeros: a count that is not there is one that an earlier release did not know.
-        known = {name: counts[name] for name in (*COUNTERS, *COVERAGE)}
-        result = {"counts": known, "parts": parts, "without_text": without_text, "cuts": cuts}
+        stem = self._unfinished / f"text-{text.number:06d}"
+        made = TokenizedText(stem, self._num_ids, text.group.weight)
+        without_text: list[int] = []
+        for documents in self._tokenizer().parts(
+            text.group.spans, made.counts, without_text, report, keeps, made.begun, made.cut
+        ):
+            made.add(documents)
+        result = made.finish(without_text)
         write_json(result_path(self._unfinished, text), result)
         return result
 

@@ -97,6 +97,8 @@ class CorpusTokenizer:
         without_text: list[int] | None = None,
         report: Callable[[int, int, int], object] = lambda *_: None,
         keeps: Callable[[str], bool] | None = None,
+        begun: int = 0,
+        cut: CutDocuments | None = None,
     ) -> Iterator[Documents]:
         """Yields the documents of spans in a row as Documents of about PART_TOKENS tokens, and
         adds to `counts`.
@@ -110,13 +112,19 @@ class CorpusTokenizer:
             report: Called for every batch with the bytes of the files, the documents and the tokens
                 that were read since the last call.
             keeps: Whether a paragraph is to be kept, asked once for each, in order; None: all are.
+            begun: How many documents are passed over, empty ones among them: those of an earlier
+                call that this one continues.
+            cut: What followed the documents of the earlier call, or None.
 
         Raises:
             InputError: The text cannot be read.
         """
-        part, size, bytes_reported, cut = [], 0, 0, CutDocuments()
+        part, size, bytes_reported, cut = [], 0, 0, cut or CutDocuments()
         reading = collections.Counter()
-        for group in _groups(self._documents(spans, reading, counts, without_text, keeps)):
+        documents = self._documents(spans, reading, without_text, keeps)
+        for document in itertools.islice(documents, begun):
+            cut.first = document.first
+        for group in _groups(documents):
             batch = self._batch(group, counts, cut)
             part.append(batch)
             size += len(batch[0])
@@ -127,10 +135,13 @@ class CorpusTokenizer:
                 part, size = [], 0
         if size:
             yield _joined(part)
+        # Only now: a call that continues this one reads all of the text again.
+        del reading["bytes_read"]
+        counts.update(reading)
 
-    def _documents(self, spans, reading, counts, without_text, keeps) -> Iterator[Document]:
-        """Yields the documents of the spans, and counts in `reading["bytes_read"]` the bytes that
-        were read of all of them."""
+    def _documents(self, spans, reading, without_text, keeps) -> Iterator[Document]:
+        """Yields the documents of the spans, and counts in `reading` what was met in reading them,
+        among it "bytes_read", which is up to date with every document."""
         for place, span in enumerate(spans):
             found, before, documents = collections.Counter(), reading["bytes_read"], 0
             for document in span_documents(
@@ -143,7 +154,7 @@ class CorpusTokenizer:
             if is_empty and without_text is not None:
                 without_text.append(place)
             del found["bytes_read"]
-            counts.update(found)
+            reading.update(found)
 
     def _batch(self, group: list[Document], counts, cut: CutDocuments):
         """The tokens of some documents, the lengths of their sentences and of the documents,
@@ -239,11 +250,17 @@ class CorpusTokenizer:
 
 
 class CutDocuments:
-    """Follows documents of a text in order, and tells which are parts of one that was cut."""
+    """Follows documents of a text in order, and tells which are parts of one that was cut.
 
-    def __init__(self) -> None:
-        self._first: Document | None = None  # of the last document
-        self._parts = self._tokens = 0  # what there is of it so far
+    Args:
+        parts: How many parts of the last document there were already.
+        tokens: The tokens of these.
+    """
+
+    def __init__(self, parts: int = 0, tokens: int = 0) -> None:
+        self.first: Document | None = None
+        """The first part of the last document."""
+        self.parts, self.tokens = parts, tokens
 
     def follow(self, group: list[Document], sizes: np.ndarray) -> tuple[np.ndarray, int]:
         """The next documents, with their numbers of tokens (int64 [n]).
@@ -254,13 +271,13 @@ class CutDocuments:
         """
         before, longest = [], 0
         for document, size in zip(group, sizes.tolist(), strict=True):
-            if document.first is not self._first:
-                self._first, self._parts, self._tokens = document.first, 0, 0
+            if document.first is not self.first:
+                self.first, self.parts, self.tokens = document.first, 0, 0
             if size:
-                before.append(self._parts)
-                self._parts += 1
-                self._tokens += size
-                longest = max(longest, self._tokens)
+                before.append(self.parts)
+                self.parts += 1
+                self.tokens += size
+                longest = max(longest, self.tokens)
         return np.array(before, np.int64), longest
 
 

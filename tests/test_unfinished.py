@@ -1,0 +1,303 @@
+"""What a build that ended early leaves for the next: work that is finished is kept, or thrown away
+as a whole."""
+
+import errno
+import functools
+import gzip
+import json
+import pathlib
+
+import pytest
+
+import tfrecords.build.recipe
+import tfrecords.build.tokenized
+import tfrecords.build.tokenizing
+import tfrecords.build.unfinished
+from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
+from tfrecords.text.spans import span_groups
+from tfrecords.vocabulary import SPECIAL_TOKENS
+
+
+def content(directory):
+    """The bytes of all files of a directory and of those below it, in the order of their names."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def fail_once_at(monkeypatch, error):
+    """Makes the second span of text raise `error` when it is read, and returns what lets it be."""
+    original = tfrecords.build.tokenizing.span_documents
+    spans_of = tfrecords.build.recipe.spans_of
+    monkeypatch.setattr(
+        tfrecords.build.recipe, "spans_of", lambda files, format: spans_of(files, format, 997)
+    )
+    monkeypatch.setattr(
+        tfrecords.build.recipe, "span_groups", functools.partial(span_groups, group_bytes=1)
+    )
+
+    def failing(span, *arguments):
+        if span.start:
+            raise error
+        return original(span, *arguments)
+
+    monkeypatch.setattr(tfrecords.build.tokenizing, "span_documents", failing)
+    return lambda: monkeypatch.setattr(tfrecords.build.tokenizing, "span_documents", original)
+
+
+def test_a_disk_that_fails_costs_nothing_that_is_finished(
+    tmp_path, corpus, vocabulary, config, records, monkeypatch
+):
+    mend = fail_once_at(monkeypatch, OSError(errno.EIO, "Input/output error", str(corpus)))
+    with pytest.raises(OSError, match="Input/output error"):
+        build_records([corpus], vocabulary, tmp_path / "out", config)
+    finished = tmp_path / "out" / "unfinished" / "text-000000.json"
+    before = finished.stat().st_mtime_ns
+    mend()
+    monkeypatch.setattr(tfrecords.build.unfinished, "forget_unfinished", None)
+    partitioned = []
+    original = tfrecords.build.recipe.partition_documents
+    monkeypatch.setattr(
+        tfrecords.build.recipe,
+        "partition_documents",
+        lambda *a: (partitioned.append(finished.stat().st_mtime_ns), original(*a)),
+    )
+    build_records([corpus], vocabulary, tmp_path / "out", config)
+    assert partitioned == [before]
+    assert content(tmp_path / "out") == content(records)
+
+
+def test_unfinished_work_of_another_version_is_done_again(
+    tmp_path, corpus, vocabulary, config, records, monkeypatch
+):
+    mend = fail_once_at(monkeypatch, OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(OSError, match="Input/output error"):
+        build_records([corpus], vocabulary, tmp_path / "out", config)
+    mend()
+    spill = tmp_path / "out" / "unfinished"
+    (spill / "made-with.json").write_text('{"kbert": "0.0.1"}')
+    (spill / "text-000000.json").write_text(
+        '{"counts": {"documents": 9}, "parts": [], "without_text": []}'
+    )
+    build_records([corpus], vocabulary, tmp_path / "out", config)
+    assert content(tmp_path / "out") == content(records)
+
+
+def refuse_masks(monkeypatch):
+    """Makes a build end with an error of the user's when all of its shards are written."""
+
+    def refusing(config, counts):
+        raise InputError("Expected a. Received: b.")
+
+    original = tfrecords.build.recipe._check_masks
+    monkeypatch.setattr(tfrecords.build.recipe, "_check_masks", refusing)
+    return lambda: monkeypatch.setattr(tfrecords.build.recipe, "_check_masks", original)
+
+
+def test_a_refusal_frees_the_directory(tmp_path, corpus, vocabulary, config, monkeypatch):
+    refuse_masks(monkeypatch)
+    with pytest.raises(InputError):
+        build_records([corpus], vocabulary, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_kill_while_the_directory_is_freed(
+    tmp_path, corpus, vocabulary, config, records, monkeypatch
+):
+    mend = refuse_masks(monkeypatch)
+    original = tfrecords.build.unfinished.shutil.rmtree
+
+    def killed(path, *arguments, **options):
+        # Half of the work is gone, and then the process.
+        for file in sorted(pathlib.Path(path).iterdir())[::2]:
+            file.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tfrecords.build.unfinished.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_records([corpus], vocabulary, tmp_path / "out", config)
+    mend()
+    monkeypatch.setattr(tfrecords.build.unfinished.shutil, "rmtree", original)
+    build_records([corpus], vocabulary, tmp_path / "out", config)
+    assert content(tmp_path / "out") == content(records)
+
+
+# Text that cannot be read costs what was read of it, and not the rest.
+
+WORDS = Vocabulary((*SPECIAL_TOKENS, "one", "two", "three"))
+ROWS = RecordsConfig(sequence_length=13, max_predictions=3, num_shards=1, validation_fraction=0)
+
+
+@pytest.fixture
+def tokenized(monkeypatch):
+    """The names of the files that are tokenized from here on, each of them a task."""
+    names = []
+    monkeypatch.setattr(
+        tfrecords.build.recipe, "span_groups", functools.partial(span_groups, group_bytes=1)
+    )
+    original = tfrecords.build.tokenizing.span_documents
+
+    def counted(span, *arguments):
+        names.append(pathlib.Path(span.path).name)
+        return original(span, *arguments)
+
+    monkeypatch.setattr(tfrecords.build.tokenizing, "span_documents", counted)
+    return names
+
+
+def rows(*texts):
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Four files of rows; the third has a row that is none behind where a first look reads."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for name, texts in {"a": ["one", "two"], "b": ["two one", "one"], "d": ["one three"]}.items():
+        (folder / name).write_bytes(rows(*texts))
+    (folder / "c").write_bytes(gzip.compress(rows("three", "two") + b'{"text": "one\xff"}\n'))
+    return folder
+
+
+def test_text_that_is_mended_costs_its_own_file_alone(tmp_path, files, refused, tokenized):
+    output = tmp_path / "out"
+
+    def build(output=output, **changes):
+        return build_records([files], WORDS, output, ROWS, format="jsonl", **changes)
+
+    spill = output / "unfinished"
+    with refused(
+        rf"c: expected UTF-8\. Received: an invalid byte .* pass --errors replace\. "
+        rf"What is tokenized already stays in {spill}: run the same command again when "
+    ):
+        build()
+    assert tokenized == ["a", "b", "c"]
+    # Another file in front gives the tasks other numbers; a file that is gone leaves no trace.
+    (files / "0").write_bytes(rows("three one"))
+    (files / "b").unlink()
+    (files / "c").write_bytes(gzip.compress(rows("three", "two", "one")))
+    del tokenized[:]
+    build()
+    assert tokenized == ["0", "c", "d"]
+    build(tmp_path / "expected")
+    assert content(output) == content(tmp_path / "expected")
+
+
+def test_what_is_strict_needs_nothing_replaced(tmp_path, files, refused, tokenized):
+    with refused("expected UTF-8"):
+        build_records([files], WORDS, tmp_path / "out", ROWS, format="jsonl")
+    del tokenized[:]
+    build_records([files], WORDS, tmp_path / "out", ROWS, format="jsonl", errors="replace")
+    assert tokenized == ["c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"vocabulary": Vocabulary((*SPECIAL_TOKENS, "one", "two"))}),
+        ({}, {"config": RecordsConfig(**{**vars(ROWS), "sequence_length": 15})}),
+        ({"config": RecordsConfig(**{**vars(ROWS), "deduplicate": True})},) * 2,
+        # What was replaced would not be told of.
+        ({"errors": "replace"}, {}),
+    ],
+    ids=["vocabulary", "configuration", "duplicates", "errors"],
+)
+def test_text_is_tokenized_again_for_another_job(
+    tmp_path, files, refused, tokenized, before, after
+):
+    def build(output, vocabulary=WORDS, config=ROWS, **changes):
+        return build_records([files], vocabulary, output, config, format="jsonl", **changes)
+
+    (files / "c").write_bytes(rows("one") + b"[]\n")
+    with refused(r"expected a line with a JSON object"):
+        build(tmp_path / "out", **before)
+    (files / "c").write_bytes(rows("one", "three"))
+    del tokenized[:]
+    build(tmp_path / "out", **after)
+    assert tokenized == ["a", "b", "c", "d"]
+    build(tmp_path / "expected", **after)
+    assert content(tmp_path / "out") == content(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("call", range(1, 9))
+def test_a_kill_while_tokenized_text_is_renumbered(
+    tmp_path, files, refused, monkeypatch, call, tokenized
+):
+    def build(output=tmp_path / "out"):
+        return build_records([files], WORDS, output, ROWS, format="jsonl")
+
+    with refused("expected UTF-8"):
+        build()
+    (files / "0").write_bytes(rows("three one"))
+    (files / "c").write_bytes(rows("three", "two", "one"))
+    calls = []
+
+    def killed(*_):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "rename", "mkdir"):
+            original = getattr(pathlib.Path, name)
+            patch.setattr(pathlib.Path, name, lambda *a, f=original, **b: (killed(), f(*a, **b))[1])
+        original_open = tfrecords.build.unfinished.open_unfinished
+
+        def opened(output):  # the kills are to fall behind it
+            spill = original_open(output)
+            del calls[:]
+            return spill
+
+        patch.setattr(tfrecords.build.unfinished, "open_unfinished", opened)
+        with pytest.raises(KeyboardInterrupt):
+            build()
+    build()
+    build(tmp_path / "expected")
+    assert content(tmp_path / "out") == content(tmp_path / "expected")
+
+
+# A task of hours is saved as it goes on.
+
+
+@pytest.fixture
+def one_large_file(tmp_path, monkeypatch):
+    """A compressed file, which is one task, of many files of documents: some empty, some of which
+    nothing is known, some cut."""
+    monkeypatch.setattr(tfrecords.build.tokenizing, "PART_TOKENS", 40)
+    monkeypatch.setattr(tfrecords.build.tokenizing, "_SENTENCES_PER_BATCH", 4)
+    monkeypatch.setattr("tfrecords.text.running_text._DOCUMENT_CHARACTERS", 60)
+    monkeypatch.setattr(tfrecords.build.tokenized, "FILES_BETWEEN", 2)
+    documents = []
+    for number in range(60):
+        sentences = [f"{'one two three four'[: 3 + (number * 7 + n) % 16]}" for n in range(5)]
+        documents.append("\u200b" if number % 11 == 3 else "\n".join(sentences))
+    documents.insert(20, "\n".join(["one two three"] * 50))  # cut, over several files
+    path = tmp_path / "text.gz"
+    path.write_bytes(gzip.compress("\n\n".join(documents).encode()))
+    return path
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 5, 8, 13])
+def test_a_kill_within_one_large_file(tmp_path, one_large_file, monkeypatch, last):
+    config = RecordsConfig(sequence_length=32, max_predictions=5, num_shards=2, pairs="none")
+    build_records([one_large_file], WORDS, tmp_path / "expected", config)
+
+    saved, original = [], tfrecords.build.tokenized.save_part
+
+    def killed(path, *arguments):
+        saved.append(path.name)
+        if len(saved) == last:
+            raise KeyboardInterrupt
+        original(path, *arguments)
+
+    monkeypatch.setattr(tfrecords.build.tokenized, "save_part", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_records([one_large_file], WORDS, tmp_path / "out", config)
+    del saved[last - 1 - (last - 1) % 2 :]  # since the state was saved the last time
+    last = None
+    build_records([one_large_file], WORDS, tmp_path / "out", config)
+    assert len(saved) == len(set(saved)) > 15
+    assert content(tmp_path / "out") == content(tmp_path / "expected")
