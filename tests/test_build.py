@@ -230,6 +230,7 @@ def test_counts_are_true(records, documents):
         "long_word_characters": 0,
         "longest_document": max(sum(map(len, document)) for document in documents),
         "empty_texts": 0,
+        "left_out_members": 0,
         "duplicate_paragraphs": 0,
         "duplicate_characters": 0,
         "copied_documents": 0,
@@ -748,7 +749,7 @@ def test_every_format_gives_the_same_records(
     )
     assert manifest.shards == load_manifest(records).shards
     assert manifest.counts["corpus"]["empty_texts"] == has_field
-    assert ("1 rows or documents without text" in inspect(tmp_path / "out", 0)) == has_field
+    assert ("1 row or document without text" in inspect(tmp_path / "out", 0)) == has_field
 
 
 def test_a_build_from_before_text_fields_continues(tmp_path, corpus, vocabulary, config, records):

@@ -16,6 +16,7 @@ from model_fixtures import ROOT
 
 from tfrecords import RecordsConfig, Vocabulary, build_records, read_documents
 from tfrecords.text import decoding, rows, spans
+from tfrecords.text.check import check_files
 from tfrecords.text.formats import TEXT_FORMATS, span_documents, spans_of
 from tfrecords.text.spans import Span
 from tfrecords.vocabulary import SPECIAL_TOKENS
@@ -286,6 +287,23 @@ def test_every_format_is_read_from_archives(tmp_path, kind):
     for format, content in texts.items():
         packed = archive(kind, {"1": content, "2": content})
         assert read(tmp_path / "a", packed, format)[0] == [["One."]] * 2
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_what_is_no_corpus_is_left_out_of_archives(tmp_path, kind):
+    others = {
+        "README.md": b"About.\n",
+        "b/_SUCCESS": b"",
+        "b/_temporary/0": b"Half.\n",
+        "vocab.txt": b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\n",
+        "readme.gz": gzip.compress(b"About.\n"),
+    }
+    packed = archive(kind, {"a": b"One.\n"} | others | {"c": b"The README.\n"})
+    documents, counts = read(tmp_path / "a", packed, "text")
+    assert documents == [["One."], ["The README."]]
+    assert counts == {"left_out_members": 5}
+    with pytest.warns(UserWarning, match=r"a: 5 files in it left out as no corpus.*; unpack it"):
+        check_files([tmp_path / "a"], "text", "strict", "text")
 
 
 def test_old_tar_archives_have_no_magic_bytes(tmp_path):

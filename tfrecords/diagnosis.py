@@ -17,22 +17,55 @@ _TOO_MANY_UNUSED = 0.05
 _MUCH_PADDING = 0.1
 """The share of padding from which on packing is advised."""
 
-# The counts that get a line if they are not 0.
+# What is said of one, and of several; in the order of the manifest.
 _COUNTED = {
-    "long_words": f"words of more than {MAX_WORD_CHARACTERS} characters",
-    "stripped_marks": "marks, such as accents and vowel signs, were taken from letters",
-    "parted_letters": "letters, such as Hangul syllables, were taken apart with their accents",
-    "empty_sentences": "lines without a token were dropped",
-    "empty_documents": "documents without a token were dropped",
-    "cut_documents": (
-        "times a document longer than a million characters was cut: do empty lines separate the "
-        "documents?"
+    "long_words": (
+        f"word of more than {MAX_WORD_CHARACTERS} characters",
+        f"words of more than {MAX_WORD_CHARACTERS} characters",
     ),
-    "empty_texts": "rows or documents without text were passed over",
-    "duplicate_paragraphs": "paragraphs that had stood in the text before were dropped",
-    "copied_documents": "documents are copies of others (an estimate where documents are many)",
-    "broken_lines": "lines longer than 1 MiB were read in parts",
-    "replaced_characters": "characters stand for invalid UTF-8, which tokenization drops",
+    "stripped_marks": (
+        "mark, such as an accent or a vowel sign, was taken from its letter",
+        "marks, such as accents and vowel signs, were taken from letters",
+    ),
+    "parted_letters": (
+        "letter, such as a Hangul syllable, was taken apart with its accents",
+        "letters, such as Hangul syllables, were taken apart with their accents",
+    ),
+    "empty_sentences": ("line without a token was dropped", "lines without a token were dropped"),
+    "empty_documents": (
+        "document without a token was dropped",
+        "documents without a token were dropped",
+    ),
+    "cut_documents": (
+        "time a document longer than a million characters was cut: do empty lines separate the "
+        "documents?",
+        "times a document longer than a million characters was cut: do empty lines separate the "
+        "documents?",
+    ),
+    "empty_texts": (
+        "row or document without text was passed over",
+        "rows or documents without text were passed over",
+    ),
+    "duplicate_paragraphs": (
+        "paragraph that had stood in the text before was dropped",
+        "paragraphs that had stood in the text before were dropped",
+    ),
+    "copied_documents": (
+        "document is a copy of another (an estimate where documents are many)",
+        "documents are copies of others (an estimate where documents are many)",
+    ),
+    "left_out_members": (
+        "file in an archive was left out as no corpus",
+        "files in archives were left out as no corpus",
+    ),
+    "broken_lines": (
+        "line longer than 1 MiB was read in parts",
+        "lines longer than 1 MiB were read in parts",
+    ),
+    "replaced_characters": (
+        "character stands for invalid UTF-8, which tokenization drops",
+        "characters stand for invalid UTF-8, which tokenization drops",
+    ),
 }
 
 
@@ -45,14 +78,12 @@ def corpus_lines(manifest: Manifest) -> Iterator[str]:
         parts.append(f"{corpus['characters']:,} characters")
     yield f"corpus: {', '.join(parts)}"
     yield f"coverage: {'; '.join(_coverage(manifest))}"
-    if corpus["long_sentences"]:
-        yield (
-            f"  {corpus['long_sentences']:,} sentences longer than a sequence "
-            f"{_fate_of_long_sentences(manifest)}"
-        )
+    if number := corpus["long_sentences"]:
+        sentences = "sentence" if number == 1 else "sentences"
+        yield f"  {number:,} {sentences} longer than a sequence {_fate(number, manifest)}"
     for name, value in corpus.items():
         if value and name in _COUNTED:
-            yield f"  {value:,} {_COUNTED[name]}"
+            yield f"  {value:,} {_COUNTED[name][value > 1]}"
 
 
 def _coverage(manifest: Manifest) -> Iterator[str]:
@@ -87,11 +118,12 @@ def _percent(part: int, whole: int) -> str:
     return f"{share:.2%}" if share < 0.01 or share > 0.99 else f"{share:.1%}"
 
 
-def _fate_of_long_sentences(manifest: Manifest) -> str:
+def _fate(number: int, manifest: Manifest) -> str:
+    """What became of so many sentences that are too long."""
     assert manifest.config is not None, "load_manifest gives none without"
     if manifest.config.long_sentences == "split" or manifest.config.pairs == "none":
-        return "were split"
-    return "lose what does not fit"
+        return "was split" if number == 1 else "were split"
+    return "loses what does not fit" if number == 1 else "lose what does not fit"
 
 
 def splits_of(manifest: Manifest) -> list[tuple[str, dict[str, int]]]:
@@ -205,14 +237,14 @@ def _of_sentences(manifest: Manifest) -> Iterator[str]:
         )
 
     # Sentences that are none.
-    truncated = _fate_of_long_sentences(manifest) != "were split"
+    truncated = _fate(2, manifest) != "were split"
     mends = ["--long-sentences split keeps all of them"] * truncated
     if manifest.format == "sentences":
         mends.append("if a line is a paragraph, --format paragraphs breaks it into sentences")
     if mends and corpus["long_sentences"] > 0.1 * corpus["sentences"]:
         yield (
             f"{_percent(corpus['long_sentences'], corpus['sentences'])} of the sentences are "
-            f"longer than a sequence and {_fate_of_long_sentences(manifest)}; "
+            f"longer than a sequence and {_fate(2, manifest)}; "
             f"{', and '.join(mends)}."
         )
 

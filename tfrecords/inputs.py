@@ -16,6 +16,9 @@ from tfrecords.errors import InputError
 
 STANDARD_INPUT = pathlib.Path("-")
 
+HEAD_BYTES = 1 << 12
+"""As many of a file's first bytes tell, beside its name, whether it is a corpus."""
+
 _NO_CORPUS = re.compile(
     r"readme(\.\w+)?|_success|_(common_)?metadata|_(started|committed)_\w+|.*\.crc",
     re.IGNORECASE,
@@ -161,13 +164,18 @@ def _is_made(names: set[str]) -> bool:
 
 
 def _is_corpus(file: pathlib.Path) -> bool:
-    if _NO_CORPUS.fullmatch(file.name) or _NO_CORPUS_FOLDERS.intersection(file.parts[:-1]):
-        return False
     try:
         with open(file, "rb") as opened:
-            start = opened.read(1 << 12)
+            return is_corpus(file, opened.read(HEAD_BYTES))
     except OSError:  # `input_files` tells of what cannot be read
         return True
+
+
+def is_corpus(name: pathlib.PurePath, start: bytes) -> bool:
+    """Whether a file in a folder or an archive is a corpus, by its name and its first HEAD_BYTES:
+    READMEs, markers of Spark and Hadoop and WordPiece vocabularies are none."""
+    if _NO_CORPUS.fullmatch(name.name) or _NO_CORPUS_FOLDERS.intersection(name.parts[:-1]):
+        return False
     return not set(start.split()) >= _SPECIAL_TOKENS
 
 

@@ -39,7 +39,7 @@ COUNTERS = (
 )
 LARGEST = ("longest_document",)
 """Counts of which the largest is kept, and not the sum."""
-COVERAGE = (*coverage.COUNTS, *LARGEST)
+COVERAGE = (*coverage.COUNTS, *LARGEST, "left_out_members")
 """Counts that came later: results of builds that were begun before lack them."""
 _SENTENCES_PER_BATCH = 4096
 _CHARACTERS_PER_BATCH = 1 << 19

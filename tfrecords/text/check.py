@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import cast
 
@@ -106,6 +107,7 @@ def _look_at_members(
     errors: str,
 ) -> None:
     """Looks at the first files of an archive; those after a bound are not read for it."""
+    # The names alone tell a document of an office program.
     if kind == "zip":
         import zipfile
 
@@ -119,11 +121,20 @@ def _look_at_members(
     def heads(member: io.BufferedIOBase, span: Span, _: Reading) -> Iterator[tuple[str, bytes]]:
         yield span.path, beginning(member, HEAD_BYTES)
 
-    found = read_members(heads, file, kind, Span(path), Reading(errors))
+    # What the files begin with, and how many of them are none of the corpus.
+    reading = Reading(errors)
+    found = read_members(heads, file, kind, Span(path), reading)
     for where, head in itertools.islice(found, _MEMBERS):
         _judge(where, head, format, errors)
         if kind == "tar" and raw.tell() > _ARCHIVE_BYTES:
-            return
+            break
+    if number := reading.counts["left_out_members"]:
+        files = "a file" if number == 1 else f"{number:,} files"
+        warnings.warn(
+            f"{path}: {files} in it left out as no corpus, such as a README or a vocabulary; "
+            "unpack it to read them",
+            stacklevel=6,
+        )
 
 
 def _judge(where: str, head: bytes, format: str, errors: str, is_compressed: bool = False) -> None:

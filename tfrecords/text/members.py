@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import io
 import os
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import TypeVar, cast
 
 from tfrecords.decompression import compression, decompressed, first_bytes, opened
 from tfrecords.errors import InputError
+from tfrecords.inputs import HEAD_BYTES, is_corpus
 from tfrecords.text.archives import ARCHIVE_BYTES, archive_errors, archive_kind, members
 from tfrecords.text.decoding import Reading
 from tfrecords.text.spans import Span
@@ -56,13 +58,16 @@ def kind_of_archive(file: io.BufferedIOBase, raw: io.BufferedIOBase, path: str) 
 def read_members(
     read: Read[T], file: io.BufferedIOBase, kind: str, span: Span, reading: Reading
 ) -> Iterator[T]:
-    """Yields what `read` finds in the files of an archive, decompressed where they are
-    compressed."""
+    """Yields what `read` finds in the files of an archive, decompressed where they are compressed;
+    those that are no corpus are counted as "left_out_members"."""
     with archive_errors(span.path, kind):
         for name, member in members(file, kind):
             where = f"{span.path}: {name}"
             with decompressed(cast("io.BufferedReader", member), where) as text:
-                start = cast("io.BufferedReader", text).peek(ARCHIVE_BYTES)
+                start = cast("io.BufferedReader", text).peek(HEAD_BYTES)
+                if not is_corpus(pathlib.PurePosixPath(name), start[:HEAD_BYTES]):
+                    reading.counts["left_out_members"] += 1
+                    continue
                 if archive_kind(start):
                     raise InputError(
                         f"{where}: expected text files in an archive. Received: another archive; "
