@@ -250,7 +250,7 @@ def test_copies_of_documents_are_counted_and_warned_of(tmp_path):
     corpus = build_records(inputs, VOCABULARY, tmp_path / "records", config).counts["corpus"]
     assert (corpus["copied_documents"], corpus["copied_tokens"]) == (5, 5 + 2 + 2 + 5 + 5)
     shown = inspect(tmp_path / "records")
-    assert "  5 documents are copies of others (" in shown
+    assert "  5 documents are copies of others\n" in shown
     share = 19 / corpus["tokens"]
     assert (
         f"warning: {share:.1%} of the tokens are in documents that are copies of others; " in shown

@@ -8,9 +8,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 from model_fixtures import assert_equal_values, random_model
 from official.nlp.tools import tf1_bert_checkpoint_converter_lib as converter
 
+import kbert
+from kbert.cli import main
 from kbert.formats.google import to_google
 from kbert.formats.load_and_save import load, save
 from kbert.formats.pretrained import Pretrained
@@ -192,6 +195,25 @@ def test_a_checkpoint_under_any_name_by_directory_or_prefix(pretrained, renamed)
     for path in (renamed, renamed / "model.ckpt-1000"):
         with pytest.raises(InputError, match=r"Expected bert_config\.json in .* Received: none\."):
             load(path)
+
+
+def test_commands_take_a_prefix(renamed, records, tmp_path, monkeypatch):
+    prefix, started = str(renamed / "model.ckpt-1000"), []
+    for words in (
+        ["export", prefix, "--output", str(tmp_path / "out")],
+        ["predict", prefix, "[MASK]"],
+    ):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+
+    def pretrain(*_, init_from, **__):
+        started.append(str(init_from))
+        raise kbert.TrainingError("as far as it is of interest here")
+
+    monkeypatch.setattr(kbert, "pretrain", pretrain)
+    command = ["pretrain", str(records), "--output", str(tmp_path / "run"), "--init-from", prefix]
+    assert CliRunner().invoke(main, command).exit_code == 1
+    assert started == [prefix]
 
 
 def test_the_file_checkpoint_counts_where_what_it_names_is_there(pretrained, renamed):

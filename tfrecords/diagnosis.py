@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tfrecords.characters import MUCH_LOST
+from tfrecords.documents import SAMPLED_DOCUMENTS
 from tfrecords.normalization import MAX_WORD_CHARACTERS
 from tfrecords.schema import USUAL_PACK, Manifest
 from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS
@@ -15,7 +16,9 @@ from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS
 _TOO_MANY_UNUSED = 0.05
 """The share of the tokens that are in no record which is worth one."""
 _MUCH_PADDING = 0.1
-"""The share of padding from which on packing is advised."""
+"""The share of padding from which on packing is advised, ..."""
+_WORTH_PACKING = 1.05
+"""... and how many times fewer records it has to make: long pairs may leave no room for others."""
 
 # What is said of one, and of several; in the order of the manifest.
 _COUNTED = {
@@ -51,8 +54,8 @@ _COUNTED = {
         "paragraphs that had stood in the text before were dropped",
     ),
     "copied_documents": (
-        "document is a copy of another (an estimate where documents are many)",
-        "documents are copies of others (an estimate where documents are many)",
+        "document is a copy of another",
+        "documents are copies of others",
     ),
     "left_out_members": (
         "file in an archive was left out as no corpus",
@@ -83,7 +86,9 @@ def corpus_lines(manifest: Manifest) -> Iterator[str]:
         yield f"  {number:,} {sentences} longer than a sequence {_fate(number, manifest)}"
     for name, value in corpus.items():
         if value and name in _COUNTED:
-            yield f"  {value:,} {_COUNTED[name][value > 1]}"
+            is_estimate = name == "copied_documents" and corpus["documents"] > SAMPLED_DOCUMENTS
+            about = "about " if is_estimate else ""
+            yield f"  {about}{value:,} {_COUNTED[name][value > 1]}"
 
 
 def _coverage(manifest: Manifest) -> Iterator[str]:
@@ -172,7 +177,7 @@ def advice_of(manifest: Manifest) -> Iterator[str]:
     counted when the records were made."""
     split, counts = splits_of(manifest)[0]
     rows, padding = counts.get("packed_records", 0), padding_of(manifest, counts)
-    if rows and padding > _MUCH_PADDING:
+    if rows and padding > _MUCH_PADDING and counts["records"] > _WORTH_PACKING * rows:
         how = "" if manifest.is_dynamic else ", as 'kbert pack' does with records that are there"
         yield (
             f"{padding:.1%} of the {split} split is padding; --pack {USUAL_PACK} would make "
@@ -319,7 +324,7 @@ def _of_split(manifest: Manifest, split: str, counts: dict[str, int]) -> Iterato
     if padding_of(manifest, counts) > 0.5:
         yield (
             f"more than half of the {split} split is padding; a shorter --sequence-length, or "
-            "--pack, would save time."
+            f"--pack {USUAL_PACK}, would save time."
         )
 
     # Masks: words are masked whole, and those that are longer than what is to be masked never.

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+SAMPLED_DOCUMENTS = 1 << 18
+"""The most different documents that are compared to find copies: of more, their count is an
+estimate."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Documents:

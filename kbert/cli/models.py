@@ -12,7 +12,7 @@ import click
 from kbert.cli.options import PATH, Command, option
 from kbert.cli.start import load_package
 from kbert.config import POOLINGS, TOP_K
-from kbert.formats.protocol import EXPORT_FORMATS, no_model
+from kbert.formats.protocol import EXPORT_FORMATS, no_model, something_at
 from tfrecords.files import atomic_path, new_directory, new_file
 
 
@@ -110,7 +110,7 @@ def predict(
 def _check_model(path: pathlib.Path) -> None:
     """Refuses a path where nothing is before TensorFlow is loaded, which takes seconds; what is
     there is for `load` to recognise."""
-    if not path.exists():
+    if not something_at(path):
         raise no_model(path)
 
 

@@ -25,7 +25,7 @@ from kbert.cli.options import (
 )
 from kbert.cli.start import load_package
 from kbert.config import DEFAULT_SIZE, STRATEGIES, BertConfig, PretrainingConfig, resolve_bert
-from kbert.formats.protocol import CONFIGURATION, no_model
+from kbert.formats.protocol import CONFIGURATION, no_model, something_at
 from kbert.run.hub import no_run
 from tfrecords.schema import SPLITS, load_manifest
 
@@ -195,7 +195,7 @@ def pretrain(
     changes = {name: value for name, value in given.items() if value is not None}
     resolve_bert(size or DEFAULT_SIZE, changes, vocabulary_size=manifest.vocabulary_size)
     pretraining = PretrainingConfig(**options)
-    if init_from and not init_from.exists() and not (output / CONFIGURATION).is_file():
+    if init_from and not something_at(init_from) and not (output / CONFIGURATION).is_file():
         raise no_model(init_from)
 
     kbert = load_package("kbert")
@@ -221,7 +221,7 @@ def pretrain(
     click.echo(
         f"{output}: the weights of step {step:,}"
         if with_patience
-        else f"{output}: trained for {step:,} steps"
+        else f"{output}: trained for {step:,} step{'s' * (step != 1)}"
     )
     if results:  # none without a validation split
         click.echo(f"validation, all {manifest.num_records('validation'):,} records:")

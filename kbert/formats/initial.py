@@ -11,6 +11,7 @@ from kbert.config import BertConfig, PretrainingConfig
 from kbert.formats.adapted import Origins, origins, with_positions, with_vocabulary
 from kbert.formats.load_and_save import load
 from kbert.formats.pretrained import Pretrained
+from kbert.formats.protocol import something_at
 from kbert.objectives import objectives_of
 from kbert.run.checkpoints import list_checkpoints
 from kbert.run.directory import CONFIGURATION, Run, load_run
@@ -27,7 +28,8 @@ def initial_model(
     one: its checkpoints hold all that training needs."""
     if init_from is None or isinstance(init_from, Pretrained):
         return init_from
-    if not pathlib.Path(init_from).exists() and (pathlib.Path(output) / CONFIGURATION).is_file():
+    moved = not something_at(pathlib.Path(init_from))
+    if moved and (pathlib.Path(output) / CONFIGURATION).is_file():
         run = load_run(output)
         if run.initial_sha256 is not None and list_checkpoints(run.checkpoints):
             return run

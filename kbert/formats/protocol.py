@@ -38,9 +38,15 @@ def configuration_at(path: pathlib.Path) -> dict[str, Any]:
     return read_json(path, "the configuration of a model") if path.is_file() else {}
 
 
+def something_at(path: pathlib.Path) -> bool:
+    """Whether a path may be that of a model: something is there, or files of a checkpoint have it
+    for their prefix. It costs no import, and whether there is a model is for `load` to say."""
+    return path.exists() or pathlib.Path(f"{path}.index").exists()
+
+
 def no_model(path: pathlib.Path) -> InputError:
     """The error where a directory holds no model in any format."""
-    received = "neither" if path.exists() else "no such directory"
+    received = "neither" if something_at(path) else "no such directory"
     return InputError(
         "Expected a run by 'kbert pretrain' or a BERT in one of the formats "
         f"{', '.join(EXPORT_FORMATS)} at {path}. Received: {received}{how_to_get(path)}."

@@ -15,22 +15,22 @@ import safetensors.numpy
 
 from tfrecords.build.buckets import save_arrays
 from tfrecords.compilation import compiled
-from tfrecords.documents import Documents
+from tfrecords.documents import SAMPLED_DOCUMENTS, Documents
 from tfrecords.hashing import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
-
-SAMPLE = 1 << 18
-"""The most different documents in a sample; they take 6 MB. It is the same for a task and for the
-corpus: so the sample of the corpus does not depend on how its text is divided among tasks."""
 
 
 class DocumentSample:
-    """The documents with the lowest hashes, how often each was there, and its tokens.
+    """The documents with the lowest hashes, how often each was there, and its tokens; of
+    SAMPLED_DOCUMENTS they take 6 MB.
+
+    The capacity is the same for a task and for the corpus: so the sample of the corpus does not
+    depend on how its text is divided among tasks.
 
     Args:
         capacity: The most different documents that are kept.
     """
 
-    def __init__(self, capacity: int = SAMPLE):
+    def __init__(self, capacity: int = SAMPLED_DOCUMENTS):
         self._capacity = capacity
         # Hashes in ascending order; all up to the limit are here.
         self._hashes = np.zeros(0, np.uint64)
@@ -67,7 +67,9 @@ class DocumentSample:
         return arrays | {"limit": np.array([self._limit])}
 
     @classmethod
-    def read(cls, paths: Iterable[str | os.PathLike], capacity: int = SAMPLE) -> DocumentSample:
+    def read(
+        cls, paths: Iterable[str | os.PathLike], capacity: int = SAMPLED_DOCUMENTS
+    ) -> DocumentSample:
         """The sample of a corpus, from those of all its tasks."""
         sample, found, size = cls(capacity), [], 0
         for path in paths:
@@ -101,8 +103,8 @@ def count_copies(paths: Sequence[str | os.PathLike], documents: int, tokens: int
         tokens: Its tokens.
 
     Returns:
-        "copied_documents" and "copied_tokens", exact unless there are more than SAMPLE different
-        documents; nothing if a sample is missing.
+        "copied_documents" and "copied_tokens", exact unless there are more than SAMPLED_DOCUMENTS
+        different documents; nothing if a sample is missing.
     """
     if not all(map(os.path.exists, paths)):
         return {}
