@@ -84,9 +84,7 @@ def pretrained(vocabulary=OLD, **changes):
 def test_rows_are_copied_averaged_and_random():
     new = Vocabulary(("[MASK]", "running", *SPECIAL_TOKENS[:4], "zzz", "run"))
     found = origins(OLD, new, CASED)
-    assert str(found) == (
-        "6 pieces copied, 1 new as the mean of their old pieces, 1 random, 7 dropped"
-    )
+    assert str(found) == ("6 tokens copied, 1 new as means of old ones, 1 random, 7 dropped")
     old = pretrained()
     ours = with_vocabulary(old, new, found, normalization=CASED, seed=5)
     rows, bias = ours.weights[ROWS], ours.weights[BIAS]
@@ -162,9 +160,9 @@ def test_a_run_starts_from_a_model_of_another_vocabulary(domain, tmp_path, capsy
 
     model, _ = run("run", tmp_path / "start")
     printed = capsys.readouterr().out
-    assert f"{len(old)} pieces copied, 19 new as the mean of their old pieces, 0 r" in printed
+    assert f"{len(old)} tokens copied, 19 new as means of old ones, 0 r" in printed
     assert "31 positions from the 29 of " in printed
-    assert printed.count("pieces copied") == 1
+    assert printed.count("tokens copied") == 1
     found = origins(old, extended, UNCASED)
     expected = with_positions(
         with_vocabulary(start, extended, found, normalization=UNCASED, seed=0), 31

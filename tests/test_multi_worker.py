@@ -4,6 +4,7 @@ of one ends the other.
 And a run that changes its number of devices on the way.
 """
 
+import dataclasses
 import json
 import signal
 import socket
@@ -17,6 +18,7 @@ from training_processes import Processes
 from kbert.formats.load_and_save import load, save
 from kbert.run.checkpoints import list_checkpoints
 from kbert.run.directory import load_run
+from tfrecords import Vocabulary
 
 pytest_plugins = ["model_fixtures"]
 
@@ -127,15 +129,22 @@ def test_a_cluster_of_one_worker_trains(machines, alone, tiny_records, tmp_path)
 
 @pytest.mark.long
 def test_two_workers_start_from_a_preset(machines, tiny_run, tiny_records, tmp_path):
-    # To read it builds a KerasHub model, which must not come before the workers have met.
-    preset = save(load(tiny_run.directory), tmp_path / "preset", "keras-hub")
-    workers = start(
-        *(machines, tiny_records, tmp_path / "run", f"--init-from={preset}"),
-        *("--steps=2", "--evaluate-every=2"),
-    )
+    # To read it builds a KerasHub model, which must not come before the workers have met. Its
+    # vocabulary is another one: each worker adapts the embeddings by itself, and alike.
+    model = load(tiny_run.directory)
+    others = Vocabulary((*model.vocabulary.tokens[:-2], "qx", "##qy"))
+    model = dataclasses.replace(model, vocabulary=others)
+    preset = save(model, tmp_path / "preset", "keras-hub")
+    options = (f"--init-from={preset}", "--steps=2", "--evaluate-every=2")
+    workers = start(machines, tiny_records, tmp_path / "run", *options)
     assert [worker.wait() for worker in workers] == [0, 0], [worker.said() for worker in workers]
     assert load_run(tmp_path / "run").initial_sha256 == load(preset).sha256
-    assert load_run(tmp_path / "run").results_of(2) is not None
+    counts = f"{len(others) - 2} tokens copied, "
+    assert [worker.said().count(counts) for worker in workers] == [1, 0]
+    alone = tmp_path / "alone"
+    one = machines[0].start("pretrain", tiny_records, f"--output={alone}", *SETTINGS, *options)
+    assert one.wait() == 0, one.said()
+    assert_same_run(tmp_path / "run", alone)
 
 
 @pytest.mark.long

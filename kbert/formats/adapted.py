@@ -35,7 +35,7 @@ class Origins:
     def __str__(self) -> str:
         means = len(self.sources) - self.copied - self.random
         return (
-            f"{self.copied:,} pieces copied, {means:,} new as the mean of their old pieces, "
+            f"{self.copied:,} tokens copied, {means:,} new as means of old ones, "
             f"{self.random:,} random, {self.dropped:,} dropped"
         )
 
@@ -51,7 +51,7 @@ def origins(old: Vocabulary, new: Vocabulary, normalization: Normalization) -> O
     >>> new = Vocabulary((*special, "runner", "##ner", "##run", "run", "x"))
     >>> found = origins(old, new, Normalization(cased=False))
     >>> found.sources[5:], str(found)
-    ([[5, 6, 7], [6, 7], [5], [5], []], '6 pieces copied, 3 new as the mean of their old pieces, \
+    ([[5, 6, 7], [6, 7], [5], [5], []], '6 tokens copied, 3 new as means of old ones, \
 1 random, 3 dropped')
 
     Args:
