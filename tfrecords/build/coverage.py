@@ -58,7 +58,7 @@ class TextCounter:
             A number for each of COUNTS.
         """
         points = self._kinds.points_of(sentences)
-        ends = np.cumsum([len(sentence) for sentence in sentences], dtype=np.int64)
+        ends = np.cumsum(np.fromiter(map(len, sentences), np.int64, len(sentences)))
         token_ends = np.cumsum(lengths, dtype=np.int64)
         totals = _count(
             points, ends, self._kinds.table, tokens, token_ends, self._starts_word, self._unk_id

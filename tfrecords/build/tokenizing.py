@@ -44,6 +44,7 @@ COVERAGE = (*coverage.COUNTS, *LARGEST, "left_out_members")
 _SENTENCES_PER_BATCH = 4096
 _CHARACTERS_PER_BATCH = 1 << 19
 _CHARACTERS_PER_CALL = 1 << 21
+_SENTENCES_AT_ONCE = 32
 
 
 class CorpusTokenizer:
@@ -211,11 +212,7 @@ class CorpusTokenizer:
 
         Sentences of printable ASCII need half the work. They are tokenized apart from the others if
         they are at least three in four."""
-        others = [
-            n
-            for n, sentence in enumerate(sentences)
-            if not (sentence.isascii() and sentence.isprintable())
-        ]
+        others = _not_printable_ascii(sentences)
         if 4 * len(others) > len(sentences):
             return self._call(sentences, False)
 
@@ -237,7 +234,8 @@ class CorpusTokenizer:
     def _call(self, sentences: list[str], simple: bool) -> tuple[np.ndarray, np.ndarray]:
         # A document may be far longer than a batch, and TensorFlow needs a hundred bytes for each
         # token during a call. So long batches are divided among several calls.
-        call = np.cumsum([len(sentence) for sentence in sentences]) // _CHARACTERS_PER_CALL
+        sizes = np.fromiter(map(len, sentences), np.int64, len(sentences))
+        call = np.cumsum(sizes) // _CHARACTERS_PER_CALL
         starts = [0, *(np.flatnonzero(np.diff(call)) + 1), len(sentences)]
         parts = []
         for start, end in itertools.pairwise(starts):
@@ -247,6 +245,29 @@ class CorpusTokenizer:
             parts.append((ids.flat_values.numpy(), ids.row_lengths().numpy()))
         tokens, lengths = map(np.concatenate, zip(*parts, strict=True))
         return tokens, lengths
+
+
+def _are_printable(characters: bytes) -> bool:
+    """Whether all characters of ASCII are printable, at five times the speed of
+    `str.isprintable`."""
+    codes = np.frombuffer(characters, np.uint8) - np.uint8(0x20)  # those below wrap around
+    return not (codes > 0x7E - 0x20).any()
+
+
+def _not_printable_ascii(sentences: list[str]) -> list[int]:
+    """The places of the sentences with a character that is not printable ASCII."""
+    found = []
+    # Many at a time: most have none, and a call for each would take a tenth of the time of all.
+    for start in range(0, len(sentences), _SENTENCES_AT_ONCE):
+        some = sentences[start : start + _SENTENCES_AT_ONCE]
+        text = "".join(some)
+        if not (text.isascii() and _are_printable(text.encode())):
+            found += [
+                start + place
+                for place, sentence in enumerate(some)
+                if not (sentence.isascii() and sentence.isprintable())
+            ]
+    return found
 
 
 class CutDocuments:

@@ -28,7 +28,8 @@ def _every_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterat
 def sentence_per_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[Document]:
     """Lines are sentences; an empty line ends a document. Of paragraphs nothing is known, so that a
     document is kept or not as one."""
-    documents = sentence_documents(_every_line(file, span, reading), reading)
+    blocks = (lines for lines, _ in text_lines(file, span, reading))
+    documents = sentence_documents(blocks, reading)
     if reading.keeps is None:
         return documents
     return (document for document in documents if reading.is_kept("\n".join(document)))
@@ -43,25 +44,24 @@ def paragraphs_of_lines(
 
 def paragraph_per_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[Document]:
     """Lines are paragraphs; an empty line ends a document."""
-    sentences = (
-        sentence
+    paragraphs = (
+        break_sentences(line, reading) if line else [""]
         for line in _every_line(file, span, reading)
-        for sentence in (break_sentences(line, reading) if line else [""])
     )
-    return sentence_documents(sentences, reading)
+    return sentence_documents(paragraphs, reading)
 
 
 def document_per_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[Document]:
     """Lines are documents; empty lines are nothing."""
 
-    def sentences():
+    def paragraphs():
         for lines, part in text_lines(file, span, reading):
             for line in lines:
                 if part <= 1:  # the other parts of a long line go on with its document
-                    yield ""
-                yield from break_sentences(line, reading)
+                    yield [""]
+                yield break_sentences(line, reading)
 
-    return sentence_documents(sentences(), reading)
+    return sentence_documents(paragraphs(), reading)
 
 
 def begins_after(white_lines: int) -> Beginning:
@@ -77,13 +77,13 @@ def wiki_begins(line: bytes, white: int) -> bool:
 def wikiextractor(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[Document]:
     """Documents stand between lines `<doc id=...>` and `</doc>`; their lines are paragraphs."""
 
-    def sentences():
+    def paragraphs():
         inside, empty = False, True
         for line in _every_line(file, span, reading):
             if tag := _WIKI_TAG.fullmatch(line):
                 reading.counts["empty_texts"] += inside and empty
                 inside, empty = tag[1] != "/doc", True
-                yield ""
+                yield [""]
             elif line and line != BYTE_ORDER_MARK:
                 if not inside:
                     raise InputError(
@@ -91,7 +91,7 @@ def wikiextractor(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iter
                         f"wikiextractor writes it. Received: {line[:60]!r} outside of them."
                     )
                 empty = False
-                yield from break_sentences(line, reading)
+                yield break_sentences(line, reading)
         reading.counts["empty_texts"] += inside and empty
 
-    return sentence_documents(sentences(), reading)
+    return sentence_documents(paragraphs(), reading)
