@@ -290,19 +290,25 @@ def test_every_format_is_read_from_archives(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_what_is_no_corpus_is_left_out_of_archives(tmp_path, kind):
+def test_what_is_no_corpus_is_left_out_of_archives(tmp_path, refused, kind):
     others = {
         "README.md": b"About.\n",
         "b/_SUCCESS": b"",
         "b/_temporary/0": b"Half.\n",
-        "vocab.txt": b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\n",
+        # As Google's, whose special tokens come after 99 unused ones.
+        "vocab.txt": b"[PAD]\n"
+        + b"".join(b"[unused%d]\n" % n for n in range(99))
+        + b"[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\n",
         "readme.gz": gzip.compress(b"About.\n"),
     }
     packed = archive(kind, {"a": b"One.\n"} | others | {"c": b"The README.\n"})
     documents, counts = read(tmp_path / "a", packed, "text")
     assert documents == [["One."], ["The README."]]
     assert counts == {"left_out_members": 5}
-    with pytest.warns(UserWarning, match=r"a: 5 files in it left out as no corpus.*; unpack it"):
+    with pytest.warns(UserWarning, match=r"a: files in it are left out as no corpus.*; unpack it"):
+        check_files([tmp_path / "a"], "text", "strict", "text")
+    (tmp_path / "a").write_bytes(archive(kind, others))
+    with refused(r"a: expected text files in an archive\. Received: nothing but files left out"):
         check_files([tmp_path / "a"], "text", "strict", "text")
 
 

@@ -53,7 +53,7 @@ def test_a_disk_that_fails_costs_nothing_that_is_finished(
     mend = fail_once_at(monkeypatch, OSError(errno.EIO, "Input/output error", str(corpus)))
     with pytest.raises(OSError, match="Input/output error"):
         build_records([corpus], vocabulary, tmp_path / "out", config)
-    finished = tmp_path / "out" / "unfinished" / "text-000000.json"
+    (finished,) = (tmp_path / "out" / "unfinished").glob("text-*.json")
     before = finished.stat().st_mtime_ns
     mend()
     monkeypatch.setattr(tfrecords.build.unfinished, "forget_unfinished", None)
@@ -171,7 +171,7 @@ def test_text_that_is_mended_costs_its_own_file_alone(tmp_path, files, refused, 
     spill = output / "unfinished"
     with refused(
         rf"c: expected UTF-8\. Received: an invalid byte .* pass --errors replace\. "
-        rf"What is tokenized already stays in {spill}: run the same command again when "
+        rf"What is tokenized already stays in {spill} for the same command with the text mended"
     ):
         build()
     assert tokenized == ["a", "b", "c"]
@@ -222,41 +222,41 @@ def test_text_is_tokenized_again_for_another_job(
     assert content(tmp_path / "out") == content(tmp_path / "expected")
 
 
-@pytest.mark.parametrize("call", range(1, 9))
-def test_a_kill_while_tokenized_text_is_renumbered(
-    tmp_path, files, refused, monkeypatch, call, tokenized
-):
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_kill_while_the_rest_is_removed(tmp_path, files, refused, monkeypatch, call, tokenized):
     def build(output=tmp_path / "out"):
         return build_records([files], WORDS, output, ROWS, format="jsonl")
 
     with refused("expected UTF-8"):
         build()
-    (files / "0").write_bytes(rows("three one"))
+    (files / "a").write_bytes(rows("three one"))
     (files / "c").write_bytes(rows("three", "two", "one"))
-    calls = []
+    calls, original = [], pathlib.Path.unlink
 
-    def killed(*_):
-        calls.append(1)
+    def killed(path, *arguments, **options):
+        calls.append(path)
         if len(calls) == call:
             raise KeyboardInterrupt
+        original(path, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        for name in ("unlink", "rename", "mkdir"):
-            original = getattr(pathlib.Path, name)
-            patch.setattr(pathlib.Path, name, lambda *a, f=original, **b: (killed(), f(*a, **b))[1])
-        original_open = tfrecords.build.unfinished.open_unfinished
-
-        def opened(output):  # the kills are to fall behind it
-            spill = original_open(output)
-            del calls[:]
-            return spill
-
-        patch.setattr(tfrecords.build.unfinished, "open_unfinished", opened)
+        patch.setattr(pathlib.Path, "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
             build()
+    del tokenized[:]
     build()
+    assert "b" not in tokenized
     build(tmp_path / "expected")
     assert content(tmp_path / "out") == content(tmp_path / "expected")
+
+
+def test_a_directory_of_the_users_own_is_refused(tmp_path, files, refused):
+    (tmp_path / "out" / "unfinished").mkdir(parents=True)
+    (tmp_path / "out" / "unfinished" / "novel.txt").write_text("Chapter one.")
+    (files / "c").unlink()
+    with refused(r"Expected an empty or new directory\. Received: .*already holds unfinished"):
+        build_records([files], WORDS, tmp_path / "out", ROWS, format="jsonl")
+    assert (tmp_path / "out" / "unfinished" / "novel.txt").read_text() == "Chapter one."
 
 
 # A task of hours is saved as it goes on.
@@ -300,4 +300,27 @@ def test_a_kill_within_one_large_file(tmp_path, one_large_file, monkeypatch, las
     last = None
     build_records([one_large_file], WORDS, tmp_path / "out", config)
     assert len(saved) == len(set(saved)) > 15
+    assert content(tmp_path / "out") == content(tmp_path / "expected")
+
+
+def test_an_error_at_the_end_of_one_large_file(tmp_path, one_large_file, refused, monkeypatch):
+    # What was tokenized of the file itself stays, too: bytes that are replaced come later.
+    config = RecordsConfig(sequence_length=32, max_predictions=5, num_shards=2, pairs="none")
+    text = gzip.decompress(one_large_file.read_bytes())
+    text += b"\n\n" + b"one two\n" * 1000 + b"\n\xff\n"
+    one_large_file.write_bytes(gzip.compress(text))
+    monkeypatch.setattr("tfrecords.text.spans.LINE_BYTES", 1 << 12)  # which are decoded at a time
+    saved, original = [], tfrecords.build.tokenized.save_part
+
+    def counted(path, *arguments):
+        saved.append(path.name)
+        original(path, *arguments)
+
+    monkeypatch.setattr(tfrecords.build.tokenized, "save_part", counted)
+    with refused(r"expected UTF-8.* for the same command with the text mended, or with --errors"):
+        build_records([one_large_file], WORDS, tmp_path / "out", config)
+    before = len(saved)
+    build_records([one_large_file], WORDS, tmp_path / "out", config, errors="replace")
+    assert len(saved) - len(set(saved)) <= 1 < before
+    build_records([one_large_file], WORDS, tmp_path / "expected", config, errors="replace")
     assert content(tmp_path / "out") == content(tmp_path / "expected")

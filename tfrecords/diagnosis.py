@@ -20,6 +20,7 @@ _MUCH_PADDING = 0.1
 _WORTH_PACKING = 1.05
 """... and how many times fewer records it has to make: long pairs may leave no room for others."""
 
+_SPLIT, _CUT = "were split", "lose what does not fit"
 # What is said of one, and of several; in the order of the manifest.
 _COUNTED = {
     "long_words": (
@@ -82,11 +83,15 @@ def corpus_lines(manifest: Manifest) -> Iterator[str]:
     yield f"corpus: {', '.join(parts)}"
     yield f"coverage: {'; '.join(_coverage(manifest))}"
     if number := corpus["long_sentences"]:
-        sentences = "sentence" if number == 1 else "sentences"
-        yield f"  {number:,} {sentences} longer than a sequence {_fate(number, manifest)}"
+        split, cut = ("was split", "loses what does not fit") if number == 1 else (_SPLIT, _CUT)
+        yield (
+            f"  {number:,} sentence{'s' * (number > 1)} longer than a sequence "
+            f"{split if _are_split(manifest) else cut}"
+        )
     for name, value in corpus.items():
         if value and name in _COUNTED:
-            is_estimate = name == "copied_documents" and corpus["documents"] > SAMPLED_DOCUMENTS
+            different = corpus["documents"] - value
+            is_estimate = name == "copied_documents" and different > SAMPLED_DOCUMENTS
             about = "about " if is_estimate else ""
             yield f"  {about}{value:,} {_COUNTED[name][value > 1]}"
 
@@ -123,12 +128,10 @@ def _percent(part: int, whole: int) -> str:
     return f"{share:.2%}" if share < 0.01 or share > 0.99 else f"{share:.1%}"
 
 
-def _fate(number: int, manifest: Manifest) -> str:
-    """What became of so many sentences that are too long."""
+def _are_split(manifest: Manifest) -> bool:
+    """Whether sentences that are too long are split."""
     assert manifest.config is not None, "load_manifest gives none without"
-    if manifest.config.long_sentences == "split" or manifest.config.pairs == "none":
-        return "was split" if number == 1 else "were split"
-    return "loses what does not fit" if number == 1 else "lose what does not fit"
+    return manifest.config.long_sentences == "split" or manifest.config.pairs == "none"
 
 
 def splits_of(manifest: Manifest) -> list[tuple[str, dict[str, int]]]:
@@ -242,14 +245,14 @@ def _of_sentences(manifest: Manifest) -> Iterator[str]:
         )
 
     # Sentences that are none.
-    truncated = _fate(2, manifest) != "were split"
+    truncated = not _are_split(manifest)
     mends = ["--long-sentences split keeps all of them"] * truncated
     if manifest.format == "sentences":
         mends.append("if a line is a paragraph, --format paragraphs breaks it into sentences")
     if mends and corpus["long_sentences"] > 0.1 * corpus["sentences"]:
         yield (
             f"{_percent(corpus['long_sentences'], corpus['sentences'])} of the sentences are "
-            f"longer than a sequence and {_fate(2, manifest)}; "
+            f"longer than a sequence and {_CUT if truncated else _SPLIT}; "
             f"{', and '.join(mends)}."
         )
 

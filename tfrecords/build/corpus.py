@@ -20,6 +20,7 @@ from tfrecords.inputs import input_files, parted_weight, spool
 from tfrecords.progress import progress_bar
 from tfrecords.text.decoding import Utf8
 from tfrecords.text.members import is_plain_text
+from tfrecords.text.spans import SpanGroup
 
 
 def corpus_files(
@@ -126,16 +127,14 @@ def corpus_digest(digests: Iterable[str]) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
-def text_digests(tasks: Iterable[Text], files: Mapping[str, str]) -> list[str]:
-    """A digest of the text of each task, from those of the files."""
-    return [
-        hashlib.sha256(
-            repr(
-                [(files[span.path], span.start, span.end, span.weight) for span in task.group.spans]
-            ).encode()
-        ).hexdigest()
-        for task in tasks
-    ]
+def text_digests(groups: Iterable[SpanGroup], files: Mapping[str, str]) -> list[str]:
+    """A digest of the text of each group of spans, from those of the files."""
+
+    def digest(group: SpanGroup) -> str:
+        spans = [(files[span.path], span.start, span.end, span.weight) for span in group.spans]
+        return hashlib.sha256(repr(spans).encode()).hexdigest()
+
+    return list(map(digest, groups))
 
 
 def warn_of_empty_files(

@@ -149,7 +149,8 @@ def build_records(
             # Options of Beam are checked before anything is written.
             job = (vocabulary, config, output, output / unfinished.NAME, format, errors, text_field)
             pool = _pool(workers, beam_options, output / unfinished.NAME, job)
-            claim_directory(output, identity, CONFIGURATION, _completed, [unfinished.NAME])
+            leftovers = [unfinished.NAME] if unfinished.was_refused(output) else []
+            claim_directory(output, identity, CONFIGURATION, _completed, leftovers)
             if not (output / schema.MANIFEST).exists():
                 _build(files, digests, vocabulary, output, config, identity, pool, progress)
         # A kill between the manifest and this line leaves it for the next call.
@@ -165,8 +166,8 @@ def _completed(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(identity: dict[str, Any]) -> dict[str, Any]:
     """What decides, beside the text of a task, what is tokenized of it: a part of the identity."""
-    of_text = {"input_bytes", "input_sha256"}
-    # Tasks have the weights of their own files.
+    # Tasks have digests and weights of their own files, and depend on others by duplicates alone.
+    of_text = {"input_bytes"} if identity["deduplicate"] else {"input_bytes", "input_sha256"}
     return {name: value for name, value in identity.items() if name not in of_text} | {
         "weights": None
     }
@@ -218,14 +219,15 @@ def _build(
     try:
         with pool:
             # Pass one: the text, span by span, to tokenized documents on disk.
-            groups = span_groups(spans_of(files, format))
-            tasks = [Text(number, group) for number, group in enumerate(groups)]
-            if not tasks:  # a Parquet file may have no rows at all
+            groups = list(span_groups(spans_of(files, format)))
+            if not groups:  # a Parquet file may have no rows at all
                 raise InputError(_NO_TEXT)
-            of_tasks = text_digests(tasks, digests)
-            if config.deduplicate:  # then each task depends on all of the text
-                of_tasks = [identity["input_sha256"] + digest for digest in of_tasks]
-            unfinished.keep_tokenized(output, _settings(identity), of_tasks, _completed)
+            of_groups = text_digests(groups, digests)
+            names = unfinished.text_names(output, _settings(identity), of_groups, _completed)
+            tasks = [
+                Text(number, group, name)
+                for number, (group, name) in enumerate(zip(groups, names, strict=True))
+            ]
             if config.deduplicate:
                 find_duplicates(pool, tasks, spill, progress)
             texts = tokenize_text(pool, tasks, spill, progress)
@@ -248,11 +250,11 @@ def _build(
             _check_masks(config, totals["train"])
     except InputError as error:
         # The text or the configuration has to change: free the directory for a corrected attempt.
-        if texts is None and unfinished.has_tokenized(output):
+        if texts is None and not config.deduplicate and unfinished.may_be_kept(output):
             (output / CONFIGURATION).unlink()
             raise InputError(
-                f"{error} What is tokenized already stays in {spill}: run the same command again "
-                "when the text is mended."
+                f"{error} What is tokenized already stays in {spill} for the same command with the "
+                "text mended, or with --errors replace."
             ) from None
         unfinished.forget_unfinished(output)
         (output / CONFIGURATION).unlink()

@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -33,10 +34,11 @@ _DUPLICATES = ".duplicates"
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Text to be tokenized."""
+    """Text to be tokenized; `name` is what the names of its files begin with."""
 
     number: int
     group: SpanGroup
+    name: str = ""
 
     def __str__(self) -> str:
         return str(self.group)
@@ -73,8 +75,11 @@ class Part:
 
     @property
     def partitioned(self) -> pathlib.Path:
-        """The file that it becomes."""
-        return self.path.with_name(self.path.name + _PARTITIONED)
+        """The file that it becomes: in the order of their names, they are in that of the text."""
+        # An earlier release numbered the tasks.
+        is_numbered = re.fullmatch(r"text-\d{6}-\d{4}", self.path.name)
+        name = self.path.name if is_numbered else f"documents-{self.first:012d}"
+        return self.path.with_name(name + _PARTITIONED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +93,20 @@ class Bucket:
         return "the documents of {} shard {}".format(*bucket_of(self.number, self.config))
 
 
-_STEPS = {Paragraphs: "paragraphs", Hashes: "hashes", Text: "text", Bucket: "bucket"}
+_STEPS = {Paragraphs: "paragraphs", Hashes: "hashes", Bucket: "bucket"}
 
 
 def result_path(
     unfinished: pathlib.Path, task: Paragraphs | Hashes | Text | Bucket
 ) -> pathlib.Path:
     """The file that keeps the result of a task, in the directory of unfinished work."""
-    return unfinished / f"{_STEPS[type(task)]}-{task.number:06d}.json"
+    name = task.name if type(task) is Text else f"{_STEPS[type(task)]}-{task.number:06d}"
+    return unfinished / f"{name}.json"
 
 
 def sample_path(unfinished: pathlib.Path, text: Text) -> pathlib.Path:
     """The file that keeps the DocumentSample of a task, in the directory of unfinished work."""
-    return unfinished / f"text-{text.number:06d}{SAMPLE}"
+    return unfinished / f"{text.name}{SAMPLE}"
 
 
 class BuildWorker:
@@ -171,8 +177,7 @@ class BuildWorker:
         if self._deduplicates:
             found = sorted(self._unfinished.glob(f"*{_DUPLICATES}"))
             keeps = duplicates.FirstOccurrences(duplicates.read_duplicates(found, text.number))
-        stem = self._unfinished / f"text-{text.number:06d}"
-        made = TokenizedText(stem, self._num_ids, text.group.weight)
+        made = TokenizedText(self._unfinished / text.name, self._num_ids, text.group.weight)
         without_text: list[int] = []
         for documents in self._tokenizer().parts(
             text.group.spans, made.counts, without_text, report, keeps, made.begun, made.cut
@@ -180,6 +185,7 @@ class BuildWorker:
             made.add(documents)
         result = made.finish(without_text)
         write_json(result_path(self._unfinished, text), result)
+        made.remove_state()
         return result
 
     def partition(self, part: Part, report: Callable[..., object]) -> None:

@@ -22,7 +22,7 @@ from tfrecords.documents import Documents
 SAMPLE = ".sample"
 _SO_FAR = ".so-far"
 FILES_BETWEEN = 8
-"""After how many files of documents the state is saved: text of about four seconds."""
+"""After how many files of documents the state is saved: text of some seconds."""
 
 
 class TokenizedText:
@@ -99,7 +99,6 @@ class TokenizedText:
         """Writes the sample, and returns the result of the task; `without_text` are the places of
         the spans that have no document."""
         self._sample.save(self._stem.with_name(self._stem.name + SAMPLE))
-        self._so_far.unlink(missing_ok=True)
         return {
             # With zeros: a count that is not there is one that an earlier release did not know.
             "counts": {name: self.counts[name] for name in (*COUNTERS, *COVERAGE)},
@@ -107,3 +106,7 @@ class TokenizedText:
             "without_text": without_text,
             "cuts": sorted(self._cuts.items()),
         }
+
+    def remove_state(self) -> None:
+        """Removes the state, once the result is written."""
+        self._so_far.unlink(missing_ok=True)

@@ -5,10 +5,10 @@ error in the text, an attempt with the text mended keeps what was tokenized of t
 
 from __future__ import annotations
 
+import collections
 import importlib.metadata
 import json
 import pathlib
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -45,17 +45,17 @@ def open_unfinished(output: pathlib.Path) -> pathlib.Path:
     return directory
 
 
-def keep_tokenized(
+def text_names(
     output: pathlib.Path,
     settings: Mapping[str, Any],
     texts: Sequence[str],
     complete: Callable[[dict], dict] = dict,
-) -> None:
-    """Keeps, of the tokenized text of an earlier attempt, what is the same in this one, and gives
-    it the numbers of this one.
+) -> list[str]:
+    """The names of the tasks that tokenize text, which their files begin with: the digest of what
+    each has to do. What an earlier attempt has done of it stays, and the rest is removed.
 
-    An attempt that was killed has the same text, all of which is kept. One that was refused for its
-    text may have other files, and then other tasks.
+    An attempt that was killed had the same text. One that was refused for its text may have had
+    other files, and then other tasks.
 
     Args:
         output: The directory of the records, with one of unfinished work.
@@ -63,51 +63,50 @@ def keep_tokenized(
         texts: A digest of the text of each task, in order.
         complete: Called with the settings of the earlier attempt; see `files.claim_directory`.
     """
-    directory = output / NAME
-    now = json.loads(json.dumps({"settings": settings, "texts": texts}))
-    path = directory / _TEXT
-    # A release that kept nothing after an error wrote no such file.
+    path = output / NAME / _TEXT
+    if not path.exists() and any(path.parent.glob("text-*")):
+        # By a release that numbered the tasks, and kept nothing after an error.
+        return [f"text-{number:06d}" for number in range(len(texts))]
+
+    # The same text may be there several times.
+    times, names = collections.Counter(), []
+    for text in texts:
+        names.append(f"text-{text[:16]}{times[text]:04d}")
+        times[text] += 1
+    now = json.loads(json.dumps({"settings": settings, "names": names}))
     before = read_json(path, "the text of an earlier attempt") if path.exists() else now
-    before["settings"] = json.loads(json.dumps(complete(before["settings"])))
-    if before["settings"]["errors"] == "strict":  # what it passed has nothing to be replaced
-        before["settings"]["errors"] = settings["errors"]
-    if before == now:
-        write_json(path, now)
-        return
-
-    kept, gone = (output / f"{NAME}-{what}{PARTIAL_SUFFIX}" for what in ("kept", "gone"))
-    kept.mkdir()
-    if before["settings"] == now["settings"]:
-        numbers = {text: number for number, text in enumerate(before["texts"])}
-        for number, text in enumerate(texts):
-            if text in numbers:
-                _move_text(directory, numbers[text], kept, number)
-    write_json(kept / _TEXT, now)
-    (directory / _MADE_WITH).rename(kept / _MADE_WITH)
-    directory.rename(gone)
-    kept.rename(directory)
-    shutil.rmtree(gone)
+    if before != now:
+        earlier = json.loads(json.dumps(complete(before["settings"])))
+        if earlier["errors"] == "strict":  # what it passed has nothing to be replaced
+            earlier["errors"] = settings["errors"]
+        if earlier != now["settings"]:
+            forget_unfinished(output)
+            open_unfinished(output)
+        elif before["names"] != names:
+            _remove_others(path.parent, names)
+    write_json(path, now)
+    return names
 
 
-def _move_text(source: pathlib.Path, number: int, target: pathlib.Path, new_number: int) -> None:
-    """Moves what a task has made of its text, under another number."""
-    old, new = f"text-{number:06d}", f"text-{new_number:06d}"
-    result = source / f"{old}.json"
-    if not result.exists():
-        return
-    names = re.compile(rf"{old}(?=-\d+$)")
-    value = read_json(result, "the result of an earlier attempt")
-    value["parts"] = [(names.sub(new, name), documents) for name, documents in value["parts"]]
-    # The result says that there is the rest: it goes first, and comes last.
-    result.unlink()
-    for path in source.glob(f"{old}[.-]*"):
-        path.rename(target / (new + path.name.removeprefix(old)))
-    write_json(target / f"{new}.json", value)
+def _remove_others(directory: pathlib.Path, names: Sequence[str]) -> None:
+    """Removes the files of tasks without these names."""
+    kept = set(names)
+    for file in directory.iterdir():
+        name = file.name.partition(".")[0]
+        is_kept = name in kept or name.rpartition("-")[0] in kept
+        if not is_kept and file.name not in (_MADE_WITH, _TEXT):
+            file.unlink()
 
 
-def has_tokenized(output: pathlib.Path) -> bool:
-    """Whether there is text that `keep_tokenized` could keep."""
-    return any((output / NAME).glob("text-*.json"))
+def may_be_kept(output: pathlib.Path) -> bool:
+    """Whether there is text that `text_names` would leave to another attempt."""
+    directory = output / NAME
+    return was_refused(output) and any(directory.glob("text-*"))
+
+
+def was_refused(output: pathlib.Path) -> bool:
+    """Whether the directory of unfinished work is one that a refused attempt may have left."""
+    return (output / NAME / _TEXT).is_file()
 
 
 def forget_unfinished(output: pathlib.Path) -> None:

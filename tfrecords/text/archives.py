@@ -56,7 +56,8 @@ def members(file: io.BufferedIOBase, kind: str) -> Iterator[tuple[str, io.Buffer
         for info in archive.infolist():
             if not info.is_dir() and not _is_hidden(info.filename):
                 with archive.open(info) as member:
-                    yield info.filename, cast("io.BufferedIOBase", member)
+                    # Of a zip archive's own file `peek` gives no more than 512 bytes.
+                    yield info.filename, io.BufferedReader(cast("io.RawIOBase", member))
 
 
 class _Member(tarfile.TarInfo):

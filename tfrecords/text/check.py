@@ -124,17 +124,19 @@ def _look_at_members(
     # What the files begin with, and how many of them are none of the corpus.
     reading = Reading(errors)
     found = read_members(heads, file, kind, Span(path), reading)
+    is_found = False
     for where, head in itertools.islice(found, _MEMBERS):
+        is_found = True
         _judge(where, head, format, errors)
         if kind == "tar" and raw.tell() > _ARCHIVE_BYTES:
             break
-    if number := reading.counts["left_out_members"]:
-        files = "a file" if number == 1 else f"{number:,} files"
-        warnings.warn(
-            f"{path}: {files} in it left out as no corpus, such as a README or a vocabulary; "
-            "unpack it to read them",
-            stacklevel=6,
-        )
+    if reading.counts["left_out_members"]:
+        others = "left out as no corpus, such as a README or a vocabulary; unpack it to read them"
+        if not is_found:
+            raise InputError(
+                f"{path}: expected text files in an archive. Received: nothing but files {others}."
+            )
+        warnings.warn(f"{path}: files in it are {others}", stacklevel=5)
 
 
 def _judge(where: str, head: bytes, format: str, errors: str, is_compressed: bool = False) -> None:
