@@ -14,10 +14,8 @@ import sys
 
 def main(records, output, options):
     backend, devices = options.get("backend", "tensorflow"), options.get("devices", 1)
-    os.environ |= {
-        "KERAS_BACKEND": backend,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    os.environ |= {"KERAS_BACKEND": backend, "XLA_FLAGS": flags}
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     import keras
     import numpy as np
