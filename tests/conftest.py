@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import dataclasses
 import gc
+import multiprocessing
 import os
 import random
 import shutil
@@ -28,6 +29,7 @@ import pytest
 import tensorflow as tf
 from training_processes import blank_picture
 
+import kbert.pretraining
 import kbert.run.history
 from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
@@ -74,6 +76,22 @@ def no_pictures():
     kbert.run.history.draw_curves = blank_picture
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_measurement():
+    """Every run that prints its steps would multiply matrices for most of a second."""
+    kbert.pretraining.matrix_product_rate = lambda *_: 1e12
+
+
+@pytest.fixture
+def quick_workers(monkeypatch):
+    """The workers of a build fork from a process that has imported TensorFlow and done nothing with
+    it: each takes a third of a CPU second to start, and not five. test_workers.py and the commands
+    in test_kills.py and test_cli.py start them as users do."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "tensorflow", "tfrecords.build.recipe"])
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: context)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def nothing_is_kept():
     """Models and the graphs of their steps are freed after each file: kept, they came to gigabytes
@@ -81,6 +99,7 @@ def nothing_is_kept():
     yield
     keras.backend.clear_session()
     gc.collect()
+    gc.freeze()  # what the next file need not look through: libraries imported since, tests
 
 
 @pytest.fixture(scope="session")

@@ -130,12 +130,14 @@ def test_fifty_steps_are_the_same_however_they_are_shared_out(train, options, dr
     assert_same_training(one, other)
 
 
+SOME_STEPS = {"dropout": 0.3, "jit_compile": False, "steps": 10, "num_layers": 1}
+
+
 @pytest.mark.small
 def test_some_steps_are_the_same_without_xla_too(train):
-    plain = {"dropout": 0.3, "jit_compile": False, "steps": 10}
-    other = train(**plain, strategy="mirrored", devices=2, accumulate=2)
+    other = train(**SOME_STEPS, strategy="mirrored", devices=2, accumulate=2)
     assert other["replicas"] == 2
-    assert_same_training(train(**plain), other)
+    assert_same_training(train(**SOME_STEPS), other)
 
 
 @pytest.mark.long
@@ -173,14 +175,16 @@ def test_float16_skips_the_same_updates_however_they_are_shared_out(train, optio
     np.testing.assert_allclose(other["losses"], one["losses"], atol=0.01)
 
 
+@pytest.mark.small
+def test_jax_trains_as_tensorflow_does_without_xla(train):
+    one = train(**SOME_STEPS)
+    other = train(**(SOME_STEPS | {"backend": "jax", "jit_compile": "auto"}))
+    assert_same_training(one, other, atol=1e-4)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        pytest.param({"devices": 2, "strategy": "mirrored"}, marks=pytest.mark.long),
-        pytest.param({"accumulate": 2}, marks=pytest.mark.long),
-    ],
-    ids=str,
+    "options", [{}, {"devices": 2, "strategy": "mirrored"}, {"accumulate": 2}], ids=str
 )
 def test_jax_trains_as_tensorflow_does(train, options):
     one = train(dropout=0.3)
@@ -190,9 +194,17 @@ def test_jax_trains_as_tensorflow_does(train, options):
 
 
 def compiled_model(
-    accumulate=1, jit_compile=False, run_eagerly=False, dropout=0.3, recompute=False
+    accumulate=1,
+    jit_compile=False,
+    run_eagerly=False,
+    dropout=0.3,
+    recompute=False,
+    num_layers=2,
 ):
-    model = pretraining_model(tiny_config(dropout=dropout), seed=7, recompute=recompute)
+    """A model to be trained; where a test makes one update, eagerly: the graph of a step takes
+    seconds."""
+    bert = tiny_config(num_layers=num_layers, dropout=dropout)
+    model = pretraining_model(bert, seed=7, recompute=recompute)
     randomize(model.trainable_variables, seed=3, scale=0.1)
     model.compile(
         **pretraining_objective(learning_rate=LEARNING_RATE, steps=10, warmup_steps=0),
@@ -242,7 +254,7 @@ def test_a_step_is_the_same_without_xla_eagerly_and_with_activations_worked_out_
 def test_the_gradient_is_that_of_the_sums_over_the_whole_batch():
     # Against TensorFlow's own tape over the losses written out, without anything of Keras' trainer.
     x, y, weight = random_batch(batch_size=6)
-    model = compiled_model(accumulate=2, dropout=0.0)
+    model = compiled_model(accumulate=2, dropout=0.0, run_eagerly=True)
     with tf.GradientTape() as tape:
         logits = model(x, training=True)
         mlm = tf.nn.sparse_softmax_cross_entropy_with_logits(y["mlm"], logits["mlm"])
@@ -291,7 +303,7 @@ def test_activations_that_are_worked_out_twice_are_not_kept():
 
 def test_a_batch_without_a_masked_token_has_no_loss_of_them():
     x, y, weight = random_batch()
-    model = compiled_model()
+    model = compiled_model(run_eagerly=True)
     logs = model.train_on_batch(
         x, y, weight | {"mlm": np.zeros_like(weight["mlm"])}, return_dict=True
     )
@@ -377,7 +389,7 @@ def test_any_optimizer_and_loss_of_keras_will_do():
     "ignore:__array__ implementation:DeprecationWarning"
 )  # of Keras, with NumPy 2
 def test_a_pretrainer_is_saved_and_loaded_as_any_keras_model(tmp_path):
-    model = compiled_model(dropout=0.0)
+    model = compiled_model(dropout=0.0, run_eagerly=True)
     batch = random_batch()
     model.train_on_batch(*batch)
     model.save(tmp_path / "model.keras")
@@ -393,7 +405,7 @@ def test_steps_per_execution_makes_no_difference():
     dataset = tf.data.Dataset.from_tensors(batches[0])
     for batch in batches[1:]:
         dataset = dataset.concatenate(tf.data.Dataset.from_tensors(batch))
-    one, several = compiled_model(), compiled_model()
+    one, several = compiled_model(num_layers=1), compiled_model(num_layers=1)
     several.steps_per_execution = 2
     for model in (one, several):
         model.fit(dataset, verbose=0, shuffle=False)

@@ -40,7 +40,7 @@ def main(records, output, options):
         steps=options.get("steps", 50), batch_size=options.get("batch_size", 8), seed=3
     )
     shape = {
-        "num_layers": 2,
+        "num_layers": options.get("num_layers", 2),
         "hidden_size": 26,
         "num_heads": 2,
         "intermediate_size": 37,
