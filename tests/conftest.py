@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import multiprocessing
 import os
+import pathlib
 import random
 import shutil
 import tempfile
@@ -29,8 +30,11 @@ import pytest
 import tensorflow as tf
 from training_processes import blank_picture
 
+import kbert.objectives
 import kbert.pretraining
+import kbert.run.baseline
 import kbert.run.history
+import tfrecords
 from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
 from tfrecords.vocabulary import SPECIAL_TOKENS
@@ -62,6 +66,21 @@ def steps_without_xla():
     Pretrainer.compile.__kwdefaults__["jit_compile"] = False
 
 
+@pytest.fixture
+def eager_steps(monkeypatch):
+    """Steps are not compiled at all: a few of them take less than their graph, which takes seconds.
+    On JAX they are, where an eager step takes longer."""
+    if keras.backend.backend() == "tensorflow":
+        compile_model = Pretrainer.compile
+        monkeypatch.setattr(
+            Pretrainer,
+            "compile",
+            lambda model, *arguments, **options: compile_model(
+                model, *arguments, **(options | {"run_eagerly": True})
+            ),
+        )
+
+
 @pytest.fixture(autouse=True, scope="session")
 def libraries_are_not_searched():
     """The garbage collector passes over what the libraries made while they were imported: a million
@@ -80,6 +99,30 @@ def no_pictures():
 def no_measurement():
     """Every run that prints its steps would multiply matrices for most of a second."""
     kbert.pretraining.matrix_product_rate = lambda *_: 1e12
+
+
+@pytest.fixture(autouse=True, scope="session")
+def labels_are_counted_once():
+    """Of records that many tests train on and evaluate: while their files, how they are read and
+    the objectives are the same, the labels are."""
+    count, counted = kbert.run.baseline._label_counts, {}
+    usual = tfrecords.read, kbert.objectives.OBJECTIVES
+
+    def counts_of(manifest, split, limit=None):
+        files = [pathlib.Path(path) for path in manifest.files(split)]
+        now = tfrecords.read, kbert.objectives.OBJECTIVES
+        if any(one is not other for one, other in zip(now, usual, strict=True)) or not all(
+            path.exists() for path in files
+        ):
+            return count(manifest, split, limit)
+        found = [path.stat() for path in files]
+        states = [(one.st_ino, one.st_mtime_ns, one.st_ctime_ns, one.st_size) for one in found]
+        key = (*files, *states, split, limit)
+        if key not in counted:
+            counted[key] = count(manifest, split, limit)
+        return counted[key]
+
+    kbert.run.baseline._label_counts = counts_of
 
 
 @pytest.fixture

@@ -300,6 +300,7 @@ def test_without_next_sentence_the_seed_gives_the_same_weights():
         np.testing.assert_array_equal(value, whole[path], err_msg=path)
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_without_next_sentence_every_weight_is_trained():
     x, y, sample_weight = random_batch()  # two segments, so that both of their embeddings count
     model = random_model(pairs="none")

@@ -201,8 +201,6 @@ def compiled_model(
     recompute=False,
     num_layers=2,
 ):
-    """A model to be trained; where a test makes one update, eagerly: the graph of a step takes
-    seconds."""
     bert = tiny_config(num_layers=num_layers, dropout=dropout)
     model = pretraining_model(bert, seed=7, recompute=recompute)
     randomize(model.trainable_variables, seed=3, scale=0.1)
@@ -251,10 +249,11 @@ def test_a_step_is_the_same_without_xla_eagerly_and_with_activations_worked_out_
         np.testing.assert_allclose(weights[path], value, atol=1e-5, err_msg=path)
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_the_gradient_is_that_of_the_sums_over_the_whole_batch():
     # Against TensorFlow's own tape over the losses written out, without anything of Keras' trainer.
     x, y, weight = random_batch(batch_size=6)
-    model = compiled_model(accumulate=2, dropout=0.0, run_eagerly=True)
+    model = compiled_model(accumulate=2, dropout=0.0)
     with tf.GradientTape() as tape:
         logits = model(x, training=True)
         mlm = tf.nn.sparse_softmax_cross_entropy_with_logits(y["mlm"], logits["mlm"])
@@ -301,9 +300,10 @@ def test_activations_that_are_worked_out_twice_are_not_kept():
     assert matrix_products(True) == matrix_products(False) + 6 + 7
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_a_batch_without_a_masked_token_has_no_loss_of_them():
     x, y, weight = random_batch()
-    model = compiled_model(run_eagerly=True)
+    model = compiled_model()
     logs = model.train_on_batch(
         x, y, weight | {"mlm": np.zeros_like(weight["mlm"])}, return_dict=True
     )
@@ -385,11 +385,12 @@ def test_any_optimizer_and_loss_of_keras_will_do():
     assert np.isfinite(model.train_on_batch(x, y)).all()  # without weights
 
 
+@pytest.mark.usefixtures("eager_steps")
 @pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning"
 )  # of Keras, with NumPy 2
 def test_a_pretrainer_is_saved_and_loaded_as_any_keras_model(tmp_path):
-    model = compiled_model(dropout=0.0, run_eagerly=True)
+    model = compiled_model(dropout=0.0)
     batch = random_batch()
     model.train_on_batch(*batch)
     model.save(tmp_path / "model.keras")
