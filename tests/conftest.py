@@ -47,7 +47,8 @@ os.environ.setdefault(
 SLOW = (
     *("test_training_kills", "test_multi_worker", "test_notebooks", "test_plan", "test_kills"),
     *("test_endurance", "test_pretrainer", "test_training_faults", "test_cli", "test_pretraining"),
-    *("test_saved_model", "test_huggingface", "test_formats", "test_beam", "test_build"),
+    *("test_packed_training", "test_resuming", "test_saved_model", "test_formats", "test_model"),
+    *("test_loss_scale", "test_build", "test_huggingface", "test_beam", "test_benchmark"),
 )
 """Files that take long. One process takes a whole file, for its fixtures: a long one that came last
 would keep a single processor busy."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -49,39 +50,34 @@ class Trainings:
         key = json.dumps(options, sort_keys=True)
         if key not in self._done:
             output = self._directory / f"{len(self._done)}.npz"
-            command = [
-                sys.executable,
-                str(ROOT / "tests" / "train_on_devices.py"),
-                str(self._records),
-                str(output),
-                key,
-            ]
-            environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-            environment.pop("TF_CONFIG", None)
-            configurations = [None]
+            command = [ROOT / "tests" / "train_on_devices.py", self._records, output, key]
             if options.get("strategy") == "multi-worker":
-                workers = [f"localhost:{port}" for port in free_ports(2)]
-                configurations = [
-                    {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-                    for index in range(2)
-                ]
-            processes = [
+                self._train_together(command)
+            else:
+                done = forked.run(*command, backend=options.get("backend", "tensorflow"))
+                assert done.returncode == 0, done.stderr[-3000:]
+            with np.load(output) as values:
+                self._done[key] = dict(values)
+        return self._done[key]
+
+    @staticmethod
+    def _train_together(command):
+        workers = [f"localhost:{port}" for port in free_ports(2)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        processes = []
+        for index in range(2):
+            cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+            processes.append(
                 subprocess.Popen(
-                    command,
-                    env=environment | ({} if one is None else {"TF_CONFIG": json.dumps(one)}),
+                    [sys.executable, *map(str, command)],
+                    env=environment | {"TF_CONFIG": json.dumps(cluster)},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
                 )
-                for one in configurations
-            ]
-            said = [process.communicate(timeout=300)[0] for process in processes]
-            assert [process.returncode for process in processes] == [0] * len(processes), said[0][
-                -3000:
-            ]
-            with np.load(output) as values:
-                self._done[key] = dict(values)
-        return self._done[key]
+            )
+        said = [process.communicate(timeout=300)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], said[0][-3000:]
 
 
 @pytest.fixture(scope="module")
