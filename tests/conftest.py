@@ -6,7 +6,9 @@ import atexit
 import contextlib
 import dataclasses
 import gc
+import multiprocessing
 import os
+import pathlib
 import random
 import shutil
 import tempfile
@@ -28,7 +30,11 @@ import pytest
 import tensorflow as tf
 from training_processes import blank_picture
 
+import kbert.objectives
+import kbert.pretraining
+import kbert.run.baseline
 import kbert.run.history
+import tfrecords
 from kbert.step.pretrainer import Pretrainer
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
 from tfrecords.vocabulary import SPECIAL_TOKENS
@@ -41,7 +47,8 @@ os.environ.setdefault(
 SLOW = (
     *("test_training_kills", "test_multi_worker", "test_notebooks", "test_plan", "test_kills"),
     *("test_endurance", "test_pretrainer", "test_training_faults", "test_cli", "test_pretraining"),
-    *("test_saved_model", "test_huggingface", "test_formats", "test_beam", "test_build"),
+    *("test_packed_training", "test_resuming", "test_saved_model", "test_formats", "test_model"),
+    *("test_loss_scale", "test_build", "test_huggingface", "test_beam", "test_benchmark"),
 )
 """Files that take long. One process takes a whole file, for its fixtures: a long one that came last
 would keep a single processor busy."""
@@ -60,6 +67,21 @@ def steps_without_xla():
     Pretrainer.compile.__kwdefaults__["jit_compile"] = False
 
 
+@pytest.fixture
+def eager_steps(monkeypatch):
+    """Steps are not compiled at all: a few of them take less than their graph, which takes seconds.
+    On JAX they are, where an eager step takes longer."""
+    if keras.backend.backend() == "tensorflow":
+        compile_model = Pretrainer.compile
+        monkeypatch.setattr(
+            Pretrainer,
+            "compile",
+            lambda model, *arguments, **options: compile_model(
+                model, *arguments, **(options | {"run_eagerly": True})
+            ),
+        )
+
+
 @pytest.fixture(autouse=True, scope="session")
 def libraries_are_not_searched():
     """The garbage collector passes over what the libraries made while they were imported: a million
@@ -74,6 +96,46 @@ def no_pictures():
     kbert.run.history.draw_curves = blank_picture
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_measurement():
+    """Every run that prints its steps would multiply matrices for most of a second."""
+    kbert.pretraining.matrix_product_rate = lambda *_: 1e12
+
+
+@pytest.fixture(autouse=True, scope="session")
+def labels_are_counted_once():
+    """Of records that many tests train on and evaluate: while their files, how they are read and
+    the objectives are the same, the labels are."""
+    count, counted = kbert.run.baseline._label_counts, {}
+    usual = tfrecords.read, kbert.objectives.OBJECTIVES
+
+    def counts_of(manifest, split, limit=None):
+        files = [pathlib.Path(path) for path in manifest.files(split)]
+        now = tfrecords.read, kbert.objectives.OBJECTIVES
+        if any(one is not other for one, other in zip(now, usual, strict=True)) or not all(
+            path.exists() for path in files
+        ):
+            return count(manifest, split, limit)
+        found = [path.stat() for path in files]
+        states = [(one.st_ino, one.st_mtime_ns, one.st_ctime_ns, one.st_size) for one in found]
+        key = (*files, *states, split, limit)
+        if key not in counted:
+            counted[key] = count(manifest, split, limit)
+        return counted[key]
+
+    kbert.run.baseline._label_counts = counts_of
+
+
+@pytest.fixture
+def quick_workers(monkeypatch):
+    """The workers of a build fork from a process that has imported TensorFlow and done nothing with
+    it: each takes a third of a CPU second to start, and not five. test_workers.py and the commands
+    in test_kills.py and test_cli.py start them as users do."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "tensorflow", "tfrecords.build.recipe"])
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: context)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def nothing_is_kept():
     """Models and the graphs of their steps are freed after each file: kept, they came to gigabytes
@@ -81,6 +143,7 @@ def nothing_is_kept():
     yield
     keras.backend.clear_session()
     gc.collect()
+    gc.freeze()  # what the next file need not look through: libraries imported since, tests
 
 
 @pytest.fixture(scope="session")

@@ -138,10 +138,11 @@ def _backend():
 
 def main(output, options):
     devices = options.pop("devices", 1)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     os.environ |= {
         "KERAS_BACKEND": options.pop("backend", "tensorflow"),
         "CUDA_VISIBLE_DEVICES": "-1",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": flags,
     }
     import tensorflow as tf
 

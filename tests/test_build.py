@@ -732,6 +732,7 @@ def in_format(format, documents):
 OTHERS = ("sentences", "text", "documents", "parquet")
 
 
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize("format", [name for name in TEXT_FORMATS if name not in OTHERS])
 def test_every_format_gives_the_same_records(
     tmp_path, documents, vocabulary, config, records, format
@@ -781,6 +782,7 @@ def five_files(tmp_path_factory, documents):
     return paths
 
 
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize(
     ("workers", "pack"), [(1, 1), (2, 3), pytest.param(5, 1, marks=pytest.mark.long)]
 )

@@ -167,6 +167,15 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
     }
 
 
+@pytest.fixture(scope="module")
+def saved_bert(tiny_vocabulary, tmp_path_factory):
+    """A model of a shape of its own, saved."""
+    model = random_model(exact_gelu=True, attention_dropout=0.2, num_segments=3)
+    place = tmp_path_factory.mktemp("saved") / "bert"
+    kbert.save(kbert.Pretrained.of_model(model, tiny_vocabulary), place)
+    return place
+
+
 @pytest.mark.parametrize(
     ("options", "changes"),
     [
@@ -186,10 +195,8 @@ def test_every_option_of_pretrain_reaches_the_library(tiny_records, tmp_path, mo
     ids=str,
 )
 def test_the_initial_model_says_its_shape(
-    tiny_records, tiny_vocabulary, tmp_path, monkeypatch, options, changes
+    tiny_records, saved_bert, tmp_path, monkeypatch, options, changes
 ):
-    model = random_model(exact_gelu=True, attention_dropout=0.2, num_segments=3)
-    kbert.save(kbert.Pretrained.of_model(model, tiny_vocabulary), tmp_path / "bert")
     calls = []
 
     def pretrain(records, output, **options):
@@ -205,13 +212,13 @@ def test_the_initial_model_says_its_shape(
         "--output",
         tmp_path / "run",
         "--init-from",
-        tmp_path / "bert",
+        saved_bert,
         *options,
     )
     (options,) = calls
     # The devices come before the model, so `pretrain` is what loads it.
-    assert options["init_from"] == tmp_path / "bert"
-    initial = kbert.load(tmp_path / "bert").bert
+    assert options["init_from"] == saved_bert
+    initial = kbert.load(saved_bert).bert
     bert = kbert.config.resolve_bert(
         options["bert"],
         options["changes"],

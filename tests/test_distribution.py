@@ -2,15 +2,12 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import types
 
+import forked
 import keras
 import pytest
 import tensorflow as tf
-from model_fixtures import ROOT
 
 from kbert.run.distribution import STRATEGIES, _cluster, batches_for, devices_of
 
@@ -213,18 +210,7 @@ print("seen", json.dumps([*devices, contexts, batches]))
 
 
 def test_two_devices_share_a_pipeline_and_take_turns_in_its_batches():
-    environment = os.environ | {
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": str(ROOT),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", ON_TWO_DEVICES],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = forked.run("-c", ON_TWO_DEVICES)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.rpartition("seen ")[2])
     assert seen == ["mirrored", 2, True, "one", [[1, 0, 2]], [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]]

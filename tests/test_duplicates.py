@@ -93,6 +93,7 @@ def test_where_a_line_is_a_sentence_documents_are_compared(tmp_path):
     assert manifest.counts["corpus"]["duplicate_paragraphs"] == 9
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_workers_and_spans_make_no_difference(tmp_path, paragraphs, monkeypatch):
     for number in range(4):
         (tmp_path / f"{number}.txt").write_text(as_text(paragraphs[10 * number : 10 * number + 10]))
@@ -186,6 +187,7 @@ def tokens_of(directory):
     return counts
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_documents_of_a_weighted_input_are_passed_over_more_often(tmp_path):
     # Documents that fit one sequence: each token is there once for every pass.
     for name, first in (("a", 0), ("b", 100), ("c", 200)):
@@ -312,6 +314,7 @@ def test_share_of_copies_from_samples(tmp_path):
     assert copies.count_copies([tmp_path / "0", tmp_path / "none"], 1, 1) == {}
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_books_stay_in_one_split(tmp_path, monkeypatch):
     """Documents that are cut: no part of one is in training if another is held out, nor its random
     next sentence; the bytes depend on neither the spans nor the number of workers."""

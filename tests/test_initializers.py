@@ -3,14 +3,12 @@ it."""
 
 import json
 import math
-import os
-import subprocess
-import sys
 
+import forked
 import keras
 import numpy as np
 import pytest
-from model_fixtures import ROOT, tiny_config
+from model_fixtures import tiny_config
 
 from kbert.model.bert import pretraining_model
 from kbert.model.initializers import TruncatedNormal, kernel_initializer
@@ -125,15 +123,8 @@ print(keras.backend.backend(), json.dumps(values))
 
 
 def test_jax_starts_from_the_same_bits():
-    environment = os.environ | {
-        "KERAS_BACKEND": "jax",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", DRAW], env=environment, capture_output=True, text=True, timeout=120
-    )
+    flags = "--xla_force_host_platform_device_count=2"
+    done = forked.run("-c", DRAW, backend="jax", XLA_FLAGS=flags)
     assert done.returncode == 0, done.stderr[-2000:]
     backend, values = done.stdout.split(" ", 1)
     assert backend == "jax"

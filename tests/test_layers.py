@@ -2,16 +2,14 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 
+import forked
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from model_fixtures import ROOT, random_batch, randomize, tiny_config
+from model_fixtures import random_batch, randomize, tiny_config
 
 from kbert.model.bert import pretraining_model
 from kbert.model.embeddings import InputEmbedding, TokenEmbedding
@@ -264,19 +262,7 @@ print("kept", json.dumps([kept_by_step(strategy) for strategy in ("one", "mirror
 
 
 def test_two_devices_have_the_masks_of_their_own_rows():
-    environment = os.environ | {
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": str(ROOT),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    environment.pop("TF_CONFIG", None)
-    done = subprocess.run(
-        [sys.executable, "-c", ON_TWO_DEVICES],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = forked.run("-c", ON_TWO_DEVICES)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two, again = json.loads(done.stdout.rpartition("kept ")[2])
     expected = [masks_of(step, range(6), columns=(31,)) for step in range(3)]
@@ -613,18 +599,7 @@ print("difference", float(abs(fused - plain).max()))
 
 
 def test_fused_attention_of_jax_gets_the_mask_that_cudnn_takes_and_sees_no_padding():
-    environment = os.environ | {
-        "KERAS_BACKEND": "jax",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", FUSED_ATTENTION],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = forked.run("-c", FUSED_ATTENTION, backend="jax")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (
         "mask (3, 1, 7, 7) bool True" in done.stdout

@@ -100,6 +100,7 @@ def test_it_learns_as_float32_does(options):
     }
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_without_a_scale_gradients_are_lost():
     """What the scale is for: with a small one, more gradients are 0."""
 

@@ -1,11 +1,7 @@
 """The count of operations against XLA's own and by hand; the rate of the machine; the words."""
 
-import os
-import subprocess
-import sys
-
+import forked
 import pytest
-from model_fixtures import ROOT
 
 import kbert.speed.machine
 from kbert.config import BertConfig
@@ -43,18 +39,7 @@ print("flops", flops(3, 'nsp'), flops(3, 'none'))
 
 
 def test_operations_are_those_that_xla_counts():
-    environment = os.environ | {
-        "KERAS_BACKEND": "jax",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", XLA_COUNT],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = forked.run("-c", XLA_COUNT, backend="jax")
     assert done.returncode == 0, done.stderr[-3000:]
     both, mlm_alone = map(float, done.stdout.rpartition("flops ")[2].split())
     bert = BertConfig(**SHAPE)

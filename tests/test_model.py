@@ -2,10 +2,8 @@
 KerasHub."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
+import forked
 import keras
 import keras_hub
 import numpy as np
@@ -14,7 +12,6 @@ import tensorflow as tf
 import torch
 import transformers
 from model_fixtures import (
-    ROOT,
     random_batch,
     random_model,
     randomize,
@@ -300,6 +297,7 @@ def test_without_next_sentence_the_seed_gives_the_same_weights():
         np.testing.assert_array_equal(value, whole[path], err_msg=path)
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_without_next_sentence_every_weight_is_trained():
     x, y, sample_weight = random_batch()  # two segments, so that both of their embeddings count
     model = random_model(pairs="none")
@@ -520,21 +518,14 @@ shapes = {
     name: jax.ShapeDtypeStruct((rows, slots if name == "mask_positions" else length), "int32")
     for name in x
 }
-exported = export.export(jax.jit(lambda x: model(x, training=False)))(shapes)
-answers = exported.call(x)
-differences = [abs(answers[name] - values).max() for name, values in model(x).items()]
+compiled = jax.jit(lambda x: model(x, training=False))
+answers = export.export(compiled)(shapes).call(x)
+differences = [abs(answers[name] - values).max() for name, values in compiled(x).items()]
 print("difference", float(max(differences)))
 """
 
 
 def test_jax_exports_the_model_for_any_length():
-    done = subprocess.run(
-        [sys.executable, "-c", JAX_EXPORT],
-        env=os.environ
-        | {"KERAS_BACKEND": "jax", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = forked.run("-c", JAX_EXPORT, backend="jax")
     assert done.returncode == 0, done.stderr[-3000:]
     assert float(done.stdout.rpartition("difference ")[2]) < 1e-5

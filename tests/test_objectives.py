@@ -110,6 +110,7 @@ def test_one_more_entry_is_one_more_objective(monkeypatch):
     assert logs[0].keys() >= {"full_loss", "full_accuracy", "mlm_accuracy", "nsp_cross_entropy"}
 
 
+@pytest.mark.usefixtures("eager_steps")
 @pytest.mark.parametrize("accumulate", [1, 5])
 def test_labels_of_an_objective_that_is_off_change_nothing(monkeypatch, accumulate):
     pretraining = PretrainingConfig(steps=60, batch_size=5, learning_rate=0.005)
@@ -136,6 +137,7 @@ def test_a_label_or_a_weight_under_a_wrong_name_is_refused():
         model.train_on_batch(x, y, {renamed[name]: values for name, values in weights.items()})
 
 
+@pytest.mark.usefixtures("eager_steps")
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_an_optional_objective_has_a_head_where_it_has_weight(monkeypatch, tmp_path, weight):
     # The weight of next sentence prediction stands for its own.

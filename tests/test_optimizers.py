@@ -2,15 +2,13 @@
 JAX; the learning rate."""
 
 import json
-import os
-import subprocess
-import sys
 
+import forked
 import keras
 import numpy as np
 import pytest
 import torch
-from model_fixtures import ROOT, tiny_config
+from model_fixtures import tiny_config
 
 from kbert.model.bert import pretraining_model
 from kbert.step.optimizers import OPTIMIZERS, BertAdamW, BertLamb, WarmupDecay
@@ -288,18 +286,7 @@ def test_on_jax_they_are_the_same(tmp_path):
     }
     np.savez(tmp_path / "values.npz", **values)
     words = [str(tmp_path / "values.npz"), json.dumps(kinds), str(tmp_path / "result.npz")]
-    environment = os.environ | {
-        "KERAS_BACKEND": "jax",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", ON_JAX, *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = forked.run("-c", ON_JAX, *words, backend="jax")
     assert done.returncode == 0, done.stderr[-2000:]
     with np.load(tmp_path / "result.npz") as actual:
         for number, (kind, options) in enumerate(kinds):

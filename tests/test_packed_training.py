@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -149,6 +150,17 @@ def in_processes(tmp_path):
     """Runs `updates` in one process, or in one for each worker."""
 
     def run(workers=1, **options):
+        script, output = ROOT / "tests" / "packed_batches.py", tmp_path / "0.npz"
+        if workers == 1:
+            backend = options.get("backend", "tensorflow")
+            done = forked.run(script, output, json.dumps(options), backend=backend)
+            assert done.returncode == 0, done.stderr[-3000:]
+        else:
+            together(script, workers, options)
+        with np.load(output) as arrays:
+            return dict(arrays)
+
+    def together(script, workers, options):
         sockets = [socket.create_server(("localhost", 0)) for _ in range(workers)]
         addresses = [f"localhost:{one.getsockname()[1]}" for one in sockets]
         for one in sockets:
@@ -157,15 +169,13 @@ def in_processes(tmp_path):
         for index in range(workers):
             cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-            environment |= {"TF_CONFIG": json.dumps(cluster)} if workers > 1 else {}
-            script, output = ROOT / "tests" / "packed_batches.py", tmp_path / f"{index}.npz"
+            environment |= {"TF_CONFIG": json.dumps(cluster)}
+            output = tmp_path / f"{index}.npz"
             command = [sys.executable, str(script), str(output), json.dumps(options)]
             pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
             processes.append(subprocess.Popen(command, env=environment, **pipe))
         said = [process.communicate(timeout=300)[0] for process in processes]
         assert [process.returncode for process in processes] == [0] * workers, said[0][-3000:]
-        with np.load(tmp_path / "0.npz") as arrays:
-            return dict(arrays)
 
     return run
 

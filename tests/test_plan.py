@@ -186,30 +186,42 @@ def test_a_plan_without_jax_is_refused(refused):
         training_plan(bert, pretraining, "v5e:2x2", sequence_length=7, max_predictions=8)
 
 
+PLANS = """
+import json, sys
+from click.testing import CliRunner
+from kbert.cli import main
+
+for missing, *words in json.loads(sys.argv[1]):
+    if missing:
+        sys.modules[missing] = None
+    result = CliRunner().invoke(main, ["plan", "--size", "tiny", *words])
+    print(json.dumps([result.exit_code, result.output]))
+    sys.modules.pop(missing, None)
+"""
+
+
 def test_what_cannot_be_planned_is_one_line():
-    command = (
-        "import sys; sys.modules[{!r}] = None; from kbert.cli import main; main(['plan', '--size', "
-        "'tiny', {}])"
-    )
-    for missing, arguments, message in (
-        ("jax", "", "Expected JAX. Received: none; pip install '.[tpu-plan]' in the clone"),
+    """Without JAX comes first: it is looked for before anything of it is imported."""
+    cases = (
+        ("jax", "Expected JAX. Received: none; pip install '.[tpu-plan]' in the clone"),
         (
             "libtpu",
-            "",
             "Expected libtpu, the TPU's compiler. Received: none; pip install '.[tpu-plan]' in the "
             "clone",
         ),
         (
-            "nothing",
-            "'--batch-size', '62'",
+            *("", "--batch-size", "62"),
             "4 devices with 1 micro-batch each share evenly. Received: 62; take 64.",
         ),
-        ("nothing", "'--topology', 'v5e:3x5'", "Expected a topology that a TPU of chips v5e has"),
-    ):
-        words = [sys.executable, "-c", command.format(missing, arguments)]
-        done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 2
-        (line,) = done.stderr.splitlines()
+        (*("", "--topology", "v5e:3x5"), "Expected a topology that a TPU of chips v5e has"),
+    )
+    words = [sys.executable, "-c", PLANS, json.dumps([words for *words, _ in cases])]
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    for line, (*_, message) in zip(done.stdout.splitlines(), cases, strict=True):
+        code, output = json.loads(line)
+        assert code == 2
+        (line,) = output.splitlines()
         assert line.startswith("Error: ")
         assert message in line
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -49,39 +50,34 @@ class Trainings:
         key = json.dumps(options, sort_keys=True)
         if key not in self._done:
             output = self._directory / f"{len(self._done)}.npz"
-            command = [
-                sys.executable,
-                str(ROOT / "tests" / "train_on_devices.py"),
-                str(self._records),
-                str(output),
-                key,
-            ]
-            environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-            environment.pop("TF_CONFIG", None)
-            configurations = [None]
+            command = [ROOT / "tests" / "train_on_devices.py", self._records, output, key]
             if options.get("strategy") == "multi-worker":
-                workers = [f"localhost:{port}" for port in free_ports(2)]
-                configurations = [
-                    {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-                    for index in range(2)
-                ]
-            processes = [
+                self._train_together(command)
+            else:
+                done = forked.run(*command, backend=options.get("backend", "tensorflow"))
+                assert done.returncode == 0, done.stderr[-3000:]
+            with np.load(output) as values:
+                self._done[key] = dict(values)
+        return self._done[key]
+
+    @staticmethod
+    def _train_together(command):
+        workers = [f"localhost:{port}" for port in free_ports(2)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        processes = []
+        for index in range(2):
+            cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+            processes.append(
                 subprocess.Popen(
-                    command,
-                    env=environment | ({} if one is None else {"TF_CONFIG": json.dumps(one)}),
+                    [sys.executable, *map(str, command)],
+                    env=environment | {"TF_CONFIG": json.dumps(cluster)},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
                 )
-                for one in configurations
-            ]
-            said = [process.communicate(timeout=300)[0] for process in processes]
-            assert [process.returncode for process in processes] == [0] * len(processes), said[0][
-                -3000:
-            ]
-            with np.load(output) as values:
-                self._done[key] = dict(values)
-        return self._done[key]
+            )
+        said = [process.communicate(timeout=300)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], said[0][-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +126,14 @@ def test_fifty_steps_are_the_same_however_they_are_shared_out(train, options, dr
     assert_same_training(one, other)
 
 
+SOME_STEPS = {"dropout": 0.3, "jit_compile": False, "steps": 10, "num_layers": 1}
+
+
 @pytest.mark.small
 def test_some_steps_are_the_same_without_xla_too(train):
-    plain = {"dropout": 0.3, "jit_compile": False, "steps": 10}
-    other = train(**plain, strategy="mirrored", devices=2, accumulate=2)
+    other = train(**SOME_STEPS, strategy="mirrored", devices=2, accumulate=2)
     assert other["replicas"] == 2
-    assert_same_training(train(**plain), other)
+    assert_same_training(train(**SOME_STEPS), other)
 
 
 @pytest.mark.long
@@ -173,14 +171,16 @@ def test_float16_skips_the_same_updates_however_they_are_shared_out(train, optio
     np.testing.assert_allclose(other["losses"], one["losses"], atol=0.01)
 
 
+@pytest.mark.small
+def test_jax_trains_as_tensorflow_does_without_xla(train):
+    one = train(**SOME_STEPS)
+    other = train(**(SOME_STEPS | {"backend": "jax", "jit_compile": "auto"}))
+    assert_same_training(one, other, atol=1e-4)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        pytest.param({"devices": 2, "strategy": "mirrored"}, marks=pytest.mark.long),
-        pytest.param({"accumulate": 2}, marks=pytest.mark.long),
-    ],
-    ids=str,
+    "options", [{}, {"devices": 2, "strategy": "mirrored"}, {"accumulate": 2}], ids=str
 )
 def test_jax_trains_as_tensorflow_does(train, options):
     one = train(dropout=0.3)
@@ -190,9 +190,15 @@ def test_jax_trains_as_tensorflow_does(train, options):
 
 
 def compiled_model(
-    accumulate=1, jit_compile=False, run_eagerly=False, dropout=0.3, recompute=False
+    accumulate=1,
+    jit_compile=False,
+    run_eagerly=False,
+    dropout=0.3,
+    recompute=False,
+    num_layers=2,
 ):
-    model = pretraining_model(tiny_config(dropout=dropout), seed=7, recompute=recompute)
+    bert = tiny_config(num_layers=num_layers, dropout=dropout)
+    model = pretraining_model(bert, seed=7, recompute=recompute)
     randomize(model.trainable_variables, seed=3, scale=0.1)
     model.compile(
         **pretraining_objective(learning_rate=LEARNING_RATE, steps=10, warmup_steps=0),
@@ -239,6 +245,7 @@ def test_a_step_is_the_same_without_xla_eagerly_and_with_activations_worked_out_
         np.testing.assert_allclose(weights[path], value, atol=1e-5, err_msg=path)
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_the_gradient_is_that_of_the_sums_over_the_whole_batch():
     # Against TensorFlow's own tape over the losses written out, without anything of Keras' trainer.
     x, y, weight = random_batch(batch_size=6)
@@ -289,6 +296,7 @@ def test_activations_that_are_worked_out_twice_are_not_kept():
     assert matrix_products(True) == matrix_products(False) + 6 + 7
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_a_batch_without_a_masked_token_has_no_loss_of_them():
     x, y, weight = random_batch()
     model = compiled_model()
@@ -373,6 +381,7 @@ def test_any_optimizer_and_loss_of_keras_will_do():
     assert np.isfinite(model.train_on_batch(x, y)).all()  # without weights
 
 
+@pytest.mark.usefixtures("eager_steps")
 @pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning"
 )  # of Keras, with NumPy 2
@@ -393,7 +402,7 @@ def test_steps_per_execution_makes_no_difference():
     dataset = tf.data.Dataset.from_tensors(batches[0])
     for batch in batches[1:]:
         dataset = dataset.concatenate(tf.data.Dataset.from_tensors(batch))
-    one, several = compiled_model(), compiled_model()
+    one, several = compiled_model(num_layers=1), compiled_model(num_layers=1)
     several.steps_per_execution = 2
     for model in (one, several):
         model.fit(dataset, verbose=0, shuffle=False)

@@ -371,7 +371,7 @@ def test_the_vocabulary_and_a_card_lie_beside_it(exported, tiny_vocabulary):
 
 
 def test_without_next_sentence_its_signature_is_left_out(tiny_vocabulary, tmp_path):
-    model = random_model(pairs="none", max_positions=S)
+    model = random_model(num_layers=1, pairs="none", max_positions=S)
     text_model = text_model_of(model, tiny_vocabulary)
     assert text_model.next_sentence is None
     pretrained = Pretrained.of_model(model, tiny_vocabulary, sequence_length=S)

@@ -14,10 +14,8 @@ import sys
 
 def main(records, output, options):
     backend, devices = options.get("backend", "tensorflow"), options.get("devices", 1)
-    os.environ |= {
-        "KERAS_BACKEND": backend,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    os.environ |= {"KERAS_BACKEND": backend, "XLA_FLAGS": flags}
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     import keras
     import numpy as np
@@ -42,7 +40,7 @@ def main(records, output, options):
         steps=options.get("steps", 50), batch_size=options.get("batch_size", 8), seed=3
     )
     shape = {
-        "num_layers": 2,
+        "num_layers": options.get("num_layers", 2),
         "hidden_size": 26,
         "num_heads": 2,
         "intermediate_size": 37,
