@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,10 @@ import traceback
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def run(*command, backend="tensorflow", **environment):
+def run(*command, backend="tensorflow", seconds=600, **environment):
     """Runs `command`, the words after `python`, on a backend of Keras, with changes to the
-    environment; returns what `subprocess.run` returns with the output as text."""
+    environment and for so many seconds at most; returns what `subprocess.run` returns with the
+    output as text."""
     words = [str(word) for word in command]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment |= {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": path}
@@ -29,11 +31,13 @@ def run(*command, backend="tensorflow", **environment):
     environment.pop("TF_CONFIG", None)
     if sys.platform != "linux":
         words = [sys.executable, *words]
-        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+        return subprocess.run(
+            words, env=environment, capture_output=True, text=True, timeout=seconds
+        )
     server = _server(backend)
     with tempfile.TemporaryDirectory() as place:
         files = [str(pathlib.Path(place) / name) for name in ("stdout", "stderr")]
-        print(json.dumps([words, environment, *files]), file=server.stdin, flush=True)
+        print(json.dumps([seconds, words, environment, *files]), file=server.stdin, flush=True)
         answer = server.stdout.readline()
         assert answer, f"the process that forks has ended with {server.wait()}"
         said = [pathlib.Path(file).read_text() for file in files]
@@ -65,8 +69,9 @@ def serve():
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def work(words, environment, *files):
+def work(seconds, words, environment, *files):
     """Runs the words as Python would; returns the exit code."""
+    signal.alarm(seconds)  # which ends the process
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.environ.clear()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import forked
 import pytest
 from model_fixtures import ROOT
 
@@ -19,8 +20,10 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"
 
 def compiled(what, *jobs):
     """What tests/compile_for_tpu.py prints for each job."""
-    command = [sys.executable, str(ROOT / "tests" / "compile_for_tpu.py"), what, json.dumps(jobs)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=1800)
+    script, backend = ROOT / "tests" / "compile_for_tpu.py", "jax"
+    if what == "tensorflow":
+        backend = what
+    done = forked.run(script, what, json.dumps(jobs), backend=backend, seconds=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
