@@ -919,7 +919,7 @@ def test_records_with_every_option(tmp_path, tiny_corpus, tiny_vocabulary):
     assert coverage.startswith("coverage: 100% of the characters are in tokens; ")
     replaced, train, validation, *_ = rest
     assert long == "  29 sentences longer than a sequence were split"
-    assert replaced == "  1 characters stand for invalid UTF-8, which tokenization drops"
+    assert replaced == "  1 character stands for invalid UTF-8, which tokenization drops"
     assert first.startswith(
         f"{tmp_path / 'out'}: records of S = 23 tokens with P = 5 slots for masked tokens (words, "
         "masked on "
