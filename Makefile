@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Files are shared out in the order of tests/conftest.py, the long ones first. One process more than
 # processors: tests of several processes wait for each other.
-TESTERS := $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 1))")
-PYTEST := $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile \
+TESTERS = $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 1))")
+PYTEST = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile \
 	--no-loadscope-reorder --durations 10
 
 .PHONY: demo dev test test-all lint format clean

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import dataclasses
 import gc
-import multiprocessing
 import os
 import pathlib
 import random
@@ -25,6 +24,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
+import forked
 import keras
 import pytest
 import tensorflow as tf
@@ -131,8 +131,7 @@ def quick_workers(monkeypatch):
     """The workers of a build fork from a process that has imported TensorFlow and done nothing with
     it: each takes a third of a CPU second to start, and not five. test_workers.py and the commands
     in test_kills.py and test_cli.py start them as users do."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "tensorflow", "tfrecords.build.recipe"])
+    context = forked.build_context()
     monkeypatch.setattr("multiprocessing.get_context", lambda _: context)
 
 

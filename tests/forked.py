@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import pathlib
 import runpy
@@ -18,6 +19,14 @@ import tempfile
 import traceback
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+def build_context():
+    """A context of multiprocessing whose processes fork from one that has imported what a build
+    needs, and has done nothing with it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "tensorflow", "tfrecords.build.recipe"])
+    return context
 
 
 def run(*command, backend="tensorflow", seconds=600, **environment):

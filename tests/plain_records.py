@@ -21,6 +21,16 @@ def read_plain(path, sequence_length, max_predictions):
     return list(dataset.as_numpy_iterator())
 
 
+def content(directory):
+    """The bytes of all files of a directory, hidden ones too, and of those below it, in the order
+    of their names."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
 def unmasked(record):
     """The token ids of a record as they were before masking, without padding."""
     token_ids = record["input_ids"].copy()

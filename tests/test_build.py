@@ -18,7 +18,7 @@ import warnings
 import plain_tokenizer
 import pytest
 import tensorflow as tf
-from plain_records import parts, read_plain, unmasked
+from plain_records import content, parts, read_plain, unmasked
 
 import tfrecords.build.recipe
 import tfrecords.build.tasks
@@ -36,15 +36,6 @@ from tfrecords.decompression import opened
 from tfrecords.text.formats import TEXT_FORMATS
 from tfrecords.text.spans import span_groups
 from tfrecords.vocabulary import SPECIAL_TOKENS
-
-
-def content(directory):
-    """The bytes of all files of a directory and of those below it, in the order of their names."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
 
 
 def output_of(directory):

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from plain_records import content
 
 import tfrecords
 import tfrecords.build.recipe
@@ -32,14 +33,6 @@ class NewerConfig(RecordsConfig):
     """The configuration of a release that has added a field, whose default is what was before."""
 
     rounds: int = 1
-
-
-def content(directory):
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ left in the directory."""
 import collections
 import contextlib
 import functools
-import multiprocessing
 import os
 import pathlib
 import random
@@ -16,7 +15,9 @@ import subprocess
 import sys
 import time
 
+import forked
 import pytest
+from plain_records import content
 
 import tfrecords.build.recipe
 import tfrecords.build.tokenizing
@@ -68,15 +69,6 @@ def vocabulary(place):
     return Vocabulary(SPECIAL_TOKENS + WORDS)
 
 
-def content(directory):
-    """The bytes of all files of a directory, hidden ones too, and of those below it."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
-
-
 def assert_complete_in_the_end(place, output):
     build_records([place / "text"], vocabulary(place), output, CONFIG)
     assert content(output) == content(place / "expected")
@@ -123,8 +115,7 @@ def attempt(place, output, last_step, delay, connection):
 
 def run_attempt(place, output, last_step=0, delay=0.0):
     """Runs `attempt` and returns its exit code and the last step that it told of."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "tensorflow", "tfrecords.build.recipe"])
+    context = forked.build_context()
     here, there = context.Pipe()
     process = context.Process(target=attempt, args=(place, output, last_step, delay, there))
     process.start()

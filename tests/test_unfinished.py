@@ -8,6 +8,7 @@ import json
 import pathlib
 
 import pytest
+from plain_records import content
 
 import tfrecords.build.recipe
 import tfrecords.build.tokenized
@@ -16,15 +17,6 @@ import tfrecords.build.unfinished
 from tfrecords import InputError, RecordsConfig, Vocabulary, build_records
 from tfrecords.text.spans import span_groups
 from tfrecords.vocabulary import SPECIAL_TOKENS
-
-
-def content(directory):
-    """The bytes of all files of a directory and of those below it, in the order of their names."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
 
 
 def fail_once_at(monkeypatch, error):

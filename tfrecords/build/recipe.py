@@ -36,7 +36,8 @@ from tfrecords.build.steps import (
     tokenize_text,
     write_shards,
 )
-from tfrecords.build.tasks import BuildWorker, Text, sample_path
+from tfrecords.build.tasks import BuildWorker, Text
+from tfrecords.build.tokenized import sample_path
 from tfrecords.build.tokenizing import COUNTERS
 from tfrecords.errors import InputError
 from tfrecords.files import claim_directory, locked, read_json, values_before, with_defaults
@@ -237,7 +238,7 @@ def _build(
                 task.group.weight * text["counts"]["tokens"]
                 for task, text in zip(tasks, texts, strict=True)
             )
-            samples = [sample_path(spill, task) for task in tasks]
+            samples = [sample_path(spill / task.name) for task in tasks]
             counts |= count_copies(samples, counts["documents"], counts["tokens"])
             cuts = _cuts(texts)
             config = _with_shards(config, counts | {"tokens": passed}, cuts, format)

@@ -30,7 +30,7 @@ def find_duplicates(
     pool: Pool, tasks: Sequence[Text], unfinished: pathlib.Path, progress: bool
 ) -> None:
     """Finds the paragraphs that stand in the text more than once, for `tokenize_text`."""
-    hashing = [Paragraphs(task.number, task.group) for task in tasks]
+    hashing = [Paragraphs(task.number, task.group, task.name) for task in tasks]
     total = sum(task.group.bytes for task in hashing)
     with progress_bar("looking for duplicates", total, "B", progress) as bar:
 

@@ -19,7 +19,7 @@ from typing import Any
 from tfrecords.build import duplicates
 from tfrecords.build.buckets import bucket_of, partition, read_bucket
 from tfrecords.build.shards import ShardMaker
-from tfrecords.build.tokenized import SAMPLE, TokenizedText
+from tfrecords.build.tokenized import TokenizedText
 from tfrecords.build.tokenizing import CorpusTokenizer
 from tfrecords.files import write_json
 from tfrecords.schema import RecordsConfig
@@ -38,7 +38,7 @@ class Text:
 
     number: int
     group: SpanGroup
-    name: str = ""
+    name: str
 
     def __str__(self) -> str:
         return str(self.group)
@@ -102,11 +102,6 @@ def result_path(
     """The file that keeps the result of a task, in the directory of unfinished work."""
     name = task.name if type(task) is Text else f"{_STEPS[type(task)]}-{task.number:06d}"
     return unfinished / f"{name}.json"
-
-
-def sample_path(unfinished: pathlib.Path, text: Text) -> pathlib.Path:
-    """The file that keeps the DocumentSample of a task, in the directory of unfinished work."""
-    return unfinished / f"{text.name}{SAMPLE}"
 
 
 class BuildWorker:
@@ -180,7 +175,7 @@ class BuildWorker:
         made = TokenizedText(self._unfinished / text.name, self._num_ids, text.group.weight)
         without_text: list[int] = []
         for documents in self._tokenizer().parts(
-            text.group.spans, made.counts, without_text, report, keeps, made.begun, made.cut
+            text.group.spans, made.counts, without_text, report, keeps, made.cut
         ):
             made.add(documents)
         result = made.finish(without_text)

@@ -19,10 +19,14 @@ from tfrecords.build.copies import DocumentSample
 from tfrecords.build.tokenizing import COUNTERS, COVERAGE, CutDocuments
 from tfrecords.documents import Documents
 
-SAMPLE = ".sample"
 _SO_FAR = ".so-far"
 FILES_BETWEEN = 8
 """After how many files of documents the state is saved: text of some seconds."""
+
+
+def sample_path(stem: pathlib.Path) -> pathlib.Path:
+    """The file with the DocumentSample of a task whose files begin with `stem`."""
+    return stem.with_name(f"{stem.name}.sample")
 
 
 class TokenizedText:
@@ -39,19 +43,13 @@ class TokenizedText:
         self.counts: collections.Counter = collections.Counter()
         """What the tokenizer counted of the documents so far."""
         self.cut = CutDocuments()
-        """Follows the documents; it knows the last one of those so far."""
+        """Has followed the documents so far."""
         self._files: list[tuple[str, int]] = []  # names, and numbers of documents
-        self._documents = 0
         # The documents that were cut: the number of the first part in this task, and of the parts.
         self._cuts: dict[int, int] = {}
         self._sample = DocumentSample()
         if self._so_far.exists():
             self._load()
-
-    @property
-    def begun(self) -> int:
-        """How many documents were read so far, empty ones among them."""
-        return self.counts["documents"] + self.counts["empty_documents"]
 
     @property
     def _so_far(self) -> pathlib.Path:
@@ -60,24 +58,24 @@ class TokenizedText:
     def add(self, documents: Documents) -> None:
         """Writes the next documents to a file."""
         name = f"{self._stem.name}-{len(self._files):04d}"
+        before = sum(number for _, number in self._files)
         self._sample.add(documents)
         if documents.firsts is not None:
             later = documents.firsts != np.arange(len(documents))
-            for first in (self._documents + documents.firsts[later]).tolist():
+            for first in (before + documents.firsts[later]).tolist():
                 self._cuts[first] = self._cuts.get(first, 1) + 1
         if self._weight > 1:
             weights = np.full(len(documents), self._weight, np.int32)
             documents = dataclasses.replace(documents, weights=weights)
         save_part(self._stem.with_name(name), documents, self._num_ids)
         self._files.append((name, len(documents)))
-        self._documents += len(documents)
         if len(self._files) % FILES_BETWEEN == 0:
             self._save()
 
     def _save(self) -> None:
         state = {
             "counts": self.counts,
-            "cut": [self.cut.parts, self.cut.tokens],
+            "cut": self.cut.state,
             "files": self._files,
             "cuts": list(self._cuts.items()),
         }
@@ -90,15 +88,14 @@ class TokenizedText:
             state = json.loads(file.get_tensor("state").tobytes())
         self._sample = DocumentSample.read([self._so_far])
         self.counts.update(state["counts"])
-        self.cut = CutDocuments(*state["cut"])
+        self.cut = CutDocuments(state["cut"])
         self._files = [(name, number) for name, number in state["files"]]
-        self._documents = sum(number for _, number in self._files)
         self._cuts = dict(state["cuts"])
 
     def finish(self, without_text: list[int]) -> dict[str, Any]:
         """Writes the sample, and returns the result of the task; `without_text` are the places of
         the spans that have no document."""
-        self._sample.save(self._stem.with_name(self._stem.name + SAMPLE))
+        self._sample.save(sample_path(self._stem))
         return {
             # With zeros: a count that is not there is one that an earlier release did not know.
             "counts": {name: self.counts[name] for name in (*COUNTERS, *COVERAGE)},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -98,7 +98,6 @@ class CorpusTokenizer:
         without_text: list[int] | None = None,
         report: Callable[[int, int, int], object] = lambda *_: None,
         keeps: Callable[[str], bool] | None = None,
-        begun: int = 0,
         cut: CutDocuments | None = None,
     ) -> Iterator[Documents]:
         """Yields the documents of spans in a row as Documents of about PART_TOKENS tokens, and
@@ -113,9 +112,8 @@ class CorpusTokenizer:
             report: Called for every batch with the bytes of the files, the documents and the tokens
                 that were read since the last call.
             keeps: Whether a paragraph is to be kept, asked once for each, in order; None: all are.
-            begun: How many documents are passed over, empty ones among them: those of an earlier
-                call that this one continues.
-            cut: What followed the documents of the earlier call, or None.
+            cut: What has followed the documents of an earlier call, which this one continues: as
+                many are passed over. None: nothing has.
 
         Raises:
             InputError: The text cannot be read.
@@ -123,8 +121,7 @@ class CorpusTokenizer:
         part, size, bytes_reported, cut = [], 0, 0, cut or CutDocuments()
         reading = collections.Counter()
         documents = self._documents(spans, reading, without_text, keeps)
-        for document in itertools.islice(documents, begun):
-            cut.first = document.first
+        cut.pass_over(documents)
         for group in _groups(documents):
             batch = self._batch(group, counts, cut)
             part.append(batch)
@@ -274,14 +271,23 @@ class CutDocuments:
     """Follows documents of a text in order, and tells which are parts of one that was cut.
 
     Args:
-        parts: How many parts of the last document there were already.
-        tokens: The tokens of these.
+        state: The `state` of one that has followed the beginning of the text, or None.
     """
 
-    def __init__(self, parts: int = 0, tokens: int = 0) -> None:
-        self.first: Document | None = None
-        """The first part of the last document."""
-        self.parts, self.tokens = parts, tokens
+    def __init__(self, state: Sequence[int] | None = None) -> None:
+        # How many there were, empty ones too; of the last one the parts so far, and their tokens.
+        self._documents, self._parts, self._tokens = state or (0, 0, 0)
+        self._first: Document | None = None  # the first part of the last one
+
+    @property
+    def state(self) -> list[int]:
+        """What another one needs to go on from here."""
+        return [self._documents, self._parts, self._tokens]
+
+    def pass_over(self, documents: Iterator[Document]) -> None:
+        """Takes the documents from an iterator of all that were followed already."""
+        for document in itertools.islice(documents, self._documents):
+            self._first = document.first
 
     def follow(self, group: list[Document], sizes: np.ndarray) -> tuple[np.ndarray, int]:
         """The next documents, with their numbers of tokens (int64 [n]).
@@ -290,15 +296,16 @@ class CutDocuments:
             How many parts of the same document stand before each that has tokens (int64 [at most
             n]), and the tokens of the longest document, all of its parts together.
         """
+        self._documents += len(group)
         before, longest = [], 0
         for document, size in zip(group, sizes.tolist(), strict=True):
-            if document.first is not self.first:
-                self.first, self.parts, self.tokens = document.first, 0, 0
+            if document.first is not self._first:
+                self._first, self._parts, self._tokens = document.first, 0, 0
             if size:
-                before.append(self.parts)
-                self.parts += 1
-                self.tokens += size
-                longest = max(longest, self.tokens)
+                before.append(self._parts)
+                self._parts += 1
+                self._tokens += size
+                longest = max(longest, self._tokens)
         return np.array(before, np.int64), longest
 
 
