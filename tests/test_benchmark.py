@@ -3,6 +3,7 @@ do the work."""
 
 import json
 import math
+import pathlib
 import re
 
 import forked
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from model_fixtures import tiny_config
 
 import kbert.speed.benchmark
+import kbert.speed.machine
 from kbert.cli import main
 from kbert.speed.benchmark import Measurement, benchmark
 from kbert.speed.machine import available_memory, peak_memory, training_flops
@@ -175,6 +177,15 @@ def test_bad_values_are_refused(refused, options, message):
 def test_memory_is_told_in_bytes():
     assert 1e8 < peak_memory() < 1e12
     assert available_memory() > 1e6
+
+
+def test_a_peak_does_not_fall(monkeypatch):
+    if not pathlib.Path("/proc/self/status").exists():
+        pytest.skip("the kernel of Linux tells of it")
+    told = iter([3_000_000, 2_900_000, 3_100_000])
+    monkeypatch.setattr(kbert.speed.machine, "_highest", 0)
+    monkeypatch.setattr(kbert.speed.machine, "_kilobytes", lambda *_: next(told))
+    assert [peak_memory() for _ in range(3)] == [3_000_000, 3_000_000, 3_100_000]
 
 
 def test_the_command(monkeypatch):

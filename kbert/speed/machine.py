@@ -95,6 +95,10 @@ def device_kind() -> str:
     return keras.distribution.list_devices()[0].split(":")[0].upper()
 
 
+_highest = 0
+"""The highest peak that the kernel told of so far, in bytes."""
+
+
 def peak_memory() -> int:
     """The most bytes in use so far: in the first device's memory if it has its own, else in this
     process."""
@@ -109,7 +113,10 @@ def peak_memory() -> int:
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
     status = pathlib.Path("/proc/self/status")
     if status.exists():  # on Linux, ru_maxrss starts at the peak of the parent process
-        return _kilobytes(status, "VmHWM")
+        # The kernel's counters are rough: its peak may be some hundred kB less than a moment ago.
+        global _highest
+        _highest = max(_highest, _kilobytes(status, "VmHWM"))
+        return _highest
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
