@@ -137,7 +137,9 @@ def keras_training(model: keras.Model, batches: list[Arrays]) -> Training:
         endless = tf.data.Dataset.from_tensor_slices(stacked).repeat().with_options(options)
 
     def train(steps: int) -> float:
-        data = endless if keras.backend.backend() == "tensorflow" else itertools.cycle(parts)
+        # On JAX `fit` takes a generator, and no other iterator.
+        is_tensorflow = keras.backend.backend() == "tensorflow"
+        data = endless if is_tensorflow else (part for part in itertools.cycle(parts))
         history = model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0).history
         return history["loss"][0]
 

@@ -108,9 +108,9 @@ def randomize(variables, seed=0, scale=0.3):
             variable.assign(centre + scale * draw.standard_normal(variable.shape))
 
 
-def random_model(*, pairs="nsp", **changes):
+def random_model(*, pairs="nsp", pack=1, **changes):
     """A pretraining model of `tiny_config` with weights that make it answer decidedly."""
-    model = pretraining_model(tiny_config(**changes), pairs=pairs)
+    model = pretraining_model(tiny_config(**changes), pairs=pairs, pack=pack)
     randomize(model.variables, seed=3)
     return model
 

@@ -112,6 +112,7 @@ def test_options_that_beam_does_not_know(tmp_path, corpus, vocabulary, config, r
     assert not (tmp_path / "records").exists()
 
 
+@pytest.mark.long
 def test_command_line(tmp_path, corpus, vocabulary, records):
     vocabulary.save(tmp_path / "vocab.txt")
     command = [

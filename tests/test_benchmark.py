@@ -59,6 +59,7 @@ def test_the_table_has_a_row_for_every_batch_size(capsys):
     )
 
 
+@pytest.mark.long
 def test_the_rows_of_a_packed_batch_are_told_as_rows(capsys):
     # Slots are those of a full row, and not of a sequence.
     (one,) = benchmark(

@@ -33,7 +33,9 @@ TRAINING = "3 updates.\n"
 
 @pytest.fixture(scope="module")
 def pretrained(tiny_vocabulary):
-    model = random_model(dropout=0.2, attention_dropout=0.1, initializer_range=0.03)
+    # Trained on packed rows or on single pairs, a model's exports are the same: these are of one
+    # for packed rows.
+    model = random_model(dropout=0.2, attention_dropout=0.1, initializer_range=0.03, pack=3)
     return Pretrained.of_model(
         model, tiny_vocabulary, sequence_length=S, cased=True, pairs="sop", training=TRAINING
     )
@@ -440,6 +442,17 @@ def test_weights_that_are_not_floats_are_refused(exported, tmp_path):
     with pytest.raises(
         InputError,
         match=r"layer_0/output/kernel of floats\. Received: int8; quantised weights are not read",
+    ):
+        load(tmp_path / "bert")
+
+
+def test_weights_that_are_no_numbers_are_refused(exported, tmp_path):
+    shutil.copytree(exported["huggingface"], tmp_path / "bert")
+    tensors = safetensors.numpy.load_file(tmp_path / "bert" / "model.safetensors")
+    tensors["bert.encoder.layer.0.output.dense.weight"][3, 5] = np.nan
+    safetensors.numpy.save_file(tensors, tmp_path / "bert" / "model.safetensors")
+    with pytest.raises(
+        InputError, match=r"layer_0/output/kernel of finite numbers\. Received: nan"
     ):
         load(tmp_path / "bert")
 

@@ -197,6 +197,13 @@ def test_a_checkpoint_under_any_name_by_directory_or_prefix(pretrained, renamed)
             load(path)
 
 
+def test_a_tokenizers_configuration_beside_it_tells_the_casing(renamed):
+    (renamed / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert load(renamed).cased
+    (renamed / "tokenizer_config.json").write_text('{"strip_accents": false}')
+    assert load(renamed).normalization.accents == "keep"
+
+
 def test_commands_take_a_prefix(renamed, records, tmp_path, monkeypatch):
     prefix, started = str(renamed / "model.ckpt-1000"), []
     for words in (

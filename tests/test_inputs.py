@@ -253,7 +253,10 @@ def test_an_input_may_have_a_weight(tmp_path):
 @pytest.mark.parametrize("weight", ["0", "-1", "1.5", "x", ""])
 def test_a_weight_is_a_whole_number(tmp_path, refused, weight):
     make(tmp_path, "a")
-    with refused(f"a={weight}"):
+    said = (
+        rf"weight of .*a that is a whole number from 1 to 9,999, .* Received: {weight or 'none'}\."
+    )
+    with refused(said):
         input_files([f"{tmp_path}/a={weight}"])
 
 

@@ -480,6 +480,11 @@ def test_every_warning_begins_where_it_says(records, tmp_path):
         ),
         (
             "corpus",
+            {"characters": 99 * 300, "unknown_characters": 0, "replaced_characters": 301},
+            "1.0% of the text's characters stand for invalid UTF-8, which is lost; --errors",
+        ),
+        (
+            "corpus",
             {"stripped_marks": 201},
             "--accents strip takes away marks such as accents, umlauts and vowel signs, 1.0 for "
             "every 100 letters; --accents keep",

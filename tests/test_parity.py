@@ -84,7 +84,13 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("exact_gelu", [False, True], ids=["tanh_gelu", "exact_gelu"])
+@pytest.mark.parametrize(
+    "exact_gelu",
+    [
+        pytest.param(False, id="tanh_gelu"),
+        pytest.param(True, id="exact_gelu", marks=pytest.mark.long),
+    ],
+)
 def test_fifty_losses_equal_those_of_transformers(batches, exact_gelu):
     config = tiny_config(exact_gelu=exact_gelu, dropout=0.0)
     theirs = transformers_model(config).double()

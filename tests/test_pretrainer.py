@@ -126,16 +126,6 @@ def test_fifty_steps_are_the_same_however_they_are_shared_out(train, options, dr
     assert_same_training(one, other)
 
 
-SOME_STEPS = {"dropout": 0.3, "jit_compile": False, "steps": 10, "num_layers": 1}
-
-
-@pytest.mark.small
-def test_some_steps_are_the_same_without_xla_too(train):
-    other = train(**SOME_STEPS, strategy="mirrored", devices=2, accumulate=2)
-    assert other["replicas"] == 2
-    assert_same_training(train(**SOME_STEPS), other)
-
-
 @pytest.mark.long
 def test_clipping_and_dropout_have_a_part_in_those_fifty_steps(train):
     one, unclipped, dropped = train(dropout=0.0), train(dropout=0.0, clip=100.0), train(dropout=0.3)
@@ -169,13 +159,6 @@ def test_float16_skips_the_same_updates_however_they_are_shared_out(train, optio
     for name in ("loss_scale", "skipped_updates"):
         np.testing.assert_array_equal(other[f"logs/{name}"], one[f"logs/{name}"])
     np.testing.assert_allclose(other["losses"], one["losses"], atol=0.01)
-
-
-@pytest.mark.small
-def test_jax_trains_as_tensorflow_does_without_xla(train):
-    one = train(**SOME_STEPS)
-    other = train(**(SOME_STEPS | {"backend": "jax", "jit_compile": "auto"}))
-    assert_same_training(one, other, atol=1e-4)
 
 
 @pytest.mark.long
@@ -225,7 +208,7 @@ def three_steps_by_xla():
     "options",
     [
         {"jit_compile": False},
-        {"run_eagerly": True},
+        pytest.param({"run_eagerly": True}, marks=pytest.mark.long),
         {"accumulate": 3, "run_eagerly": True},
         pytest.param({"recompute": True, "jit_compile": True}, marks=pytest.mark.long),
         pytest.param(
@@ -397,6 +380,7 @@ def test_a_pretrainer_is_saved_and_loaded_as_any_keras_model(tmp_path):
     assert loaded.train_on_batch(*batch) == pytest.approx(model.train_on_batch(*batch), abs=1e-6)
 
 
+@pytest.mark.long
 def test_steps_per_execution_makes_no_difference():
     batches = [random_batch(seed, batch_size=6) for seed in range(4)]
     dataset = tf.data.Dataset.from_tensors(batches[0])

@@ -412,6 +412,7 @@ def test_every_number_of_records_can_be_passed_over(
         assert found[skipped] == whole[skipped:]
 
 
+@pytest.mark.long
 def test_start_steps_of_many_records(tmp_path):
     """100,003 records, four windows of the size that they have in use: from within, the border of
     and behind a window."""

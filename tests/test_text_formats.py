@@ -99,6 +99,17 @@ def test_documents_of_wikiextractor(tmp_path, refused):
     for wrong in ("One.\n" + text, text.replace("</doc>\r\n", "</doc>\nOne.\n")):
         with refused(r"a: expected text between <doc id=\.\.\.> and </doc>, .* 'One\.' outside"):
             read(tmp_path / "a", wrong, "wikiextractor")
+    # Tags need not be lines of their own, and titles may hold anything.
+    lines = """\
+<doc id="1" title="a > b">One is. Two is.</doc>
+<doc id="2" title="One "of" many"> Three is.
+Four is.</doc><doc id="3">Five is.</doc>
+<doc id="4" title="5" disc">
+Six is.
+</doc>
+"""
+    expected = [["One is.", "Two is."], ["Three is.", "Four is."], ["Five is."], ["Six is."]]
+    assert read(tmp_path / "a", lines, "wikiextractor") == (expected, {})
 
 
 def random_lines(draw, format):
@@ -182,6 +193,14 @@ def test_short_rows_are_empty_and_long_ones_refused(tmp_path, refused):
 def test_quotation_marks_without_their_match_are_refused(tmp_path, refused, text, line):
     with refused(rf"a, line {line}: expected a row in which a field with quotation marks is quo"):
         read(tmp_path / "a", text, "csv")
+
+
+def test_rows_of_tsv_that_quotation_marks_join_are_refused(tmp_path, refused):
+    joined = 'id\ttext\n1\tOne.\n2\t"Two" is.\n3\t"Three.\n4\tFour.\n5\tFive."\n'
+    with refused(r"a, line 4: expected a row per line.*holds lines with as many tabs as a row"):
+        read(tmp_path / "a", joined.replace('"Two" is', "Two"), "tsv")
+    text = 'id\ttext\n1\t"One\ttab is.\nTwo is.\na\tb\tc\n"\n'
+    assert read(tmp_path / "a", text, "tsv")[0] == [["One\ttab is.", "Two is.", "a\tb\tc"]]
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl"])

@@ -347,6 +347,7 @@ def test_vocabulary_of_special_tokens_alone_is_refused(refused):
         Tokenizer(Vocabulary(SPECIAL_TOKENS))
 
 
+@pytest.mark.long
 def test_language_of_the_machine_changes_nothing():
     # Where the language is Turkish, ICU lowers I to ı unless it is told not to. The tokens must not
     # show whose machine it is.

@@ -292,15 +292,23 @@ for path in sys.argv[1:]:
 """
 
 
-def test_a_line_of_a_hundred_megabytes_takes_bounded_memory_and_linear_time(tmp_path):
-    # Ten seconds and 150 MB more than a small text (x86, 2 cores, 2026-11); an algorithm of
-    # quadratic time would need hours.
+@pytest.mark.parametrize(
+    "megabytes",
+    [
+        pytest.param(20, marks=pytest.mark.small),
+        pytest.param(100, marks=pytest.mark.long),
+    ],
+)
+def test_a_line_of_many_megabytes_takes_bounded_memory_and_linear_time(tmp_path, megabytes):
+    # Of 100 MB ten seconds, and 150 MB more than a small text (x86, 2 cores, 2026-11); an algorithm
+    # of quadratic time would need hours.
     unit = b"x" * 1_000_000 + b" " + b"words " * 167_000
     (tmp_path / "small").write_bytes(unit[1_000_000 - 5 :])
+    units = megabytes // 2
     with open(tmp_path / "large", "wb") as file:
-        for _ in range(50):
+        for _ in range(units):
             file.write(unit)
-    assert (tmp_path / "large").stat().st_size > 100_000_000
+    assert (tmp_path / "large").stat().st_size > megabytes * 1_000_000
     run = subprocess.run(
         [sys.executable, "-c", LONG_LINE, tmp_path / "small", tmp_path / "large"],
         capture_output=True,
@@ -311,7 +319,7 @@ def test_a_line_of_a_hundred_megabytes_takes_bounded_memory_and_linear_time(tmp_
     small, large = map(json.loads, run.stdout.splitlines())
     # Every word of a million characters is one [UNK].
     assert (small["unknown_tokens"], small["tokens"]) == (1, 1 + 2 * 167_000)
-    assert (large["unknown_tokens"], large["tokens"]) == (50, 50 * (1 + 2 * 167_000))
+    assert (large["unknown_tokens"], large["tokens"]) == (units, units * (1 + 2 * 167_000))
     assert (large["broken_lines"], large["cut_documents"] > 0) == (1, True)
     assert large["longest"] < tokenizing.PART_TOKENS + (1 << 24)
     assert large["peak"] < small["peak"] + 300

@@ -190,6 +190,12 @@ def test_hash_depends_on_order_and_content():
             SPECIAL.encode() + b"r\xffn\n",
             r"vocab\.txt: expected UTF-8\. Received: an invalid byte at offset 32",
         ),
+        (
+            b"\xef\xbb\xbf" + SPECIAL.encode() + b"run\n",
+            r"vocab\.txt: expected UTF-8 without a byte order mark\. Received: one, .*sed -i",
+        ),
+        (b'{"[PAD]": 0,', r"vocab\.txt: expected .* one token per line\. Received: .* JSON"),
+        (b"a " * 9999, r"vocab\.txt:1: .* Received: '(a ){30}'\.\.\.\.$"),
     ],
 )
 def test_broken_file_is_refused_with_its_line(tmp_path, refused, content, pattern):

@@ -17,6 +17,7 @@ from tfrecords import (
     learn_vocabulary,
     python_documents,
     vocabulary_learning,
+    word_counting,
     word_counts,
 )
 from tfrecords.text.formats import spans_of
@@ -77,14 +78,14 @@ def write(path, documents, compress=bytes):
 def count_words(some_spans, cased=False, workers=1):
     tasks = list(span_groups(some_spans, 150_000))
     with tempfile.TemporaryDirectory() as directory:
-        return vocabulary_learning._count_words(
+        return word_counting.count_words(
             tasks,
             Normalization(cased),
             ("sentences", "strict", "text", None),
             workers,
             False,
             directory,
-            collections.Counter(),
+            word_counting.Found(),
         )
 
 
@@ -165,12 +166,23 @@ def test_saved_vocabulary_loads_as_it_was(tmp_path):
 def test_invalid_utf8_is_refused_or_replaced(tmp_path, refused):
     with refused(r"text\.txt: expected UTF-8\. Received: an invalid byte at offset 3"):
         learn(tmp_path, b"ab \xff ab\n", 100)
-    assert learn(tmp_path, b"ab \xff ab\n", 100, errors="replace").tokens[5:] == (
-        "ab",
-        "##b",
-        "a",
-        "b",
-    )
+    said = "1 character stands for invalid UTF-8, .*; 20.0% of the text's characters .*iconv"
+    with pytest.warns(UserWarning, match=said):
+        learned = learn(tmp_path, b"ab \xff ab\n", 100, errors="replace")
+    assert learned.tokens[5:] == ("ab", "##b", "a", "b")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_passed_over_is_said(tmp_path, quick_workers, workers):
+    (tmp_path / "a.jsonl").write_text('{"text": "ab ab"}\n{"other": 1}\n{"text": null}\n' * 2)
+    (tmp_path / "b.jsonl").write_text('{"text": ""}\n')
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learn_vocabulary([tmp_path], 100, format="jsonl", workers=workers)
+    assert [str(one.message) for one in caught] == [
+        "5 rows or documents without text were passed over.",
+        f"{tmp_path / 'b.jsonl'}: no text in there",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +231,7 @@ def test_counts_do_not_depend_on_files_spans_and_groups(tmp_path, real_text, mon
     whole = write(tmp_path / "whole", real_text)
     for span_bytes in [10_007, 100_003]:
         assert count_words(spans_of([whole], "sentences", span_bytes)) == expected
-    monkeypatch.setattr(vocabulary_learning, "_CHARACTERS_PER_BATCH", 3001)
+    monkeypatch.setattr(word_counting, "_CHARACTERS_PER_BATCH", 3001)
     files = [
         write(tmp_path / str(number), real_text[number::3], gzip.compress if number else bytes)
         for number in range(3)
@@ -237,7 +249,7 @@ def test_two_processes_learn_what_one_does(tmp_path, real_text):
 
 def most_words(monkeypatch, number):
     """At most so many different words in memory, and in the end."""
-    for home in (vocabulary_learning, word_counts):
+    for home in (word_counting, word_counts):
         monkeypatch.setattr(home, "MAX_WORDS", number)
 
 
@@ -265,7 +277,7 @@ def test_counts_are_exact_however_many_words_there_are(tmp_path, monkeypatch, co
     kept = sorted(expected, key=lambda word: (-expected[word], word))[:101]
     assert set(common) < set(kept)
     most_words(monkeypatch, 101)
-    monkeypatch.setattr(vocabulary_learning, "_CHARACTERS_PER_BATCH", 1009)
+    monkeypatch.setattr(word_counting, "_CHARACTERS_PER_BATCH", 1009)
     for parts in (documents, documents[::-1]):
         some_spans = spans_of([write(tmp_path / "text", parts, compress)], "sentences", 30_011)
         assert count_words(some_spans, workers=workers) == {word: expected[word] for word in kept}
@@ -303,7 +315,7 @@ def test_the_same_words_give_the_same_vocabulary(tmp_path):
     for turn in range(10):
         random.Random(turn).shuffle(words)
         lines = [" ".join(words[start : start + 7]) for start in range(0, len(words), 7)]
-        half = len(lines) // (turn % 3 + 1)
+        half = len(lines) // (turn % 3 + 2)
         files = [tmp_path / f"{turn}-{name}" for name in ("one", "two")]
         for file, part in zip(files, (lines[:half], lines[half:]), strict=True):
             file.write_text("\n".join(part) + "\n")

@@ -11,6 +11,7 @@ from tfrecords.characters import MUCH_LOST
 from tfrecords.documents import SAMPLED_DOCUMENTS
 from tfrecords.normalization import MAX_WORD_CHARACTERS
 from tfrecords.schema import USUAL_PACK, Manifest
+from tfrecords.text.decoding import INVALID, PASSED_OVER
 from tfrecords.text.formats import DEFAULT_FORMAT, TEXT_FORMATS
 
 _TOO_MANY_UNUSED = 0.05
@@ -46,10 +47,6 @@ _COUNTED = {
         "times a document longer than a million characters was cut: do empty lines separate the "
         "documents?",
     ),
-    "empty_texts": (
-        "row or document without text was passed over",
-        "rows or documents without text were passed over",
-    ),
     "duplicate_paragraphs": (
         "paragraph that had stood in the text before was dropped",
         "paragraphs that had stood in the text before were dropped",
@@ -58,18 +55,11 @@ _COUNTED = {
         "document is a copy of another",
         "documents are copies of others",
     ),
-    "left_out_members": (
-        "file in an archive was left out as no corpus",
-        "files in archives were left out as no corpus",
-    ),
     "broken_lines": (
         "line longer than 1 MiB was read in parts",
         "lines longer than 1 MiB were read in parts",
     ),
-    "replaced_characters": (
-        "character stands for invalid UTF-8, which tokenization drops",
-        "characters stand for invalid UTF-8, which tokenization drops",
-    ),
+    **PASSED_OVER,
 }
 
 
@@ -104,6 +94,8 @@ def _coverage(manifest: Manifest) -> Iterator[str]:
         yield _both(characters - unknown, unknown, "of the characters are in tokens", where)
     else:
         yield f"{_percent(corpus['unknown_tokens'], corpus['tokens'])} of the tokens are [UNK]"
+    if invalid := _invalid(manifest):
+        yield f"{invalid} of the text is invalid UTF-8"
     if tokens:
         yield _both(tokens - unused, unused, "of the tokens are in records", "in none")
         if held_out := _held_out(manifest):
@@ -126,6 +118,14 @@ def _percent(part: int, whole: int) -> str:
     if share > 0.9999:
         return "more than 99.99%"
     return f"{share:.2%}" if share < 0.01 or share > 0.99 else f"{share:.1%}"
+
+
+def _invalid(manifest: Manifest) -> str:
+    """The share of the characters that stand for invalid UTF-8, if there are many."""
+    corpus = manifest.counts["corpus"]
+    replaced, characters = corpus["replaced_characters"], corpus.get("characters", 0)
+    is_much = characters and replaced > MUCH_LOST * (characters + replaced)
+    return _percent(replaced, characters + replaced) if is_much else ""
 
 
 def _are_split(manifest: Manifest) -> bool:
@@ -189,6 +189,9 @@ def advice_of(manifest: Manifest) -> Iterator[str]:
 
 
 def _of_characters(manifest: Manifest) -> Iterator[str]:
+    if invalid := _invalid(manifest):
+        yield f"{invalid} of the text's characters stand for {INVALID}."
+
     # Words that the vocabulary does not know, or that are too long for any vocabulary.
     corpus = manifest.counts["corpus"]
     tokens, characters = corpus["unknown_tokens"], corpus.get("unknown_characters", 0)

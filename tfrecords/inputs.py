@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tfrecords.errors import InputError
 
@@ -92,6 +92,15 @@ def parted_weight(path: str | os.PathLike) -> tuple[pathlib.Path, int]:
     return pathlib.Path(given[1]), int(given[2])
 
 
+def warn_of_empty_files(files: Sequence[pathlib.Path], stacklevel: int) -> None:
+    """Warns of the files in which no text was found, `stacklevel` calls above, where the caller is
+    1."""
+    if files:
+        more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
+        names = ", ".join(map(str, files[:3]))
+        warnings.warn(f"{names}{more}: no text in there", stacklevel=stacklevel + 1)
+
+
 def _files_of(path: pathlib.Path, output: str | os.PathLike | None) -> list[pathlib.Path]:
     if path == STANDARD_INPUT:
         return [path]
@@ -121,6 +130,12 @@ def _files_of(path: pathlib.Path, output: str | os.PathLike | None) -> list[path
             for file in (_files_below(match) if match.is_dir() else _files_of(match, output))
         }
         return _corpus(sorted(found), path, output)
+    name, _, weight = str(path).rpartition("=")
+    if name and pathlib.Path(name).exists():
+        raise InputError(
+            f"Expected a weight of {name} that is a whole number from 1 to 9,999, as in "
+            f"{name}=2. Received: {weight or 'none'}."
+        )
     raise InputError(f"Expected a text file or a directory at {path}. Received: no such file.")
 
 

@@ -23,8 +23,10 @@ MAX_TOKEN_BYTES = 256
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+_JSON = re.compile(r'\s*\{\s*"')
 _UNUSED = re.compile(r"\[unused\d+\]", re.IGNORECASE)
 _NAMES = 5
+_SHOWN = 60
 _FEW_IMPOSSIBLE = 0.01
 
 
@@ -93,6 +95,18 @@ class Vocabulary:
             raise InputError(
                 f"Expected a vocabulary file at {path}. Received: {error.strerror}."
             ) from None
+
+        # What would be a strange first token.
+        if text.startswith("\ufeff"):
+            raise InputError(
+                f"{path}: expected UTF-8 without a byte order mark. Received: one, before the "
+                "first token; remove it: sed -i '1s/^\\xef\\xbb\\xbf//'."
+            )
+        if _JSON.match(text):
+            raise InputError(
+                f"{path}: expected a text file with one token per line. Received: what looks like "
+                "JSON; write its tokens in the order of their ids, one per line."
+            )
         return cls(tuple(text.removesuffix("\n").split("\n")), source=str(path))
 
     def save(self, path: str | os.PathLike) -> None:
@@ -218,7 +232,7 @@ def _check_token(token: str, where: str) -> None:
     if not token or (any(map(str.isspace, token)) and not is_one_space):
         raise InputError(
             f"{where}: expected one token without white space in it, since text is split there. "
-            f"Received: {token!r}."
+            f"Received: {token[:_SHOWN]!r}{'...' * (len(token) > _SHOWN)}."
         )
     if len(word.encode()) > MAX_TOKEN_BYTES:
         raise InputError(

@@ -7,40 +7,27 @@ import collections
 import os
 import pathlib
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 import tokenizers
 
-from tfrecords.characters import MUCH_LOST, CharacterKinds, count_letters
 from tfrecords.errors import InputError
-from tfrecords.inputs import input_files, spool
-from tfrecords.normalization import LONG_WORDS, MAX_WORD_CHARACTERS, Normalization
-from tfrecords.progress import progress_bar
+from tfrecords.inputs import input_files, spool, warn_of_empty_files
+from tfrecords.normalization import LONG_WORDS, Normalization
 from tfrecords.text.check import check_files
 from tfrecords.text.decoding import ERRORS, TEXT_FIELD
-from tfrecords.text.formats import DEFAULT_FORMAT, span_documents, spans_of
-from tfrecords.text.spans import SpanGroup, span_groups
-from tfrecords.tokenizer import (
-    Tokenizer,
-    normalize,
-    set_words_apart,
-    split_long_words,
-    words_apart,
-)
+from tfrecords.text.formats import DEFAULT_FORMAT, spans_of
+from tfrecords.text.spans import span_groups
+from tfrecords.tokenizer import Tokenizer
 from tfrecords.vocabulary import MAX_TOKEN_BYTES, MIN_FREQUENCY, SPECIAL_TOKENS, Vocabulary
 from tfrecords.vocabulary_extension import new_pieces
-from tfrecords.word_counts import MAX_WORDS, WordCounts, write_counts
-from tfrecords.workers import Workers, automatic_workers
+from tfrecords.word_counting import Found, count_words, warn_of_losses
 
 LEARNED_WORDS = 20_000_000
 """The words that are learned from; the counts of a larger corpus are scaled down to that."""
 
-# About how many bytes of text a process counts in a second; to judge how many are worth starting.
-_TEXT_SPEED = 10e6
-_CHARACTERS_PER_BATCH = 1 << 19
 _WORDS_PER_BATCH = 1 << 16
 _CHARACTERS = 1000
 
@@ -118,18 +105,22 @@ def learn_vocabulary(
     normalization = shown.chosen(cased, accents, long_words)
 
     # Count the words.
-    left_out: collections.Counter[str] = collections.Counter()
+    found_in_text = Found()
     with tempfile.TemporaryDirectory(prefix="kbert-") as directory:
         files = spool(input_files(inputs), pathlib.Path(directory, "standard-input"))
         check_files(files, format, errors, text_field, looks=check)
         groups = list(span_groups(spans_of(files, format)))
         reading = (format, errors, text_field, words_by)
-        words = _count_words(groups, normalization, reading, workers, progress, directory, left_out)
-    _warn_of_losses(left_out)
+        words = count_words(
+            groups, normalization, reading, workers, progress, directory, found_in_text
+        )
+    warn_of_losses(found_in_text)
     if not words:
         raise InputError(
             "Expected text to learn a vocabulary from. Received: input files without a single word."
         )
+    empty = [file for file in files if str(file) not in found_in_text.with_text]
+    warn_of_empty_files(empty, stacklevel=2)
 
     if extend is None:
         found = _learn(words, size, min_frequency)
@@ -148,36 +139,6 @@ def learn_vocabulary(
     return Vocabulary(
         kept + tuple(sorted(found, key=lambda token: (-counts[learned.ids[token]], token)))
     )
-
-
-def _count_words(
-    tasks: Sequence[SpanGroup],
-    normalization: Normalization,
-    reading: tuple[str, str, str, str | None],
-    workers: int | None,
-    progress: bool,
-    directory: str,
-    characters: collections.Counter[str],
-) -> collections.Counter[str]:
-    """How often each word stands in the text, normalized; the most frequent ones. `characters` gets
-    the number of characters in all words, and "long" in those that are too long; the "letters",
-    and what of them is "lost" with their accents."""
-    words = WordCounts(directory)
-    total = sum(group.bytes for group in tasks)
-    if workers is None:
-        workers = automatic_workers(total / _TEXT_SPEED)
-    with (
-        Workers(workers, _WordCounter, normalization, reading, directory) as pool,
-        progress_bar("counting words", total, "B", progress) as bar,
-    ):
-        for group, (counted, files, found) in pool.map(_WordCounter.count, tasks):
-            bar.update(group.bytes)
-            characters.update(found)
-            words.add(counted, group.weight)
-            for file in files:
-                words.add_file(file, group.weight)
-                pathlib.Path(file).unlink()
-        return words.most_frequent()
 
 
 def _learn(words: collections.Counter[str], size: int, min_frequency: int) -> list[str]:
@@ -248,101 +209,6 @@ def _characters(
     order = sorted(counts, key=lambda character: (-counts[character], character))
     kept = sorted(order[:limit])
     return kept, [f"##{character}" for character in kept if character in within]
-
-
-class _WordCounter:
-    """What a worker process owns: it counts the words of some spans of text."""
-
-    def __init__(
-        self,
-        normalization: Normalization,
-        reading: tuple[str, str, str, str | None],
-        directory: str,
-    ):
-        splits = normalization.long_words == "split"
-        limited = split_long_words if splits else tf.identity
-        self._words_apart = tf.function(
-            lambda texts: limited(set_words_apart(normalize(texts, normalization))),
-            input_signature=[tf.TensorSpec([None], tf.string)],
-            autograph=False,
-        )
-        self._kinds = CharacterKinds(self._words_apart) if normalization.strips else None
-        self._format, self._errors, self._text_field, self._words_by = reading
-        self._directory = directory
-
-    def count(
-        self, group: SpanGroup, report: Callable[..., object]
-    ) -> tuple[collections.Counter[str], list[str], collections.Counter[str]]:
-        """Counts the words of the group; nothing is reported.
-
-        Returns:
-            Counts, files of further counts, since a compressed file may have any number of words,
-            and the characters as of `_count_words`.
-        """
-        words, sentences, size = collections.Counter(), [], 0
-        characters: collections.Counter[str] = collections.Counter()
-        files: list[str] = []
-        for span in group.spans:
-            for document in span_documents(
-                span, self._format, self._errors, collections.Counter(), self._text_field
-            ):
-                sentences += document
-                size += sum(map(len, document))
-                if size >= _CHARACTERS_PER_BATCH:
-                    self._add(words, sentences, characters)
-                    sentences, size = [], 0
-                    if len(words) > MAX_WORDS:
-                        files.append(self._written(words))
-                        words.clear()
-        self._add(words, sentences, characters)
-        return words, files, characters
-
-    def _written(self, words: collections.Counter[str]) -> str:
-        """A new file of the counts."""
-        number, path = tempfile.mkstemp(prefix="counts-", dir=self._directory)
-        os.close(number)
-        write_counts(path, words.items())
-        return path
-
-    def _add(
-        self,
-        words: collections.Counter[str],
-        sentences: list[str],
-        characters: collections.Counter[str],
-    ) -> None:
-        if sentences:
-            sentences = [words_apart(sentence, self._words_by) for sentence in sentences]
-            text = b" ".join(self._words_apart(tf.constant(sentences)).numpy()).decode()
-            kept = [word for word in text.split(" ") if 0 < len(word) <= MAX_WORD_CHARACTERS]
-            words.update(kept)
-            all_characters = len(text) - text.count(" ")
-            characters["all"] += all_characters
-            characters["long"] += all_characters - sum(map(len, kept))
-            if self._kinds:
-                points = self._kinds.points_of(sentences)
-                _, letters, marks, parted = count_letters(points, self._kinds.table)
-                characters.update({"letters": letters, "lost": marks + parted})
-
-
-def _warn_of_losses(characters: collections.Counter[str]) -> None:
-    """Warns if much of the text is in words that are too long to be learned from, or letters lose
-    many marks."""
-    lost = characters["lost"] / max(1, characters["letters"])
-    if lost > MUCH_LOST:
-        warnings.warn(
-            "--accents strip takes away marks such as accents, umlauts and vowel signs, or takes "
-            f"letters apart, {100 * lost:.1f} times in 100 letters; use --accents keep to keep "
-            "them, here and in 'kbert records'.",
-            stacklevel=3,
-        )
-    share = characters["long"] / max(1, characters["all"])
-    if share > MUCH_LOST:
-        warnings.warn(
-            f"{100 * share:.2g} % of the text's characters are in words of more than "
-            f"{MAX_WORD_CHARACTERS}, which are left out, and become [UNK] in records; use "
-            "--long-words split for text without spaces, here and in 'kbert records'.",
-            stacklevel=3,
-        )
 
 
 def _repeated(words: collections.Counter[str], scale: float) -> Iterator[str]:

@@ -11,10 +11,12 @@ import pathlib
 import re
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from kbert.config import BertConfig
+from kbert.formats.huggingface_tokenizer import TOKENIZER_CONFIGURATION, read_tokenizer
 from kbert.formats.names import (
     CONFIGURATION_FIELDS,
     Names,
@@ -108,16 +110,21 @@ def read(path: pathlib.Path) -> Pretrained:
         )
     bert = BertConfig(**{ours: fields[theirs] for theirs, ours in CONFIGURATION_FIELDS.items()})
 
-    # No file of this format tells the casing, so notes or the vocabulary must.
-    vocabulary = Vocabulary.load(directory / VOCABULARY)
+    # No file of this format tells the casing. If those of a tokenizer of Hugging Face, which some
+    # add, do not either, notes or the vocabulary must.
+    tokenizer: dict[str, Any]
+    if (directory / TOKENIZER_CONFIGURATION).is_file():
+        tokenizer, _ = read_tokenizer(directory)
+    else:
+        tokenizer = {"vocabulary": Vocabulary.load(directory / VOCABULARY)}
     weights = _read_weights(given or _checkpoint_in(directory), bert)
-    weights, bert = without_padding(weights, bert, vocabulary, path)
+    weights, bert = without_padding(weights, bert, tokenizer["vocabulary"], path)
     return with_notes(
         path,
         read_notes(directory),
         bert,
         weights=weights,
-        vocabulary=vocabulary,
+        **tokenizer,
         sequence_length=bert.max_positions,
         pairs=pairs_of(weights),
     )

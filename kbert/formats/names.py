@@ -117,7 +117,8 @@ def joined_weights(
         source: Where the arrays came from, for messages.
 
     Raises:
-        InputError: An array has another shape than the configuration says, or is not of floats.
+        InputError: An array has another shape than the configuration says, is not of floats, or
+            has some that are no numbers.
     """
     shapes = split_shapes(bert)
     for path, value in split.items():
@@ -130,6 +131,11 @@ def joined_weights(
             raise InputError(
                 f"Expected in {source} {path} of floats. Received: {value.dtype}; quantised "
                 "weights are not read."
+            )
+        if not np.isfinite(value).all():
+            raise InputError(
+                f"Expected in {source} {path} of finite numbers. Received: nan or infinity, as of "
+                "a training that diverged; take an earlier checkpoint of it."
             )
 
     # In the order of the model's variables.

@@ -9,7 +9,6 @@ import hashlib
 import os
 import pathlib
 import threading
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -137,17 +136,14 @@ def text_digests(groups: Iterable[SpanGroup], files: Mapping[str, str]) -> list[
     return list(map(digest, groups))
 
 
-def warn_of_empty_files(
+def files_without_text(
     files: Iterable[pathlib.Path], tasks: Sequence[Text], texts: Sequence[dict[str, Any]]
-) -> None:
-    """Warns of files without text, in the name of the caller of `build_records`."""
+) -> list[pathlib.Path]:
+    """The files in which no task has found text."""
     with_text = set()
     for task, text in zip(tasks, texts, strict=True):
         empty = set(text["without_text"])
         with_text.update(
             span.path for place, span in enumerate(task.group.spans) if place not in empty
         )
-    empty = [str(file) for file in files if str(file) not in with_text]
-    if empty:
-        more = f" and {len(empty) - 3:,} more" if len(empty) > 3 else ""
-        warnings.warn(f"{', '.join(empty[:3])}{more}: no text in there", stacklevel=4)
+    return [file for file in files if str(file) not in with_text]

@@ -24,10 +24,10 @@ from tfrecords.build.corpus import (
     corpus_digest,
     corpus_files,
     file_digests,
+    files_without_text,
     full_disk_explained,
     spooled,
     text_digests,
-    warn_of_empty_files,
 )
 from tfrecords.build.steps import (
     find_duplicates,
@@ -41,7 +41,7 @@ from tfrecords.build.tokenized import sample_path
 from tfrecords.build.tokenizing import COUNTERS
 from tfrecords.errors import InputError
 from tfrecords.files import claim_directory, locked, read_json, values_before, with_defaults
-from tfrecords.inputs import STANDARD_INPUT
+from tfrecords.inputs import STANDARD_INPUT, warn_of_empty_files
 from tfrecords.normalization import Normalization
 from tfrecords.schema import LONG_SENTENCES, Manifest, RecordsConfig, load_manifest
 from tfrecords.text.check import check_files
@@ -260,7 +260,7 @@ def _build(
         unfinished.forget_unfinished(output)
         (output / CONFIGURATION).unlink()
         raise
-    warn_of_empty_files(files, tasks, texts)
+    warn_of_empty_files(files_without_text(files, tasks, texts), stacklevel=3)
 
     # The manifest comes last: it says that everything else is complete.
     vocabulary.save(output / schema.VOCABULARY)

@@ -13,17 +13,17 @@ from typing import cast
 from tfrecords.decompression import beginning, first_bytes, opened
 from tfrecords.errors import InputError
 from tfrecords.text.archives import archive_errors
-from tfrecords.text.decoding import Reading
-from tfrecords.text.formats import TEXT_FORMATS, check_options
-from tfrecords.text.looks import (
+from tfrecords.text.binary_looks import (
     HEAD_BYTES,
     NULS,
     Look,
     binary_look,
     office_look,
     other_encoding,
-    text_look,
 )
+from tfrecords.text.decoding import Reading
+from tfrecords.text.formats import TEXT_FORMATS, check_options
+from tfrecords.text.looks import text_look
 from tfrecords.text.members import kind_of_archive, read_members
 from tfrecords.text.rows import missing_field, row_documents
 from tfrecords.text.spans import Span
@@ -95,7 +95,8 @@ def _look_at(path: str, format: str, errors: str) -> None:
         if kind := kind_of_archive(file, raw, path):
             _look_at_members(file, raw, kind, path, format, errors)
             return
-        _judge(path, beginning(file, HEAD_BYTES), format, errors, is_compressed=file is not raw)
+        packed = "" if file is raw else "decompress it"
+        _judge(path, beginning(file, HEAD_BYTES), format, errors, packed)
 
 
 def _look_at_members(
@@ -127,7 +128,7 @@ def _look_at_members(
     is_found = False
     for where, head in itertools.islice(found, _MEMBERS):
         is_found = True
-        _judge(where, head, format, errors)
+        _judge(where, head, format, errors, "unpack it")
         if kind == "tar" and raw.tell() > _ARCHIVE_BYTES:
             break
     if reading.counts["left_out_members"]:
@@ -139,14 +140,15 @@ def _look_at_members(
         warnings.warn(f"{path}: files in it are {others}", stacklevel=5)
 
 
-def _judge(where: str, head: bytes, format: str, errors: str, is_compressed: bool = False) -> None:
-    """Raises InputError if a file that begins with `head` is not of the format."""
+def _judge(where: str, head: bytes, format: str, errors: str, packed: str = "") -> None:
+    """Raises InputError if a file that begins with `head` is not of the format; `packed` is what
+    must be done first to a file that is compressed or in an archive."""
     look = binary_look(head) or (other_encoding(head) if errors == "strict" else None)
-    if look and look.format == format:
+    if look and look.format == format and not packed:
         return
     if look:
-        if look.format and is_compressed:  # of Parquet
-            look = look._replace(mend=f"decompress it and {look.mend}")
+        if look.format and packed:  # of Parquet, which is read from the disk as it is
+            look = look._replace(mend=f"{packed} and {look.mend}")
         raise _refusal(where, look, format, is_text=look is NULS)
     # Rows are read up to the first with the field, and may hold any text; see `_check_field`.
     if TEXT_FORMATS[format].rows is None:

@@ -20,6 +20,26 @@ BYTE_ORDER_MARK = "\ufeff"
 RECORD_BYTES = 1 << 28
 """The longest line of JSON, CSV or TSV, which has to be in memory as a whole."""
 
+PASSED_OVER = {
+    "empty_texts": (
+        "row or document without text was passed over",
+        "rows or documents without text were passed over",
+    ),
+    "left_out_members": (
+        "file in an archive was left out as no corpus",
+        "files in archives were left out as no corpus",
+    ),
+    "replaced_characters": (
+        "character stands for invalid UTF-8, which tokenization drops",
+        "characters stand for invalid UTF-8, which tokenization drops",
+    ),
+}
+"""What reading passes over and counts, in words for one and for several."""
+INVALID = (
+    "invalid UTF-8, which is lost; --errors replace is for a few damaged bytes: convert the text "
+    "from the encoding that it is in, such as iconv -f WINDOWS-1252 -t UTF-8"
+)
+
 _REPLACEMENT = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 

@@ -18,7 +18,8 @@ from tfrecords.text.running_text import (
 from tfrecords.text.spans import Beginning, Span
 
 _WIKI_BEGINS = re.compile(rb"\s*<doc\s+id=")
-_WIKI_TAG = re.compile(r"\s*<(doc\s+id=.*|/doc)>\s*")
+# With a single quotation mark in a title, the tag has to be a line of its own.
+_WIKI_TAG = re.compile(r'(<doc\s+id=(?:"[^"]*"|[^">])*>|^<doc\s+id=.*>$|</doc>)')
 
 
 def _every_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[str]:
@@ -75,23 +76,27 @@ def wiki_begins(line: bytes, white: int) -> bool:
 
 
 def wikiextractor(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[Document]:
-    """Documents stand between lines `<doc id=...>` and `</doc>`; their lines are paragraphs."""
+    """Documents stand between `<doc id=...>` and `</doc>`, most often lines of their own; lines are
+    paragraphs."""
 
     def paragraphs():
         inside, empty = False, True
         for line in _every_line(file, span, reading):
-            if tag := _WIKI_TAG.fullmatch(line):
-                reading.counts["empty_texts"] += inside and empty
-                inside, empty = tag[1] != "/doc", True
-                yield [""]
-            elif line and line != BYTE_ORDER_MARK:
-                if not inside:
-                    raise InputError(
-                        f"{span.path}: expected text between <doc id=...> and </doc>, as "
-                        f"wikiextractor writes it. Received: {line[:60]!r} outside of them."
-                    )
-                empty = False
-                yield break_sentences(line, reading)
+            # Text, a tag, text, a tag, ..., text.
+            for place, part in enumerate(_WIKI_TAG.split(line)):
+                text = part.strip()
+                if place % 2:
+                    reading.counts["empty_texts"] += inside and empty
+                    inside, empty = part != "</doc>", True
+                    yield [""]
+                elif text and text != BYTE_ORDER_MARK:
+                    if not inside:
+                        raise InputError(
+                            f"{span.path}: expected text between <doc id=...> and </doc>, as "
+                            f"wikiextractor writes it. Received: {text[:60]!r} outside of them."
+                        )
+                    empty = False
+                    yield break_sentences(text, reading)
         reading.counts["empty_texts"] += inside and empty
 
     return sentence_documents(paragraphs(), reading)

@@ -1,132 +1,24 @@
-"""What a file looks like, by its first bytes and lines: binary files, other encodings, and text
-that is data or markup and not prose."""
+"""What text looks like that is data or markup and not prose, by its first lines."""
 
 from __future__ import annotations
 
-import csv
-import json
+import html.entities
 import re
-import unicodedata
-from collections.abc import Callable
-from typing import NamedTuple
 
-HEAD_BYTES = 1 << 16
-"""As many of a file's first bytes, decompressed, are looked at."""
+from tfrecords.text.binary_looks import HEAD_BYTES, Look
+from tfrecords.text.data_looks import comma_look, json_look, share, tab_look, token_look
 
 _LINES = 300
-_CONTROLS = [bytes([code]) for code in range(32) if code not in b"\t\n\r"]
-_WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
-_WIDE_BYTES = 1 << 12
-
-
-class Look(NamedTuple):
-    """What a file looks like."""
-
-    what: str
-    mend: str
-    """What to do about it."""
-    format: str = ""
-    """The format that reads it, if there is one."""
-
-
-_UNPACK = "unpack it: "
-_BINARY = (
-    (rb"PAR1", Look("Parquet", "pass --format parquet", "parquet")),
-    (rb"ARROW1\0|FEA1\0|\xff{4}.{3}\0", Look("Arrow or Feather", "write it as Parquet, which "
-     "datasets and pyarrow can, and pass --format parquet")),
-    (rb"SQLite format 3\0", Look("an SQLite database", "export the text: sqlite3 -csv -header")),
-    (rb"%PDF-", Look("PDF", "extract the text, for example with pdftotext")),
-    (rb"%!PS", Look("PostScript", "extract the text, for example with ps2ascii")),
-    (rb"\{\\rtf", Look("RTF", "convert it: libreoffice --headless --convert-to txt:Text")),
-    (rb"\xd0\xcf\x11\xe0", Look("an Office document", "convert it: libreoffice --headless "
-     "--convert-to txt:Text")),
-    (rb"7z\xbc\xaf\x27\x1c", Look("a 7z archive", f"{_UNPACK}7z x")),
-    (rb"Rar!\x1a\x07", Look("a RAR archive", f"{_UNPACK}unrar x")),
-    (rb"\x04\x22\x4d\x18", Look("lz4", f"{_UNPACK}lz4 -d")),
-    (rb"LZIP\x01", Look("lzip", f"{_UNPACK}lzip -d")),
-    (rb"\x5d\0\0[\0-\xff]{2}", Look("an LZMA file of the old kind", f"{_UNPACK}unlzma")),
-    (rb"\x1f[\x9d\xa0]", Look("a file by compress", f"{_UNPACK}uncompress")),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8[79]a.[\0-\x1f]|II\*\0|MM\0\*|RIFF.{4}WEBP|BM.{4}\0{4}|\0{2}.{2}ftyp",
-     Look("a picture or a film", "leave it out")),
-    (rb"ID3[\x02-\x04]|RIFF.{4}WAVE|OggS\0|fLaC\0", Look("sound", "leave it out")),
-    (rb"\x89HDF|\x93NUMPY|\x80[\x02-\x05]\x95?|\x7fELF|MZ.{1,99}\0|\xca\xfe\xba\xbe",
-     Look("a binary file", "leave it out")),
-)  # fmt: skip
-NULS = Look("a binary file, with NUL bytes", "leave it out, or remove them, tr -d '\\000'")
-"""Text may have some of these bytes by accident."""
-_MAGIC = [(re.compile(magic, re.DOTALL), look) for magic, look in _BINARY]
-_OFFICE = Look("an Office document or a book", "convert it: libreoffice --headless --convert-to "
-               "txt:Text, or pandoc -t plain")  # fmt: skip
-
-
-def binary_look(head: bytes) -> Look | None:
-    """What a file with these first HEAD_BYTES is if it is no text in UTF-8; None if it may be.
-
-    A few invalid bytes do not count: reading tells where they are."""
-    for magic, look in _MAGIC:
-        if magic.match(head):
-            return look
-    if encoding := _wide_encoding(head):
-        return Look(encoding, f"convert it: iconv -f {encoding} -t UTF-8")
-    return NULS if b"\0" in head else None
-
-
-def _wide_encoding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, with a mark or without."""
-    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
-        return "UTF-32"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "UTF-16"
-    if b"\0" not in head:
-        return None
-    # Line feeds and spaces have NULs there. Bytes of Latin, Greek and Cyrillic text are valid UTF-8
-    # there too, but many would be control characters.
-    controls = sum(map(head.count, _CONTROLS))
-    if _is_utf8(head) and controls < 0.1 * len(head):
-        return None
-    strange = {name: _strange(head[:_WIDE_BYTES], name) for name in _WIDE}
-    best = min(strange, key=strange.__getitem__)
-    return best if strange[best] <= 0.02 else None
-
-
-def _strange(head: bytes, encoding: str) -> float:
-    """The share of characters that no text has, if these bytes are in the encoding."""
-    text = head[: len(head) // 4 * 4].decode(encoding, errors="replace")
-    strange = sum(
-        character == "\ufffd"
-        or (unicodedata.category(character) in ("Cc", "Cn", "Co") and not character.isspace())
-        for character in text
-    )
-    return strange / len(text) if text else 1.0
-
-
-def _is_utf8(head: bytes) -> bool:
-    try:
-        head.decode()
-    except UnicodeDecodeError as error:
-        return error.start > len(head) - 4  # the last character may be cut
-    return True
-
-
-def other_encoding(head: bytes) -> Look | None:
-    """Whether text is in an older encoding: most of what is not ASCII is invalid UTF-8."""
-    if _is_utf8(head):
-        return None
-    text = head.decode(errors="replace")
-    invalid = text.count("\ufffd") - head.count(b"\xef\xbf\xbd")
-    others = len(text) - len(text.encode("ascii", "ignore")) - invalid
-    if invalid < 10 or invalid < others:
-        return None
-    return Look(
-        "text in another encoding, such as Latin-1",
-        "convert it: iconv -f WINDOWS-1252 -t UTF-8, or whatever it is in",
-    )
 
 
 def text_look(head: bytes) -> Look | None:
     """What text with these first HEAD_BYTES looks like if it is data or markup; None for prose, and
     for everything that is not clearly something else."""
     text = head.decode(errors="replace").removeprefix("\ufeff")
+    if "\n" not in text.strip() and text.strip().count("\r") >= 2:
+        return Look(
+            "text whose lines end with carriage returns alone", "convert it: tr '\\r' '\\n'"
+        )
     lines = text.split("\n", 2 * _LINES)
     if len(lines) > 1 and (len(head) >= HEAD_BYTES or len(lines) > 2 * _LINES):
         del lines[-1]  # it may be cut, or is all the rest
@@ -136,39 +28,14 @@ def text_look(head: bytes) -> Look | None:
     return next((look for looks in _TEXT if (look := looks(text, lines))), None)
 
 
-def _share(lines: list[str], fits: Callable[[str], object]) -> float:
-    return sum(map(bool, map(fits, lines))) / len(lines)
-
-
-_JSON_KEY = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:')
-_JSON_ARRAY = re.compile(r'\s*\[\s*(\{\s*["}]|\[\s*["\[]|"(?:[^"\\]|\\.)*"\s*(,|\]\s*\Z))')
-_PYTHON_DICT = re.compile(r"\s*\{\s*'\w+'\s*:")
-
-
-def _json(text: str, lines: list[str]) -> Look | None:
-    if _JSON_ARRAY.match(text):
-        return Look("a JSON array", "write its elements one per line, jq -c '.[]', and pass "
-                    "--format jsonl")  # fmt: skip
-    if lines[0].lstrip().startswith('"'):
-        # Dialogue has quotation marks as well, but no escapes.
-        quoted = _share(lines, lambda line: line.strip()[-1:] in '",' and line.strip()[0] == '"')
-        if quoted == 1 and re.search(r"\\u[0-9a-fA-F]{4}|\\n", text):
-            return Look("JSON strings", "write their texts without escapes: jq -r")
-    if _PYTHON_DICT.match(text) and _share(lines, _PYTHON_DICT.match) >= 0.9:
-        return Look("Python's dictionaries", "write them with json.dumps, and pass --format jsonl")
-    if not _JSON_KEY.match(text):
-        return None
-    if _share(lines, _JSON_KEY.match) >= 0.9 and (len(lines) > 1 or text.count("\n") <= 1):
-        return Look("JSON lines", "pass --format jsonl", "jsonl")
-    try:
-        json.loads(lines[0])
-    except ValueError:
-        return Look("JSON over several lines", "write an object per line, jq -c ., and pass "
-                    "--format jsonl")  # fmt: skip
+def _vocabulary(text: str, lines: list[str]) -> Look | None:
+    if {"[UNK]", "[CLS]", "[SEP]", "[MASK]"} <= set(lines):
+        return Look("a WordPiece vocabulary", "leave it out")
     return None
 
 
 _WIKI = re.compile(r"\s*<doc\s+id=")
+_WIKI_DOCUMENT = re.compile(r"^<doc id=[^<>]*>\n[^<>]*\n</doc>$", re.MULTILINE)
 _MARKUP = re.compile(
     r"\s*<(\?xml|!doctype|html|mediawiki|tei(corpus)?|tmx|xliff|rss|svg)\b", re.IGNORECASE
 )
@@ -177,7 +44,7 @@ _HTML_TAG = re.compile(r"</(p|div|span|td|tr|li|ul|a|table|script|body|head)>", 
 
 
 def _markup(text: str, lines: list[str]) -> Look | None:
-    if _WIKI.match(text):
+    if _WIKI.match(text) or len(_WIKI_DOCUMENT.findall(text)) >= 3:
         return Look("wikiextractor's output", "pass --format wikiextractor", "wikiextractor")
     if text.startswith("WARC/"):
         return Look("a web archive", "extract the text, for example with trafilatura")
@@ -185,8 +52,8 @@ def _markup(text: str, lines: list[str]) -> Look | None:
     # has tables in HTML.
     shown = "\n".join(lines)
     closing = shown.count("</")
-    share = 0.5 if lines[0].lstrip().startswith("<") else 0.8
-    marked = closing > 0.2 * len(lines) and _share(lines, _TAG.match) >= share
+    least = 0.5 if lines[0].lstrip().startswith("<") else 0.8
+    marked = closing > 0.2 * len(lines) and share(lines, _TAG.match) >= least
     html = closing >= 0.8 * len(lines) and len(_HTML_TAG.findall(shown)) >= 0.5 * closing
     if marked or html or _MARKUP.match(text):
         if "<mediawiki" in text[:1000]:
@@ -195,82 +62,101 @@ def _markup(text: str, lines: list[str]) -> Look | None:
     return None
 
 
-_TIME = re.compile(r"\s*(\d+:)?\d{1,2}:\d\d[.,]\d{1,3}\s+-->\s")
+_WIKI_LINK = re.compile(r"\[\[[^\s\[\]][^\[\]]*\]\]")
+_WIKI_OTHERS = re.compile(
+    r"\{\{[A-Za-z#][^{}]*(\||\}\})|'''[^']+'''|<ref[ >/]|\[\[(File|Category):"
+)
+
+
+def _wiki_markup(text: str, lines: list[str]) -> Look | None:
+    # Notes in Markdown have such links, templates such braces, but hardly both.
+    others = sum(len(_WIKI_OTHERS.findall(line)) for line in lines)
+    if others >= max(3, 0.1 * len(lines)) and share(lines, _WIKI_LINK.search) >= 0.1:
+        return Look("MediaWiki's markup", "extract the text, for example with mwparserfromhell or "
+                    "pandoc -f mediawiki -t plain")  # fmt: skip
+    return None
+
+
+_LATEX = re.compile(r"\s*(%.*\n\s*)*\\document(class|style)\b")
+_GETTEXT = re.compile(r'#|msg(id|str|ctxt|id_plural|str\[\d\])\s+"|"')
+_TREE = re.compile(r"\s*\(\s*\(?(ROOT|TOP|S1?|SBARQ?|SINV|SQ|NP|VP|FRAG|INTJ|X)[\s(-]")
+_LEAF = re.compile(r"\([A-Z.,:$#`'-]+ [^\s()]+\)")
+
+
+def _source(text: str, lines: list[str]) -> Look | None:
+    """LaTeX, translations of a program, and syntax trees."""
+    if _LATEX.match(text):
+        return Look("LaTeX", "convert it: pandoc -f latex -t plain")
+    ids, texts = (sum(line.startswith(name) for line in lines) for name in ("msgid ", "msgstr"))
+    if min(ids, texts) >= 1 and share(lines, _GETTEXT.match) >= 0.95:
+        return Look("gettext's translations", "extract the texts, for example with polib")
+    if _TREE.match(text) and share(lines, _LEAF.search) >= 0.5:
+        return Look("syntax trees in brackets", "keep the words, for example with nltk's "
+                    "Tree.leaves")  # fmt: skip
+    return None
+
+
+_CLOCK = r"\d{1,2}:\d\d[.,:]\d{1,3}"
+_ARROW_TIME = re.compile(rf"\s*(\d+:)?{_CLOCK}\s+-->\s")
+_COMMA_TIME = re.compile(rf"\d+:{_CLOCK},\d+:{_CLOCK}\s*$")
+_BRACKET_TIME = re.compile(r"\s*\[\d{1,3}:\d\d[.:]\d{2,3}\]")
+_FRAMES = re.compile(r"\{\d+\}\{\d*\}")
 
 
 def _subtitles(text: str, lines: list[str]) -> Look | None:
-    if text.startswith(("WEBVTT", "[Script Info]")) or (
-        "-->" in text and _share(lines, _TIME.match) >= 0.1
-    ):
-        return Look("subtitles", "keep their text alone, for example sed -E '/^[0-9]+.?$|-->/d'")
-    return None
-
-
-_LABEL = re.compile(r"(O|[BIESLU]-[A-Za-z_-]+)$")
-
-
-def _tokens(text: str, lines: list[str]) -> Look | None:
-    """CoNLL and other formats with a token per line."""
-    rows = [line.split("\t" if "\t" in line else None) for line in lines[:100] if line[0] != "#"]
-    same = len({len(row) for row in rows}) <= 2 and len(rows) >= 3
-    universal = same and len(rows[0]) == 10 and all(row[0][:1].isdigit() for row in rows)
-    labels = sum(len(row) > 1 and _LABEL.match(row[-1]) is not None for row in rows)
-    if universal or (same and labels >= 0.9 * len(rows)) or text.startswith("-DOCSTART-"):
-        return Look("CoNLL, a token per line", "write sentences; those of CoNLL-U are in its "
-                    "lines '# text = ...'")  # fmt: skip
-    return None
-
-
-_TABLE = Look("a table with tabs", "pass --format tsv --text-field NAME if its first row names "
-              "the columns, else keep one: cut -f N", "tsv")  # fmt: skip
-
-
-def _tabs(text: str, lines: list[str]) -> Look | None:
-    if "\t" not in text or len(lines) < 3:
+    if text.startswith("[Script Info]"):
+        mend = "grep '^Dialogue:' | cut -d, -f 10-"
+    elif text.startswith("WEBVTT") or ("-->" in text and share(lines, _ARROW_TIME.match) >= 0.1):
+        mend = "sed -E '/^[0-9]+.?$|-->|WEBVTT/d'"
+    elif share(lines, _COMMA_TIME.match) >= 0.1:
+        mend = "sed -E '/^[0-9:.,]+.?$/d'"
+    elif share(lines, _BRACKET_TIME.match) >= 0.5:
+        mend = r"sed -E 's/\[[^]]*\]//g'"
+    elif share(lines, _FRAMES.match) >= 0.5:
+        mend = r"sed -E 's/\{[^}]*\}//g'"
+    else:
         return None
-    # Indentation does not count.
-    columns = [line.strip().count("\t") for line in lines]
-    usual = max(set(columns), key=columns.count)
-    if usual and columns.count(usual) >= 0.9 * len(lines) and columns.count(0) <= 0.05 * len(lines):
-        return _TABLE
+    return Look("subtitles", f"keep their text alone, for example {mend}")
+
+
+_MBOX = re.compile(r"From \S.*\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun) [A-Z][a-z]{2} +\d+ \d\d:\d\d")
+_FIELD = re.compile(r"([A-Za-z][A-Za-z-]*):(\s|$)|[ \t]+\S")
+_FIELDS = {"from", "to", "cc", "subject", "date", "reply-to", "sender", "newsgroups", "path"}
+# A letter in a novel may have the others.
+_TECHNICAL_FIELDS = {
+    *("mime-version", "message-id", "received", "return-path", "delivered-to", "content-type"),
+    *("content-transfer-encoding", "references", "lines", "organization", "nntp-posting-host"),
+}
+
+
+def _mail(text: str, lines: list[str]) -> Look | None:
+    header = text.replace("\r\n", "\n").partition("\n\n")[0].split("\n")
+    fields = [_FIELD.match(line) for line in header]
+    if _MBOX.match(header[0]) and fields[1:2] != [None]:
+        return Look("a mailbox", "extract the bodies, for example with Python's mailbox module")
+    names = {field[1].lower() for field in fields if field and field[1]}
+    if None not in fields and len(names & _FIELDS) >= 2 and names & _TECHNICAL_FIELDS:
+        return Look("mail", "extract the body, for example with Python's email module")
     return None
 
 
-_NAME = r'("[^",;\t]{1,40}"|\w[\w .\-/()]{0,39})'
-_HEADER = re.compile(rf"({_NAME})?([,;\t]{_NAME})+")
+_ENTITY = re.compile(r"&(#\d{2,7}|#[xX][0-9a-fA-F]{2,6}|[A-Za-z]{2,8}[1-4]?);")
 
 
-def _commas(text: str, lines: list[str]) -> Look | None:
-    # The first row has names, or all fields of all rows are quoted: text has commas as well.
-    quoted = '","' in lines[0] and _share(lines, lambda line: line[0] == '"') == 1
-    if not quoted and (not _HEADER.fullmatch(lines[0]) or ", " in lines[0]):
-        return None
-    delimiter = max(",;\t", key=lines[0].count)
-    try:
-        rows = list(csv.reader(lines, delimiter=delimiter))
-    except csv.Error:
-        return None
-    # A quoted text may be cut at the end of what is looked at.
-    columns = [len(row) for row in rows[: max(3, len(rows) - 1)]]
-    if len(rows) < 3 or columns[0] < 2 or columns.count(columns[0]) < 0.95 * len(columns):
-        return None
-    if delimiter == "\t":
-        return _TABLE
-    return Look("CSV", "pass --format csv --text-field NAME if its first row names the columns",
-                "csv")  # fmt: skip
+def _entities(text: str, lines: list[str]) -> Look | None:
+    def has_entity(line: str) -> bool:
+        names = (match[1] for match in _ENTITY.finditer(line))
+        return any(name[0] == "#" or name in html.entities.name2codepoint for name in names)
 
-
-def _vocabulary(text: str, lines: list[str]) -> Look | None:
-    if {"[UNK]", "[CLS]", "[SEP]", "[MASK]"} <= set(lines):
-        return Look("a WordPiece vocabulary", "leave it out")
+    # Articles about HTML show some.
+    found = share(lines, has_entity)
+    if found >= 0.2 and found * len(lines) >= 3:
+        return Look("text with entities of HTML", "write their characters: python -c 'import html, "
+                    "sys; sys.stdout.writelines(map(html.unescape, sys.stdin))'")  # fmt: skip
     return None
 
 
-_TEXT = (_vocabulary, _json, _markup, _subtitles, _tokens, _tabs, _commas)
-
-
-def office_look(names: list[str]) -> Look | None:
-    """Whether the names in a zip archive are those of an office document or a book."""
-    if {"[Content_Types].xml", "mimetype", "META-INF/container.xml"} & set(names[:20]):
-        return _OFFICE
-    return None
+_TEXT = (
+    *(_vocabulary, json_look, _markup, _wiki_markup, _source, _subtitles, _mail),
+    *(token_look, tab_look, comma_look, _entities),
+)

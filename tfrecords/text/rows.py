@@ -123,7 +123,25 @@ def _table_rows(
                 f"{where}: expected {len(names)} columns, as in the first row. Received: "
                 f"{len(row)}; put quotation marks around texts with {delimiter!r} in them."
             )
+        if delimiter == "\t" and any(_holds_rows(field, len(names)) for field in row):
+            raise InputError(
+                f"{where}: expected a row per line, but for texts in quotation marks. Received: a "
+                "text in quotation marks that holds lines with as many tabs as a row has; put "
+                "quotation marks around all texts, and double those inside of them."
+            )
         yield Row(where, (row[column] or None) if column < len(row) else None, names)
+
+
+def _holds_rows(field: str, columns: int) -> bool:
+    """Whether a field of a table with tabs is several rows, because a quotation mark of a text
+    that is not quoted came first in it, and another one last in a later row."""
+    _, *lines = field.split("\n")
+    return (
+        columns > 1
+        and bool(lines)
+        and all(line.count("\t") == columns - 1 for line in lines[:-1])
+        and 0 < lines[-1].count("\t") < columns
+    )
 
 
 def _until_text(lines: Iterator[str]) -> Iterator[str]:
