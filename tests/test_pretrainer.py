@@ -483,6 +483,7 @@ KERAS_INTERNALS = {
             "stateless_apply",
             "_apply_weight_decay",
             "_backend_apply_gradients",
+            "_clip_gradients",
             "_backend_update_step",
             "_get_variable_index",
         }

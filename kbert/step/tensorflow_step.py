@@ -280,6 +280,27 @@ class _LocalUpdates(TFOptimizer):
     _apply_weight_decay = BaseOptimizer._apply_weight_decay
     _backend_update_step = BaseOptimizer._backend_update_step
 
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        """As Keras does (keras/src/optimizers/base_optimizer.py, clip_by_global_norm, Keras 3.15),
+        but on a CPU the squares of a gradient are summed by a product of vectors.
+
+        Of squares and a sum XLA would write the squares of all gradients into memory first.
+        Elsewhere products of vectors may have less than the precision of float32."""
+        limit = self.global_clipnorm
+        kinds = {device.device_type for device in tf.config.list_logical_devices()}
+        if (
+            self.clipnorm
+            or not limit
+            or kinds & {"GPU", "TPU"}
+            or any(one is None for one in grads)
+        ):
+            return super()._clip_gradients(grads)
+        flat = [tf.reshape(one, [-1]) for one in grads]
+        norm = tf.sqrt(tf.add_n([tf.tensordot(one, one, 1) for one in flat]))
+        # Not a number, if the norm is none.
+        scale = limit * tf.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
+        return [one * scale for one in grads]
+
 
 @contextlib.contextmanager
 def _local_updates(optimizer):
