@@ -99,6 +99,23 @@ def test_a_batch_without_a_masked_word_has_no_loss_of_masked_words():
     np.testing.assert_array_equal(tape.gradient(loss, logits), np.zeros_like(x["mlm_logits"]))
 
 
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_labels_that_are_no_class_are_no_hits_and_no_error(jit_compile):
+    logits = np.array([[1.0, 3.0, 2.0], [9.0, 9.0, 5.0], [1.0, 1.0, 7.0]], np.float32)
+
+    @tf.function(jit_compile=jit_compile)
+    def measured(labels, logits):
+        return our_cross_entropies(labels, logits), hits(labels, logits)
+
+    losses, hit = measured(np.array([-100, 3, -1]), logits)
+    sums = np.log(np.exp(logits).sum(-1))
+    np.testing.assert_allclose(losses, sums, rtol=1e-6)
+    np.testing.assert_array_equal(hit, [0, 0, 0])
+    losses, hit = measured(np.array([1, 1, 2]), logits)
+    np.testing.assert_allclose(losses, sums - [3, 9, 7], atol=1e-6)
+    np.testing.assert_array_equal(hit, [1, 0, 1])  # the first of equal ones is the answer
+
+
 @pytest.mark.parametrize(("mlm_weight", "nsp_weight"), [(1.0, 0.0), (0.0, 1.0), (0.25, 3.0)])
 def test_loss_weights_weigh_the_sum_alone(mlm_weight, nsp_weight):
     plain = evaluate(logits_model(), [batch(0)])

@@ -216,7 +216,6 @@ def test_updates_are_the_same_on_jax(alone, in_processes, options):
     assert_same_updates(alone, in_processes(pack=K, backend="jax", **options))
 
 
-@pytest.mark.long
 def test_updates_are_the_same_in_two_processes(alone, in_processes):
     other = in_processes(pack=K, strategy="multi-worker", workers=2)
     assert other["replicas"] == 2

@@ -19,7 +19,9 @@ from model_fixtures import ROOT, random_batch, randomize, tiny_config, values_of
 from kbert.model.bert import pretraining_model
 from kbert.step.micro_batches import split_batch
 from kbert.step.objective import balanced_weights, pretraining_objective, weight_sums
+from kbert.step.optimizers import BertAdamW
 from kbert.step.pretrainer import Pretrainer
+from kbert.step.tensorflow_step import _local_updates
 
 pytest_plugins = ["model_fixtures"]
 
@@ -226,6 +228,19 @@ def test_a_step_is_the_same_without_xla_eagerly_and_with_activations_worked_out_
         assert one == pytest.approx(other, abs=1e-5)
     for path, value in three_steps_by_xla[1].items():
         np.testing.assert_allclose(weights[path], value, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_the_norm_of_large_gradients_is_exact(jit_compile):
+    draw = np.random.default_rng(3)
+    gradients = [draw.standard_normal(shape, np.float32) for shape in ((30_522, 256), (1_003,))]
+    norm = np.sqrt(sum(np.square(one, dtype=np.float64).sum() for one in gradients))
+    optimizer = BertAdamW(1e-3, global_clipnorm=0.5)
+    with _local_updates(optimizer):
+        clip = tf.function(optimizer._clip_gradients, jit_compile=jit_compile)
+        clipped = clip(list(map(tf.constant, gradients)))
+    for one, other in zip(clipped, gradients, strict=True):
+        np.testing.assert_allclose(one, other * (0.5 / norm), rtol=3e-6)
 
 
 @pytest.mark.usefixtures("eager_steps")

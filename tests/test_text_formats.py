@@ -103,12 +103,17 @@ def test_documents_of_wikiextractor(tmp_path, refused):
     lines = """\
 <doc id="1" title="a > b">One is. Two is.</doc>
 <doc id="2" title="One "of" many"> Three is.
-Four is.</doc><doc id="3">Five is.</doc>
+Four is of </doc> tags.</doc><doc id="3">Five is.</doc>
 <doc id="4" title="5" disc">
 Six is.
 </doc>
 """
-    expected = [["One is.", "Two is."], ["Three is.", "Four is."], ["Five is."], ["Six is."]]
+    expected = [
+        ["One is.", "Two is."],
+        ["Three is.", "Four is of </doc> tags."],
+        ["Five is."],
+        ["Six is."],
+    ]
     assert read(tmp_path / "a", lines, "wikiextractor") == (expected, {})
 
 
@@ -196,11 +201,13 @@ def test_quotation_marks_without_their_match_are_refused(tmp_path, refused, text
 
 
 def test_rows_of_tsv_that_quotation_marks_join_are_refused(tmp_path, refused):
-    joined = 'id\ttext\n1\tOne.\n2\t"Two" is.\n3\t"Three.\n4\tFour.\n5\tFive."\n'
-    with refused(r"a, line 4: expected a row per line.*holds lines with as many tabs as a row"):
-        read(tmp_path / "a", joined.replace('"Two" is', "Two"), "tsv")
-    text = 'id\ttext\n1\t"One\ttab is.\nTwo is.\na\tb\tc\n"\n'
-    assert read(tmp_path / "a", text, "tsv")[0] == [["One\ttab is.", "Two is.", "a\tb\tc"]]
+    rows = [f"{n}\tx\tThe {n}." for n in range(1, 6)]
+    rows[1], rows[3] = '2\tx\t"The 2.', '4\tx\tThe 4."'
+    with refused(r"a, line 3: expected a row per line.*holds lines with as many tabs as a row"):
+        read(tmp_path / "a", "\n".join(["id\tx\ttext", *rows]), "tsv")
+    for text in ("One\ttab is.\nTwo is.\na\tb", "One is.\n\tTwo is.\n\tThree is.", "A\nb\tc"):
+        (found,), _ = read(tmp_path / "a", f'id\ttext\n1\t"{text}"\n', "tsv")
+        assert found == [line.strip() for line in text.split("\n")]
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl"])

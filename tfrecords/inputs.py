@@ -131,7 +131,7 @@ def _files_of(path: pathlib.Path, output: str | os.PathLike | None) -> list[path
         }
         return _corpus(sorted(found), path, output)
     name, _, weight = str(path).rpartition("=")
-    if name and pathlib.Path(name).exists():
+    if name and "/" not in weight and pathlib.Path(name).exists():
         raise InputError(
             f"Expected a weight of {name} that is a whole number from 1 to 9,999, as in "
             f"{name}=2. Received: {weight or 'none'}."

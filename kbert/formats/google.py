@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kbert.config import BertConfig
-from kbert.formats.huggingface_tokenizer import TOKENIZER_CONFIGURATION, read_tokenizer
+from kbert.formats.huggingface_tokenizer import TOKENIZER_FILES, read_tokenizer
 from kbert.formats.names import (
     CONFIGURATION_FIELDS,
     Names,
@@ -113,7 +113,7 @@ def read(path: pathlib.Path) -> Pretrained:
     # No file of this format tells the casing. If those of a tokenizer of Hugging Face, which some
     # add, do not either, notes or the vocabulary must.
     tokenizer: dict[str, Any]
-    if (directory / TOKENIZER_CONFIGURATION).is_file():
+    if any((directory / name).is_file() for name in TOKENIZER_FILES):
         tokenizer, _ = read_tokenizer(directory)
     else:
         tokenizer = {"vocabulary": Vocabulary.load(directory / VOCABULARY)}

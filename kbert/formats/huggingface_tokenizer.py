@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import tokenizers
 
 _TOKENIZER = "tokenizer.json"
-TOKENIZER_CONFIGURATION = "tokenizer_config.json"
+_CONFIGURATION = "tokenizer_config.json"
+TOKENIZER_FILES = (_TOKENIZER, _CONFIGURATION)
+"""The files that say more of a tokenizer than its vocabulary."""
 _VOCABULARY = "vocab.txt"
 _ADDED_TOKENS = "added_tokens.json"
 _SPECIAL_TOKENS = {
@@ -46,7 +48,7 @@ def write_tokenizer(pretrained: Pretrained, directory: pathlib.Path) -> None:
     """Writes the tokenizer's files to a directory."""
     pretrained.vocabulary.save(directory / _VOCABULARY)
     _tokenizer(pretrained).save(str(directory / _TOKENIZER))
-    write_json(directory / TOKENIZER_CONFIGURATION, _configuration(pretrained))
+    write_json(directory / _CONFIGURATION, _configuration(pretrained))
 
 
 def _tokenizer(pretrained: Pretrained) -> tokenizers.Tokenizer:
@@ -133,8 +135,8 @@ def read_tokenizer(path: pathlib.Path) -> tuple[dict[str, Any], float]:
             other.
     """
     fields: dict[str, Any] = {}
-    if (path / TOKENIZER_CONFIGURATION).is_file():
-        fields = read_json(path / TOKENIZER_CONFIGURATION, "a configuration of a tokenizer")
+    if (path / _CONFIGURATION).is_file():
+        fields = read_json(path / _CONFIGURATION, "a configuration of a tokenizer")
     _check_configuration(fields, path)
 
     # tokenizer.json before vocab.txt, as in transformers: only it has the added tokens. Files that
@@ -148,7 +150,7 @@ def read_tokenizer(path: pathlib.Path) -> tuple[dict[str, Any], float]:
         for name, value in in_tokenizer.items():
             if said[name] not in (None, value):
                 raise InputError(
-                    f"Expected {_TOKENIZER} and {TOKENIZER_CONFIGURATION} in {path} to agree. "
+                    f"Expected {_TOKENIZER} and {_CONFIGURATION} in {path} to agree. "
                     f"Received: {name}={value} and {_IN_CONFIGURATION[name]}={said[name]}."
                 )
         said = in_tokenizer
@@ -223,7 +225,7 @@ def _check_configuration(fields: dict[str, Any], path: pathlib.Path) -> None:
     }.items():
         if fields.get(name) not in accepted:
             raise InputError(
-                f"{path / TOKENIZER_CONFIGURATION}: expected BERT's tokenization, as kbert has it. "
+                f"{path / _CONFIGURATION}: expected BERT's tokenization, as kbert has it. "
                 f"Received: {name}={fields[name]!r}."
             )
 

@@ -143,23 +143,29 @@ def hits(labels: Any, logits: Any) -> Any:
     is_less = ops.logical_or(
         logits < label_logits, ops.logical_and(logits == label_logits, is_not_before)
     )
-    return ops.cast(ops.all(is_less, axis=-1), "float32")
+    is_hit = ops.logical_and(ops.all(is_less, axis=-1), _is_class(labels, logits))
+    return ops.cast(is_hit, "float32")
 
 
-def _label_logits(labels, logits):
-    """The logits of the labels, int32 [...]: float32 [...]."""
+def _label_logits(labels: Any, logits: Any) -> Any:
+    """The logits of the labels, int32 [...]: float [...]. 0 where a label is no class, as some
+    tools have -100 in slots that are not in use."""
 
     # The gradient of a gather would be scattered into zeros, an array of its own.
     @ops.custom_gradient
     def of_labels(logits):
-        def gradient(*gradients, upstream=None):
-            (given,) = gradients if upstream is None else (upstream,)
+        def gradient(given):
             is_label = ops.arange(logits.shape[-1], dtype="int32") == labels[..., None]
             return ops.where(is_label, given[..., None], 0.0)
 
-        return ops.take_along_axis(logits, labels[..., None], axis=-1)[..., 0], gradient
+        classes = ops.clip(labels, 0, logits.shape[-1] - 1)
+        return ops.take_along_axis(logits, classes[..., None], axis=-1)[..., 0], gradient
 
-    return of_labels(logits)
+    return ops.where(_is_class(labels, logits), of_labels(logits), 0.0)
+
+
+def _is_class(labels, logits):
+    return ops.logical_and(labels >= 0, labels < logits.shape[-1])
 
 
 def _aligned_labels(labels, logits):
@@ -218,7 +224,7 @@ class WeightedMean(keras.metrics.MeanMetricWrapper):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         # As Keras casts those of a loss: what both compute, XLA then finds to be the same.
-        y_true = ops.cast(y_true, self.dtype)
+        y_true = ops.cast(y_true, "float32")
         return super().update_state(y_true, y_pred, _aligned_weights(sample_weight, y_pred))
 
 

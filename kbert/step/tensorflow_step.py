@@ -282,10 +282,11 @@ class _LocalUpdates(TFOptimizer):
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
         """As Keras does (keras/src/optimizers/base_optimizer.py, clip_by_global_norm, Keras 3.15),
-        but on a CPU the squares of a gradient are summed by a product of vectors.
+        but on a CPU the squares in the rows of a gradient are summed by products of vectors.
 
         Of squares and a sum XLA would write the squares of all gradients into memory first.
-        Elsewhere products of vectors may have less than the precision of float32."""
+        Elsewhere products may have less than the precision of float32; and a product of all that a
+        matrix has would add up one after the other, and lose percents of the sum."""
         limit = self.global_clipnorm
         kinds = {device.device_type for device in tf.config.list_logical_devices()}
         if (
@@ -295,11 +296,15 @@ class _LocalUpdates(TFOptimizer):
             or any(one is None for one in grads)
         ):
             return super()._clip_gradients(grads)
-        flat = [tf.reshape(one, [-1]) for one in grads]
-        norm = tf.sqrt(tf.add_n([tf.tensordot(one, one, 1) for one in flat]))
+        norm = tf.sqrt(tf.add_n(list(map(_sum_of_squares, grads))))
         # Not a number, if the norm is none.
         scale = limit * tf.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
         return [one * scale for one in grads]
+
+
+def _sum_of_squares(values):
+    rows = tf.reshape(values, [-1, values.shape[-1] or 1])
+    return tf.reduce_sum(tf.matmul(rows[:, None, :], rows[:, :, None]))
 
 
 @contextlib.contextmanager

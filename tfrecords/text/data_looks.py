@@ -38,7 +38,8 @@ def json_look(text: str, lines: list[str]) -> Look | None:
     if lines[0].lstrip().startswith('"'):
         # Dialogue has quotation marks as well, but no escapes.
         quoted = share(lines, lambda line: line.strip()[-1:] in '",' and line.strip()[0] == '"')
-        if quoted == 1 and _ESCAPE.search(text):
+        escaped = len([line for line in lines if _ESCAPE.search(line)])
+        if quoted == 1 and escaped >= min(2, len(lines)):
             return Look("JSON strings", "write their texts without escapes: jq -r .")
     if _PYTHON_DICT.match(text) and share(lines, _PYTHON_DICT.match) >= 0.9:
         return Look("Python's dictionaries", "write them with json.dumps, and pass --format jsonl")
@@ -126,7 +127,8 @@ def token_look(text: str, lines: list[str]) -> Look | None:
     labels = len([end for end in ends if _LABEL.match(end)]) >= 0.9 * len(rows)
     # Lists of places may end in IN and MD, of states, but in little else.
     tags = [end for end in ends if _TAG_NAME.fullmatch(end)]
-    tagged = max(widths) <= 3 and len(tags) >= 0.95 * len(rows) and len(set(tags)) >= 3
+    kinds = {tag for tag in tags if tag[0].isalpha()}
+    tagged = max(widths) <= 3 and len(tags) >= 0.95 * len(rows) and len(kinds) >= 3
     return _TOKENS if universal or labels or tagged else None
 
 

@@ -18,8 +18,12 @@ from tfrecords.text.running_text import (
 from tfrecords.text.spans import Beginning, Span
 
 _WIKI_BEGINS = re.compile(rb"\s*<doc\s+id=")
-# With a single quotation mark in a title, the tag has to be a line of its own.
-_WIKI_TAG = re.compile(r'(<doc\s+id=(?:"[^"]*"|[^">])*>|^<doc\s+id=.*>$|</doc>)')
+# Tags may stand beside text, which may speak of tags. With a single quotation mark in its title, a
+# tag has to be a line of its own.
+_WIKI_TAG = re.compile(
+    r'((?:^|(?<=</doc>)|(?<=</doc> ))<doc\s+id=(?:"[^"]*"|[^">])*>'
+    r"|^<doc\s+id=.*>$|</doc>(?=\s*(?:$|<doc\s)))"
+)
 
 
 def _every_line(file: io.BufferedIOBase, span: Span, reading: Reading) -> Iterator[str]:

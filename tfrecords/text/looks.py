@@ -44,8 +44,11 @@ _HTML_TAG = re.compile(r"</(p|div|span|td|tr|li|ul|a|table|script|body|head)>", 
 
 
 def _markup(text: str, lines: list[str]) -> Look | None:
-    if _WIKI.match(text) or len(_WIKI_DOCUMENT.findall(text)) >= 3:
+    if _WIKI.match(text):
         return Look("wikiextractor's output", "pass --format wikiextractor", "wikiextractor")
+    if len(_WIKI_DOCUMENT.findall(text)) >= 3:
+        return Look("wikiextractor's output with other lines", "keep the documents alone, sed -n "
+                    "'/^<doc id=/,/^<.doc>/p', and pass --format wikiextractor")  # fmt: skip
     if text.startswith("WARC/"):
         return Look("a web archive", "extract the text, for example with trafilatura")
     # Speakers of a chat are in such brackets too, but nothing ends with </...> there; and Markdown
@@ -63,9 +66,7 @@ def _markup(text: str, lines: list[str]) -> Look | None:
 
 
 _WIKI_LINK = re.compile(r"\[\[[^\s\[\]][^\[\]]*\]\]")
-_WIKI_OTHERS = re.compile(
-    r"\{\{[A-Za-z#][^{}]*(\||\}\})|'''[^']+'''|<ref[ >/]|\[\[(File|Category):"
-)
+_WIKI_OTHERS = re.compile(r"\{\{[A-Za-z#][^{}]*\||'''[^']+'''|<ref[ >/]|\[\[(File|Category):")
 
 
 def _wiki_markup(text: str, lines: list[str]) -> Look | None:
@@ -146,7 +147,7 @@ _ENTITY = re.compile(r"&(#\d{2,7}|#[xX][0-9a-fA-F]{2,6}|[A-Za-z]{2,8}[1-4]?);")
 def _entities(text: str, lines: list[str]) -> Look | None:
     def has_entity(line: str) -> bool:
         names = (match[1] for match in _ENTITY.finditer(line))
-        return any(name[0] == "#" or name in html.entities.name2codepoint for name in names)
+        return any(name[0] == "#" or f"{name};" in html.entities.html5 for name in names)
 
     # Articles about HTML show some.
     found = share(lines, has_entity)

@@ -136,11 +136,14 @@ def _holds_rows(field: str, columns: int) -> bool:
     """Whether a field of a table with tabs is several rows, because a quotation mark of a text
     that is not quoted came first in it, and another one last in a later row."""
     _, *lines = field.split("\n")
+    # Lines of a text may be indented, or be a few pairs of a name and a value.
+    tabs = [line.strip().count("\t") for line in lines]
+    is_much = len(lines) >= 5 if columns == 2 else len(lines) >= 2
     return (
         columns > 1
-        and bool(lines)
-        and all(line.count("\t") == columns - 1 for line in lines[:-1])
-        and 0 < lines[-1].count("\t") < columns
+        and is_much
+        and all(count == columns - 1 for count in tabs[:-1])
+        and 0 < tabs[-1] < columns
     )
 
 
