@@ -480,6 +480,7 @@ def test_the_whole_chain(tmp_path, monkeypatch):
     for format in ("keras-hub", "huggingface", "google"):
         run("export", saved_model, "--output", tmp_path / format, "--format", format)
         assert run("predict", tmp_path / format, "--top-k", 3, *texts).stdout == filled[0]
+        assert run("predict", tmp_path / format, "--pair", *pair).stdout == answers[0]
 
 
 def test_vectors_of_texts(tiny_run, tmp_path):

@@ -128,6 +128,16 @@ def test_fifty_steps_are_the_same_however_they_are_shared_out(train, options, dr
     assert_same_training(one, other)
 
 
+SOME_STEPS = {"dropout": 0.3, "jit_compile": False, "steps": 10, "num_layers": 1}
+
+
+@pytest.mark.long
+def test_some_steps_are_the_same_without_xla_too(train):
+    other = train(**SOME_STEPS, strategy="mirrored", devices=2, accumulate=2)
+    assert other["replicas"] == 2
+    assert_same_training(train(**SOME_STEPS), other)
+
+
 @pytest.mark.long
 def test_clipping_and_dropout_have_a_part_in_those_fifty_steps(train):
     one, unclipped, dropped = train(dropout=0.0), train(dropout=0.0, clip=100.0), train(dropout=0.3)
@@ -161,6 +171,13 @@ def test_float16_skips_the_same_updates_however_they_are_shared_out(train, optio
     for name in ("loss_scale", "skipped_updates"):
         np.testing.assert_array_equal(other[f"logs/{name}"], one[f"logs/{name}"])
     np.testing.assert_allclose(other["losses"], one["losses"], atol=0.01)
+
+
+@pytest.mark.long
+def test_jax_trains_as_tensorflow_does_without_xla(train):
+    one = train(**SOME_STEPS)
+    other = train(**(SOME_STEPS | {"backend": "jax", "jit_compile": "auto"}))
+    assert_same_training(one, other, atol=1e-4)
 
 
 @pytest.mark.long
@@ -233,7 +250,7 @@ def test_a_step_is_the_same_without_xla_eagerly_and_with_activations_worked_out_
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_the_norm_of_large_gradients_is_exact(jit_compile):
     draw = np.random.default_rng(3)
-    gradients = [draw.standard_normal(shape, np.float32) for shape in ((30_522, 256), (1_003,))]
+    gradients = [draw.standard_normal(shape, np.float32) for shape in ((30_522, 256), (1_003,), ())]
     norm = np.sqrt(sum(np.square(one, dtype=np.float64).sum() for one in gradients))
     optimizer = BertAdamW(1e-3, global_clipnorm=0.5)
     with _local_updates(optimizer):

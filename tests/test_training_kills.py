@@ -22,7 +22,7 @@ from kbert.run.directory import load_run
 
 pytest_plugins = ["model_fixtures"]
 
-NUM_KILLS = [pytest.param(1, marks=pytest.mark.small), pytest.param(30, marks=pytest.mark.long)]
+NUM_KILLS = [pytest.param(2, marks=pytest.mark.small), pytest.param(30, marks=pytest.mark.long)]
 NUM_CHECKPOINT_KILLS = [
     pytest.param(7, marks=pytest.mark.small),
     pytest.param(50, marks=pytest.mark.long),

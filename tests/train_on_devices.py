@@ -40,7 +40,7 @@ def main(records, output, options):
         steps=options.get("steps", 50), batch_size=options.get("batch_size", 8), seed=3
     )
     shape = {
-        "num_layers": 2,
+        "num_layers": options.get("num_layers", 2),
         "hidden_size": 26,
         "num_heads": 2,
         "intermediate_size": 37,
@@ -58,7 +58,11 @@ def main(records, output, options):
             optimizer=options.get("optimizer", "adamw"),
         )
         objective["optimizer"].global_clipnorm = options.get("clip", 0.1)
-        model.compile(**objective, accumulate=options.get("accumulate", 1))
+        model.compile(
+            **objective,
+            accumulate=options.get("accumulate", 1),
+            jit_compile=options.get("jit_compile", "auto"),
+        )
         if "loss_scale" in options:
             model.loss_scale.variables[0].assign(options["loss_scale"])
 

@@ -25,6 +25,12 @@ _UNSEEN = 0xFFFF
 _CODE_POINTS = 0x110000
 
 
+def is_much_invalid(replaced: int, characters: int) -> bool:
+    """Whether so many characters in the place of invalid UTF-8, beside those that were read, are
+    more than a few damaged bytes."""
+    return replaced > MUCH_LOST * (characters + replaced)
+
+
 class CharacterKinds:
     """The kinds of characters: their role in a word (`kind & ROLE`: INSIDE, or SPACE or APART where
     words end, or DROPPED), and what `count_letters` counts.

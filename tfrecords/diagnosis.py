@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tfrecords.characters import MUCH_LOST
+from tfrecords.characters import MUCH_LOST, is_much_invalid
 from tfrecords.documents import SAMPLED_DOCUMENTS
 from tfrecords.normalization import MAX_WORD_CHARACTERS
 from tfrecords.schema import USUAL_PACK, Manifest
@@ -124,7 +124,7 @@ def _invalid(manifest: Manifest) -> str:
     """The share of the characters that stand for invalid UTF-8, if there are many."""
     corpus = manifest.counts["corpus"]
     replaced, characters = corpus["replaced_characters"], corpus.get("characters", 0)
-    is_much = characters and replaced > MUCH_LOST * (characters + replaced)
+    is_much = characters and is_much_invalid(replaced, characters)
     return _percent(replaced, characters + replaced) if is_much else ""
 
 
@@ -190,7 +190,7 @@ def advice_of(manifest: Manifest) -> Iterator[str]:
 
 def _of_characters(manifest: Manifest) -> Iterator[str]:
     if invalid := _invalid(manifest):
-        yield f"{invalid} of the text's characters stand for {INVALID}."
+        yield f"{invalid} {INVALID}."
 
     # Words that the vocabulary does not know, or that are too long for any vocabulary.
     corpus = manifest.counts["corpus"]

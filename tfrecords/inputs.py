@@ -96,9 +96,13 @@ def warn_of_empty_files(files: Sequence[pathlib.Path], stacklevel: int) -> None:
     """Warns of the files in which no text was found, `stacklevel` calls above, where the caller is
     1."""
     if files:
-        more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
-        names = ", ".join(map(str, files[:3]))
-        warnings.warn(f"{names}{more}: no text in there", stacklevel=stacklevel + 1)
+        warnings.warn(f"{_first_of(files)}: no text in there", stacklevel=stacklevel + 1)
+
+
+def _first_of(files: Sequence[pathlib.Path]) -> str:
+    """The first files by name, and how many more there are."""
+    more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
+    return f"{', '.join(map(str, files[:3]))}{more}"
 
 
 def _files_of(path: pathlib.Path, output: str | os.PathLike | None) -> list[pathlib.Path]:
@@ -157,8 +161,7 @@ def _corpus(
     if not others:
         return files
 
-    more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""
-    found = f"{', '.join(map(str, others[:3]))}{more}"
+    found = _first_of(others)
     if len(others) == len(files):
         raise InputError(
             f"Expected text files. Received: {source}, with nothing but {found}, which looks like "

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from tfrecords.characters import MUCH_LOST, CharacterKinds, count_letters
+from tfrecords.characters import MUCH_LOST, CharacterKinds, count_letters, is_much_invalid
 from tfrecords.normalization import MAX_WORD_CHARACTERS, Normalization
 from tfrecords.progress import progress_bar
 from tfrecords.text.decoding import INVALID, PASSED_OVER
@@ -163,9 +163,8 @@ def _warn_of_what_was_passed_over(counts: collections.Counter[str], characters: 
         if counts[name]
     ]
     invalid = counts["replaced_characters"]
-    if invalid > MUCH_LOST * (characters + invalid):
-        share = invalid / (characters + invalid)
-        said.append(f"{share:.1%} of the text's characters stand for {INVALID}")
+    if is_much_invalid(invalid, characters):
+        said.append(f"{invalid / (characters + invalid):.1%} {INVALID}")
     if said:
         warnings.warn(f"{'; '.join(said)}.", stacklevel=4)
 

@@ -125,7 +125,7 @@ def cross_entropies(labels: Any, logits: Any) -> Any:
     Raises:
         InputError: Labels and logits have shapes that do not belong together.
     """
-    labels, logits = _aligned_labels(labels, logits)
+    labels = ops.cast(_aligned(labels, logits, "labels"), "int32")
     largest = ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
     sums = ops.sum(ops.exp(logits - largest), axis=-1)
     return ops.log(sums) - (_label_logits(labels, logits) - ops.squeeze(largest, -1))
@@ -135,7 +135,7 @@ def cross_entropies(labels: Any, logits: Any) -> Any:
 def hits(labels: Any, logits: Any) -> Any:
     """1.0 where the label has the largest logit, the first among equal ones, else 0.0; shapes and
     errors as of `cross_entropies`."""
-    labels, logits = _aligned_labels(labels, logits)
+    labels = ops.cast(_aligned(labels, logits, "labels"), "int32")
     # One pass, with a byte for each logit; ops.argmax takes eight times as long as two passes under
     # XLA on a CPU.
     label_logits = _label_logits(labels, logits)[..., None]
@@ -166,12 +166,6 @@ def _label_logits(labels: Any, logits: Any) -> Any:
 
 def _is_class(labels, logits):
     return ops.logical_and(labels >= 0, labels < logits.shape[-1])
-
-
-def _aligned_labels(labels, logits):
-    """Both as tensors, the labels as int32 [...] beside logits [..., C]."""
-    logits = ops.convert_to_tensor(logits)
-    return ops.cast(_aligned(labels, logits, "labels"), "int32"), logits
 
 
 def _aligned(values, logits, what):

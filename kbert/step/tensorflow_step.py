@@ -288,13 +288,8 @@ class _LocalUpdates(TFOptimizer):
         Elsewhere products may have less than the precision of float32; and a product of all that a
         matrix has would add up one after the other, and lose percents of the sum."""
         limit = self.global_clipnorm
-        kinds = {device.device_type for device in tf.config.list_logical_devices()}
-        if (
-            self.clipnorm
-            or not limit
-            or kinds & {"GPU", "TPU"}
-            or any(one is None for one in grads)
-        ):
+        on_cpu = keras.distribution.list_devices()[0].startswith("cpu")
+        if self.clipnorm or not limit or not on_cpu:
             return super()._clip_gradients(grads)
         norm = tf.sqrt(tf.add_n(list(map(_sum_of_squares, grads))))
         # Not a number, if the norm is none.
@@ -303,7 +298,7 @@ class _LocalUpdates(TFOptimizer):
 
 
 def _sum_of_squares(values):
-    rows = tf.reshape(values, [-1, values.shape[-1] or 1])
+    rows = tf.reshape(values, [-1, values.shape[-1] if values.shape.rank else 1])
     return tf.reduce_sum(tf.matmul(rows[:, None, :], rows[:, :, None]))
 
 

@@ -36,9 +36,11 @@ PASSED_OVER = {
 }
 """What reading passes over and counts, in words for one and for several."""
 INVALID = (
-    "invalid UTF-8, which is lost; --errors replace is for a few damaged bytes: convert the text "
-    "from the encoding that it is in, such as iconv -f WINDOWS-1252 -t UTF-8"
+    "of the text's characters stand for invalid UTF-8, which is lost; --errors replace is for a "
+    "few damaged bytes: convert the text from the encoding that it is in, such as iconv -f "
+    "WINDOWS-1252 -t UTF-8"
 )
+"""What is said of a share that is large."""
 
 _REPLACEMENT = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")

@@ -137,14 +137,10 @@ def _holds_rows(field: str, columns: int) -> bool:
     that is not quoted came first in it, and another one last in a later row."""
     _, *lines = field.split("\n")
     # Lines of a text may be indented, or be a few pairs of a name and a value.
-    tabs = [line.strip().count("\t") for line in lines]
-    is_much = len(lines) >= 5 if columns == 2 else len(lines) >= 2
-    return (
-        columns > 1
-        and is_much
-        and all(count == columns - 1 for count in tabs[:-1])
-        and 0 < tabs[-1] < columns
-    )
+    if columns == 1 or len(lines) < (5 if columns == 2 else 2):
+        return False
+    *inner, last = (line.strip().count("\t") for line in lines)
+    return set(inner) == {columns - 1} and 0 < last < columns
 
 
 def _until_text(lines: Iterator[str]) -> Iterator[str]:
